@@ -1,0 +1,1 @@
+//! Derives for Millrace's traits: `Key` and `State`.

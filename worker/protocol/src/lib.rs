@@ -1,0 +1,5 @@
+//! What every Millrace process agrees on. Pure: no IO, no clock, no threads.
+
+pub mod ids;
+pub mod key;
+pub mod keygroup;

@@ -1,0 +1,1 @@
+//! Millrace: stateful stream processing that belongs to Kubernetes.
