@@ -3,3 +3,4 @@
 pub mod ids;
 pub mod key;
 pub mod keygroup;
+pub mod shape;

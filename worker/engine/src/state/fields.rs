@@ -1,0 +1,333 @@
+//! The state types that live in a row: [`Value`], [`ListState`],
+//! [`ReducingState`], [`AggregatingState`]; and [`State`], a struct of them. Pure.
+
+use super::row::{FieldKind, FieldShape, RowReader, decode, encode};
+use crate::data::{Data, Res};
+use millrace_protocol::shape::{self, Fit, ShapeError};
+use std::time::Duration;
+
+/// How long state lives that nobody writes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ttl {
+    /// The time to live.
+    pub after: Duration,
+    /// What renews it.
+    pub refresh: TtlRefresh,
+}
+
+/// What renews a time to live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TtlRefresh {
+    /// Writes only.
+    OnWrite,
+    /// Any access; one that only reads renews no more often than every 1/16 of it.
+    OnReadAndWrite,
+}
+
+/// A struct whose fields are state: one row per key. Derive it.
+pub trait State: Default + Send + 'static {
+    /// The time to live of the whole row, if it has one.
+    const TTL: Option<Ttl> = None;
+
+    /// Shows every field, in order.
+    fn visit<V: Visit>(&self, visitor: &mut V) -> Res;
+
+    /// Shows every field, in order, to be changed.
+    fn visit_mut<V: VisitMut>(&mut self, visitor: &mut V) -> Res;
+}
+
+/// Sees each field of a [`State`].
+pub trait Visit {
+    /// The next field.
+    fn field<F: Field>(&mut self, name: &'static str, field: &F) -> Res;
+}
+
+/// Sees each field of a [`State`], and may change it.
+pub trait VisitMut {
+    /// The next field.
+    fn field<F: Field>(&mut self, name: &'static str, field: &mut F) -> Res;
+}
+
+/// A state type that can be a field of a [`State`].
+pub trait Field: Default + Send + 'static {
+    /// Whether it holds nothing; a row of empty fields is removed.
+    fn is_empty(&self) -> bool;
+
+    /// Whether it was written to since the last [`Field::clean`].
+    fn is_dirty(&self) -> bool;
+
+    /// Forgets that it was written to.
+    fn clean(&mut self);
+
+    /// Appends its bytes.
+    fn write(&self, out: &mut Vec<u8>) -> Res;
+
+    /// Reads what [`Field::write`] wrote with the shape `old` (`None`: this one).
+    fn read(bytes: &mut &[u8], old: Option<&FieldShape>) -> Res<Self>;
+
+    /// The shape of its bytes.
+    fn shape(name: &str) -> Result<FieldShape, ShapeError>;
+
+    /// Approximate bytes that it holds outside itself.
+    fn heap_bytes(&self) -> usize {
+        0
+    }
+}
+
+/// State that holds at most one value.
+#[derive(Debug)]
+pub struct Value<T>(Cell<T>);
+
+#[derive(Debug)]
+enum Cell<T> {
+    Empty,
+    Cleared,
+    Clean(T),
+    Dirty(T),
+}
+
+impl<T> Default for Value<T> {
+    /// Empty, and counted as written: so that assigning it is a change.
+    fn default() -> Self {
+        Self(Cell::Cleared)
+    }
+}
+
+impl<T: Data> Value<T> {
+    /// The value, if there is one.
+    #[inline]
+    pub fn get(&self) -> Option<&T> {
+        match &self.0 {
+            Cell::Clean(v) | Cell::Dirty(v) => Some(v),
+            Cell::Empty | Cell::Cleared => None,
+        }
+    }
+
+    /// Sets the value.
+    #[inline]
+    pub fn set(&mut self, value: T) {
+        self.0 = Cell::Dirty(value);
+    }
+
+    /// Removes the value.
+    #[inline]
+    pub fn clear(&mut self) {
+        if !matches!(self.0, Cell::Empty) {
+            self.0 = Cell::Cleared;
+        }
+    }
+
+    /// Removes the value and gives it.
+    #[inline]
+    pub fn take(&mut self) -> Option<T> {
+        match std::mem::replace(&mut self.0, Cell::Empty) {
+            Cell::Clean(v) | Cell::Dirty(v) => {
+                self.0 = Cell::Cleared;
+                Some(v)
+            }
+            other => {
+                self.0 = other;
+                None
+            }
+        }
+    }
+
+    /// The value to be changed, set to `value` if there is none.
+    #[inline]
+    pub fn or_insert(&mut self, value: T) -> &mut T {
+        self.or_insert_with(|| value)
+    }
+
+    /// The value to be changed, made if there is none.
+    #[inline]
+    pub fn or_insert_with(&mut self, make: impl FnOnce() -> T) -> &mut T {
+        let value = match std::mem::replace(&mut self.0, Cell::Empty) {
+            Cell::Clean(v) | Cell::Dirty(v) => v,
+            Cell::Empty | Cell::Cleared => make(),
+        };
+        self.0 = Cell::Dirty(value);
+        match &mut self.0 {
+            Cell::Dirty(v) => v,
+            _ => unreachable!(),
+        }
+    }
+
+    /// The value to be changed, if there is one; counts as written.
+    #[inline]
+    pub fn get_mut(&mut self) -> Option<&mut T> {
+        if let Cell::Clean(_) = self.0
+            && let Cell::Clean(v) = std::mem::replace(&mut self.0, Cell::Empty)
+        {
+            self.0 = Cell::Dirty(v);
+        }
+        match &mut self.0 {
+            Cell::Dirty(v) => Some(v),
+            _ => None,
+        }
+    }
+}
+
+impl<T: Data> Field for Value<T> {
+    #[inline]
+    fn is_empty(&self) -> bool {
+        matches!(self.0, Cell::Empty | Cell::Cleared)
+    }
+
+    #[inline]
+    fn is_dirty(&self) -> bool {
+        matches!(self.0, Cell::Cleared | Cell::Dirty(_))
+    }
+
+    #[inline]
+    fn clean(&mut self) {
+        self.0 = match std::mem::replace(&mut self.0, Cell::Empty) {
+            Cell::Clean(v) | Cell::Dirty(v) => Cell::Clean(v),
+            Cell::Empty | Cell::Cleared => Cell::Empty,
+        };
+    }
+
+    #[inline]
+    fn write(&self, out: &mut Vec<u8>) -> Res {
+        encode(&self.get(), out)
+    }
+
+    fn read(bytes: &mut &[u8], old: Option<&FieldShape>) -> Res<Self> {
+        let _ = (old, shape::compatible, Fit::Fast, RowReader::same);
+        let value: Option<T> = decode(bytes)?;
+        Ok(Self(value.map_or(Cell::Empty, Cell::Clean)))
+    }
+
+    fn shape(name: &str) -> Result<FieldShape, ShapeError> {
+        let value = shape::trace::<T>()?;
+        Ok(FieldShape { name: name.to_owned(), kind: FieldKind::Value, value, key: None })
+    }
+}
+
+/// State that holds elements in order.
+#[derive(Debug)]
+pub struct ListState<T> {
+    items: Vec<T>,
+    dirty: bool,
+}
+
+impl<T> Default for ListState<T> {
+    /// Empty, and counted as written: so that assigning it is a change.
+    fn default() -> Self {
+        Self { items: Vec::new(), dirty: true }
+    }
+}
+
+impl<T: Data> ListState<T> {
+    /// The elements.
+    #[inline]
+    pub fn get(&self) -> &[T] {
+        &self.items
+    }
+
+    /// Appends an element.
+    #[inline]
+    pub fn add(&mut self, item: T) {
+        self.dirty = true;
+        self.items.push(item);
+    }
+
+    /// Replaces all elements.
+    pub fn set(&mut self, items: Vec<T>) {
+        *self = Self { items, dirty: true };
+    }
+
+    /// Removes all elements.
+    pub fn clear(&mut self) {
+        self.dirty |= !self.items.is_empty();
+        self.items = Vec::new();
+    }
+
+    /// The elements, to be changed; counts as written.
+    pub fn get_mut(&mut self) -> &mut Vec<T> {
+        self.dirty = true;
+        &mut self.items
+    }
+}
+
+/// How [`ReducingState`] joins two values.
+pub trait Reducer: 'static {
+    /// What is reduced.
+    type Value: Data;
+    /// Adds `value` to `into`.
+    fn reduce(into: &mut Self::Value, value: Self::Value);
+}
+
+/// State that holds one value, to which others are added.
+pub struct ReducingState<R: Reducer>(Value<R::Value>);
+
+impl<R: Reducer> Default for ReducingState<R> {
+    fn default() -> Self {
+        Self(Value::default())
+    }
+}
+
+impl<R: Reducer> ReducingState<R> {
+    /// The reduced value, if anything was added.
+    #[inline]
+    pub fn get(&self) -> Option<&R::Value> {
+        self.0.get()
+    }
+
+    /// Adds a value.
+    #[inline]
+    pub fn add(&mut self, value: R::Value) {
+        match self.0.get_mut() {
+            Some(into) => R::reduce(into, value),
+            None => self.0.set(value),
+        }
+    }
+
+    /// Removes the value.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// How [`AggregatingState`] gathers values.
+pub trait Aggregator: 'static {
+    /// What is added.
+    type In;
+    /// What is stored.
+    type Acc: Data;
+    /// What comes out.
+    type Out;
+    /// The accumulator of nothing.
+    fn create() -> Self::Acc;
+    /// Adds a value.
+    fn add(acc: &mut Self::Acc, value: Self::In);
+    /// The result so far.
+    fn result(acc: &Self::Acc) -> Self::Out;
+}
+
+/// State that holds an accumulator.
+pub struct AggregatingState<A: Aggregator>(Value<A::Acc>);
+
+impl<A: Aggregator> Default for AggregatingState<A> {
+    fn default() -> Self {
+        Self(Value::default())
+    }
+}
+
+impl<A: Aggregator> AggregatingState<A> {
+    /// The result, if anything was added.
+    #[inline]
+    pub fn get(&self) -> Option<A::Out> {
+        self.0.get().map(A::result)
+    }
+
+    /// Adds a value.
+    #[inline]
+    pub fn add(&mut self, value: A::In) {
+        A::add(self.0.or_insert_with(A::create), value);
+    }
+
+    /// Removes the accumulator.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}

@@ -1,0 +1,38 @@
+//! Keyed state: tables, what lives in their rows, snapshots, and checkpoint files.
+//!
+//! Rooms, from the bottom up:
+//! - [`row`]: what a table's row must be able to do; [`fields`], [`map`] and
+//!   [`keyed`] are the user-facing state types that make one up.
+//! - [`table`]: the hash table that is the write buffer (and, in the memory
+//!   backend, the state); [`panes`]: one table for each namespace.
+//! - [`delta`]: the file format; [`reader`]: reading it by key group.
+//! - [`snapshot`]: the seam that checkpoints know; [`restore`]: files to
+//!   tables; [`fold`]: which key groups to write whole.
+//!
+//! Everything here is pure: no IO (bytes go to a callback and come from a
+//! [`reader::RangeRead`]), no clock (`now` is an argument), no threads.
+
+pub mod delta;
+pub mod fields;
+pub mod fold;
+pub mod keyed;
+pub mod map;
+pub mod panes;
+pub mod reader;
+pub mod restore;
+pub mod row;
+mod segment;
+pub mod snapshot;
+pub mod table;
+
+pub use delta::DeltaWriter;
+pub use fields::{
+    AggregatingState, Aggregator, Field, ListState, Reducer, ReducingState, State, Ttl, TtlRefresh,
+    Value, Visit, VisitMut,
+};
+pub use keyed::Keyed;
+pub use map::MapState;
+pub use panes::PaneTables;
+pub use row::{Plain, Row, RowReader, RowShape};
+pub use snapshot::{Sizes, SnapshotSpec, StateTable};
+pub use table::{Change, Table};

@@ -1,0 +1,181 @@
+//! One segment of a table: the entries of a contiguous range of key groups,
+//! and what it owes to the snapshot that drains. Pure.
+//!
+//! **The owed entries.** An entry's stamp holds the epoch of its last write. A
+//! barrier increments the table's epoch; the snapshot owes every entry whose
+//! stamp lies between its base and its cut, in segments it has not passed. A
+//! write finds out with one comparison: an entry written in the current epoch
+//! is never owed. Otherwise the slow path looks closer, and copies an owed
+//! entry, encoded, to the segment's side buffer before it changes.
+
+use super::row::Row;
+use crate::data::Fail;
+use hashbrown::HashTable;
+use millrace_protocol::ids::CheckpointId;
+use millrace_protocol::key::Key;
+use millrace_protocol::keygroup::{KeyGroup, KeyGroupRange, MaxParallelism};
+
+/// A key with its row.
+pub(crate) struct Entry<K, R> {
+    pub key: K,
+    pub row: R,
+    pub stamp: Stamp,
+}
+
+/// Epoch of an entry's last write, and whether a file may hold the entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp(u32);
+
+impl Stamp {
+    #[inline]
+    pub fn new(epoch: u32, saved: bool) -> Self {
+        Self(epoch << 1 | u32::from(saved))
+    }
+
+    #[inline]
+    pub fn epoch(self) -> u32 {
+        self.0 >> 1
+    }
+
+    #[inline]
+    pub fn saved(self) -> bool {
+        self.0 & 1 == 1
+    }
+}
+
+/// A snapshot that has begun and is not yet written.
+#[derive(Debug, Clone)]
+pub(crate) struct Draining {
+    pub checkpoint: CheckpointId,
+    /// Entries written after this epoch are owed...
+    pub base: u32,
+    /// ...up to this one.
+    pub cut: u32,
+    /// Groups whose entries are owed whenever they were written.
+    pub fold: KeyGroupRange,
+    /// Groups below this one have been passed.
+    pub passed: u16,
+    /// Where the walk stands in the segment that begins at `passed`.
+    pub bucket: usize,
+    /// The segment's [`Segment::moves`] when the walk entered it.
+    pub moves: u32,
+}
+
+/// The epochs of a table.
+#[derive(Debug, Clone)]
+pub(crate) struct Epochs {
+    /// Stamped on what is written now.
+    pub current: u32,
+    /// The last epoch in each checkpoint that may become a base.
+    pub cuts: Vec<(CheckpointId, u32)>,
+    pub draining: Option<Draining>,
+}
+
+impl Epochs {
+    pub fn new() -> Self {
+        Self { current: 1, cuts: Vec::new(), draining: None }
+    }
+}
+
+/// Encoded copies of owed entries that were changed or removed.
+#[derive(Default)]
+pub(crate) struct Side {
+    pub keys: Vec<u8>,
+    pub rows: Vec<u8>,
+    pub count: u32,
+    /// Lowest and highest group in it.
+    pub groups: Option<(u16, u16)>,
+    /// An entry that could not be encoded; reported by the drain.
+    pub failed: Option<Fail>,
+}
+
+/// Length of a [`Side`], to rewind to.
+#[derive(Clone, Copy)]
+pub(crate) struct SideMark(usize, usize, u32);
+
+impl Side {
+    #[cold]
+    #[inline(never)]
+    pub fn push<K: Key, R: Row>(&mut self, group: KeyGroup, key: &K, row: &R) {
+        let mark = self.mark();
+        key.write(&mut self.keys);
+        if let Err(e) = row.write(&mut self.rows) {
+            self.rewind(mark);
+            self.failed.get_or_insert(e);
+            return;
+        }
+        self.count += 1;
+        let (low, high) = self.groups.unwrap_or((group.0, group.0));
+        self.groups = Some((low.min(group.0), high.max(group.0)));
+    }
+
+    pub fn mark(&self) -> SideMark {
+        SideMark(self.keys.len(), self.rows.len(), self.count)
+    }
+
+    pub fn rewind(&mut self, mark: SideMark) {
+        self.keys.truncate(mark.0);
+        self.rows.truncate(mark.1);
+        self.count = mark.2;
+    }
+}
+
+/// A removed key that older files may hold.
+pub(crate) struct Dead<K> {
+    pub key: K,
+    pub group: KeyGroup,
+    pub epoch: u32,
+}
+
+pub(crate) struct Segment<K, R> {
+    pub groups: KeyGroupRange,
+    pub entries: HashTable<Entry<K, R>>,
+    pub side: Side,
+    pub dead: Vec<Dead<K>>,
+    /// Epoch of the last first-write: segments untouched since the base are skipped.
+    pub written: u32,
+    /// How often entries may have moved between buckets.
+    pub moves: u32,
+}
+
+impl<K: Key, R: Row> Segment<K, R> {
+    pub fn new(groups: KeyGroupRange) -> Self {
+        Self {
+            groups,
+            entries: HashTable::new(),
+            side: Side::default(),
+            dead: Vec::new(),
+            written: 0,
+            moves: 0,
+        }
+    }
+}
+
+impl Draining {
+    /// Whether an entry with this stamp, in this group, is still owed.
+    #[inline]
+    pub fn owes(&self, stamp: Stamp, group: KeyGroup) -> bool {
+        group.0 >= self.passed
+            && stamp.epoch() <= self.cut
+            && (stamp.epoch() > self.base || self.fold.contains(group))
+    }
+}
+
+/// Before an entry is changed that was not written in the current epoch:
+/// copies it aside if it is owed. Answers whether it did.
+#[cold]
+#[inline(never)]
+pub(crate) fn preserve<K: Key, R: Row>(
+    draining: &Draining,
+    max: MaxParallelism,
+    hash: u64,
+    entry: &Entry<K, R>,
+    side: &mut Side,
+) -> bool {
+    let group = max.group(hash);
+    if !draining.owes(entry.stamp, group) {
+        return false;
+    }
+    side.push(group, &entry.key, &entry.row);
+    true
+}

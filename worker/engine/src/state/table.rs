@@ -1,0 +1,280 @@
+//! The hash table that holds keyed state and buffers its writes. Pure.
+//!
+//! A table is cut into segments, each a contiguous range of key groups: one at
+//! first, split as it grows. See [`segment`](super::segment) for how a snapshot
+//! reads it while it is being written to.
+
+use super::row::Row;
+use super::segment::{Dead, Entry, Epochs, Segment, Stamp, preserve};
+use crate::data::Ts;
+use hashbrown::hash_table::AbsentEntry;
+use millrace_protocol::key::Key;
+use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
+
+/// What a function did to a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing: the row is as it was. A row just made is not kept.
+    Kept,
+    /// It wrote to the row.
+    Changed,
+    /// The row is to go.
+    Removed,
+}
+
+/// Rows by key, of the key groups that one subtask owns.
+///
+/// Every method that takes a `hash` wants [`Key::hash64`] of the key, and the
+/// key's group must be in the table's range.
+pub struct Table<K, R> {
+    pub(super) max: MaxParallelism,
+    pub(super) range: KeyGroupRange,
+    pub(super) segments: Vec<Segment<K, R>>,
+    /// Index of the segment of each group in the range.
+    pub(super) directory: Vec<u16>,
+    pub(super) epochs: Epochs,
+    pub(super) firing: Option<Firing<K, R>>,
+    pub(super) sweep: (usize, usize),
+}
+
+/// A table that is being consumed: the rows of one segment, sorted.
+pub(super) struct Firing<K, R> {
+    pub segment: usize,
+    pub rows: std::vec::IntoIter<(u64, K, R)>,
+}
+
+impl<K: Key, R: Row> Table<K, R> {
+    /// An empty table for the groups in `range`, of `max`.
+    pub fn new(max: MaxParallelism, range: KeyGroupRange) -> Self {
+        Self {
+            max,
+            range,
+            segments: vec![Segment::new(range)],
+            directory: vec![0; usize::from(range.len())],
+            epochs: Epochs::new(),
+            firing: None,
+            sweep: (0, 0),
+        }
+    }
+
+    /// Index of the segment that holds keys of this hash.
+    #[inline(always)]
+    pub(super) fn segment_of(&self, hash: u64) -> usize {
+        if self.segments.len() == 1 {
+            return 0;
+        }
+        let group = self.max.group(hash).0;
+        debug_assert!(self.range.start <= group && group < self.range.end);
+        let at = usize::from(group.wrapping_sub(self.range.start));
+        self.directory.get(at).map_or(0, |i| usize::from(*i))
+    }
+
+    /// The row of a key.
+    #[inline]
+    pub fn get(&self, hash: u64, key: &K) -> Option<&R> {
+        let segment = &self.segments[self.segment_of(hash)];
+        segment.entries.find(hash, |e| e.key == *key).map(|e| &e.row)
+    }
+
+    /// The row of a key, made if there is none; counts as changed. The key is
+    /// cloned only then.
+    #[inline]
+    pub fn get_or_insert_with(&mut self, hash: u64, key: &K, init: impl FnOnce() -> R) -> &mut R {
+        let at = self.segment_of(hash);
+        let (max, epochs) = (self.max, &self.epochs);
+        let Segment { entries, side, written, moves, .. } = &mut self.segments[at];
+        match entries.find_entry(hash, |e| e.key == *key) {
+            Ok(found) => {
+                let entry = found.into_mut();
+                if entry.stamp.epoch() != epochs.current {
+                    let kept = match &epochs.draining {
+                        Some(draining) => preserve(draining, max, hash, entry, side),
+                        None => false,
+                    };
+                    entry.stamp = Stamp::new(epochs.current, entry.stamp.saved() || kept);
+                    *written = epochs.current;
+                }
+                &mut entry.row
+            }
+            Err(absent) => {
+                let row = init();
+                *written = epochs.current;
+                let stamp = Stamp::new(epochs.current, false);
+                insert(absent, moves, hash, Entry { key: key.clone(), row, stamp })
+            }
+        }
+    }
+
+    /// The row of a key; counts as changed.
+    #[inline]
+    pub fn get_mut(&mut self, hash: u64, key: &K) -> Option<&mut R> {
+        let at = self.segment_of(hash);
+        let (max, epochs) = (self.max, &self.epochs);
+        let Segment { entries, side, written, .. } = &mut self.segments[at];
+        let entry = entries.find_mut(hash, |e| e.key == *key)?;
+        if entry.stamp.epoch() != epochs.current {
+            let kept = match &epochs.draining {
+                Some(draining) => preserve(draining, max, hash, entry, side),
+                None => false,
+            };
+            entry.stamp = Stamp::new(epochs.current, entry.stamp.saved() || kept);
+            *written = epochs.current;
+        }
+        Some(&mut entry.row)
+    }
+
+    /// Runs `f` on the row of a key, made with `init` if there is none, and does
+    /// what `f` answers. A row made here and then [`Change::Kept`] leaves no entry.
+    #[inline]
+    pub fn update<T>(
+        &mut self,
+        hash: u64,
+        key: &K,
+        init: impl FnOnce() -> R,
+        f: impl FnOnce(&mut R) -> (T, Change),
+    ) -> T {
+        let at = self.segment_of(hash);
+        let (max, epochs) = (self.max, &self.epochs);
+        let Segment { entries, side, written, moves, dead, .. } = &mut self.segments[at];
+        match entries.find_entry(hash, |e| e.key == *key) {
+            Ok(mut found) => {
+                let entry = found.get_mut();
+                let mark = side.mark();
+                let old = entry.stamp.epoch() != epochs.current;
+                let kept = match &epochs.draining {
+                    Some(draining) if old => preserve(draining, max, hash, entry, side),
+                    _ => false,
+                };
+                let (answer, change) = f(&mut entry.row);
+                match change {
+                    Change::Kept if kept => side.rewind(mark),
+                    Change::Kept => {}
+                    Change::Changed => {
+                        if old {
+                            entry.stamp =
+                                Stamp::new(epochs.current, entry.stamp.saved() || kept);
+                            *written = epochs.current;
+                        }
+                    }
+                    Change::Removed => {
+                        let (entry, _) = found.remove();
+                        if entry.stamp.saved() || kept {
+                            let (group, epoch) = (max.group(hash), epochs.current);
+                            dead.push(Dead { key: entry.key, group, epoch });
+                            *written = epochs.current;
+                        }
+                    }
+                }
+                answer
+            }
+            Err(absent) => {
+                let mut row = init();
+                let (answer, change) = f(&mut row);
+                if change == Change::Changed {
+                    *written = epochs.current;
+                    let stamp = Stamp::new(epochs.current, false);
+                    insert(absent, moves, hash, Entry { key: key.clone(), row, stamp });
+                }
+                answer
+            }
+        }
+    }
+
+    /// Removes a key and gives its row.
+    pub fn remove(&mut self, hash: u64, key: &K) -> Option<R> {
+        let at = self.segment_of(hash);
+        let (max, epochs) = (self.max, &self.epochs);
+        let Segment { entries, side, written, dead, .. } = &mut self.segments[at];
+        let found = entries.find_entry(hash, |e| e.key == *key).ok()?;
+        let kept = match &epochs.draining {
+            Some(draining) => preserve(draining, max, hash, found.get(), side),
+            None => false,
+        };
+        let (entry, _) = found.remove();
+        if entry.stamp.saved() || kept {
+            dead.push(Dead { key: entry.key, group: max.group(hash), epoch: epochs.current });
+            *written = epochs.current;
+        }
+        Some(entry.row)
+    }
+
+    /// Number of keys.
+    pub fn len(&self) -> usize {
+        self.segments.iter().map(|s| s.entries.len()).sum()
+    }
+
+    /// Whether there is no key.
+    pub fn is_empty(&self) -> bool {
+        self.segments.iter().all(|s| s.entries.is_empty())
+    }
+
+    /// Calls `f` with every key, row and hash, in no order.
+    pub fn for_each(&self, mut f: impl FnMut(&K, &R, u64)) {
+        for at in 0..self.segments.len() {
+            self.for_each_in(at, &mut f);
+        }
+    }
+
+    /// Number of segments, for [`Table::for_each_in`].
+    pub fn segments(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// As [`Table::for_each`], of one segment: for walks that stop in between,
+    /// while nothing writes to the table.
+    pub fn for_each_in(&self, segment: usize, mut f: impl FnMut(&K, &R, u64)) {
+        if let Some(segment) = self.segments.get(segment) {
+            for e in &segment.entries {
+                f(&e.key, &e.row, e.key.hash64());
+            }
+        }
+    }
+
+    /// Takes rows out of the table, at most `limit` of them, in order of key
+    /// group, hash and key, and answers whether that was the last. To be called
+    /// until it is; in between nothing may be written to the table, and no
+    /// snapshot begun.
+    pub fn drain_sorted(&mut self, limit: usize, f: impl FnMut(K, R, u64)) -> bool {
+        self.consume(limit, false, f)
+    }
+
+    pub(super) fn consume(
+        &mut self,
+        _limit: usize,
+        _doomed: bool,
+        _f: impl FnMut(K, R, u64),
+    ) -> bool {
+        true // skeleton
+    }
+
+    /// Housekeeping, to be called once per batch: grows and splits segments
+    /// ahead of need, a bounded amount at a time.
+    #[inline]
+    pub fn tend(&mut self) {}
+
+    /// Removes rows that expired, looking at no more than about `budget` of
+    /// them; goes on where the last call stopped. Answers how many went.
+    pub fn sweep(&mut self, _now: Ts, _budget: usize) -> usize {
+        0 // skeleton
+    }
+
+    /// Approximate bytes of memory held.
+    pub fn bytes(&self) -> usize {
+        self.segments.iter().map(|s| s.entries.allocation_size()).sum()
+    }
+}
+
+/// Puts an entry where there was none.
+#[inline]
+fn insert<'a, K: Key, R: Row>(
+    absent: AbsentEntry<'a, Entry<K, R>>,
+    moves: &mut u32,
+    hash: u64,
+    entry: Entry<K, R>,
+) -> &'a mut R {
+    let entries = absent.into_table();
+    if entries.len() == entries.capacity() {
+        *moves += 1;
+    }
+    &mut entries.insert_unique(hash, entry, |e| e.key.hash64()).into_mut().row
+}
