@@ -3,6 +3,21 @@
 //! A key has one canonical, order-preserving byte form and one 64-bit hash of
 //! fixed seed. Both stand in checkpoints, so neither may ever change for a
 //! given [`HASH_VERSION`]; golden values in the tests hold them.
+//!
+//! | type | bytes | hash |
+//! |---|---|---|
+//! | unsigned integers, `bool`, `char` | big endian | mixed as `u64` |
+//! | signed integers | big endian, sign bit flipped | sign-extended, mixed |
+//! | strings, byte vectors | as they are, 0 as `00 ff`, then `00 00` | XXH3 |
+//! | byte arrays | as they are | XXH3 |
+//! | `Option` | 0, or 1 and the value | of the marker and the value |
+//! | tuples, structs of several fields | one after the other | of the fields in turn |
+//! | structs of one field | as the field | as the field |
+//! | enums | the variant's index in one byte, then its fields | of both in turn |
+
+mod impls;
+#[cfg(test)]
+mod tests;
 
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
@@ -38,19 +53,11 @@ pub fn mix64(word: u64) -> u64 {
     folded ^ (folded >> 29)
 }
 
-impl Key for u64 {
-    #[inline]
-    fn hash64(&self) -> u64 {
-        mix64(*self)
-    }
+/// What the hash of a compound key starts from.
+pub const HASH_SEED: u64 = 0x6d69_6c6c_7261_6365;
 
-    fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.to_be_bytes());
-    }
-
-    fn read(bytes: &mut &[u8]) -> Result<Self, BadKey> {
-        let (head, rest) = bytes.split_first_chunk().ok_or(BadKey { type_name: "u64" })?;
-        *bytes = rest;
-        Ok(u64::from_be_bytes(*head))
-    }
+/// Adds the hash of the next part to that of a compound key so far.
+#[inline]
+pub fn combine(so_far: u64, part: u64) -> u64 {
+    mix64(so_far.rotate_left(23) ^ part)
 }
