@@ -88,6 +88,33 @@ impl<T> Rows<T> {
         }
     }
 
+    /// Drops the first `marks` marks and what belongs to the first `rows` rows, whose
+    /// values the caller has taken already.
+    pub fn forget_front(&mut self, rows: usize, marks: usize) {
+        self.ts.drain(..rows);
+        if !self.hash.is_empty() {
+            self.hash.drain(..rows);
+        }
+        self.marks.drain(..marks);
+        for mark in &mut self.marks {
+            mark.0 -= rows as u32;
+        }
+    }
+
+    /// Moves all rows and marks of `other` behind those of this batch.
+    pub fn append(&mut self, other: &mut Self) {
+        let shift = self.len() as u32;
+        self.ts.append(&mut other.ts);
+        self.hash.append(&mut other.hash);
+        self.values.append(&mut other.values);
+        for (at, watermark) in other.marks.drain(..) {
+            match self.marks.last_mut() {
+                Some(last) if last.0 == at + shift => last.1 = watermark,
+                _ => self.marks.push((at + shift, watermark)),
+            }
+        }
+    }
+
     /// Removes rows and marks, keeps the allocations.
     pub fn clear(&mut self) {
         self.ts.clear();

@@ -1,6 +1,10 @@
 //! What every Millrace process agrees on. Pure: no IO, no clock, no threads.
 
+pub mod format;
+pub mod head;
 pub mod ids;
 pub mod key;
 pub mod keygroup;
+pub mod manifest;
+pub mod objects;
 pub mod shape;

@@ -1,0 +1,156 @@
+//! The graph under construction, and the sources that begin it.
+
+use crate::api::pipe::Head;
+use crate::api::stream::DataStream;
+use crate::connector::{Source, SourceCx};
+use crate::data::{Fail, Res, TS_MIN, Ts};
+use crate::graph::{Graph, NodeId, NodeKind, NodeSpec, Output, Partitioning};
+use crate::runtime::gate::Gate;
+use crate::runtime::source::{
+    EnumeratorParts, EnumeratorTask, COMPLETE, KNOWN, POSITIONS, ReaderParts, ReaderTask, split_marks,
+};
+use crate::runtime::task::Task;
+use crate::time::Watermarks;
+use millrace_protocol::ids::{Subtask, Uid};
+use millrace_protocol::keygroup::KeyGroupRange;
+use std::any::type_name;
+use std::cell::{Ref, RefCell, RefMut};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// The graph under construction.
+#[derive(Clone, Default)]
+pub struct Env {
+    graph: Rc<RefCell<Graph>>,
+}
+
+impl Env {
+    /// An empty graph.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The graph that was built. Streams that are still held must not be used afterwards.
+    pub fn into_graph(self) -> Graph {
+        std::mem::take(&mut *self.graph.borrow_mut())
+    }
+
+    pub(crate) fn graph(&self) -> Ref<'_, Graph> {
+        self.graph.borrow()
+    }
+
+    pub(crate) fn graph_mut(&self) -> RefMut<'_, Graph> {
+        self.graph.borrow_mut()
+    }
+
+    /// Adds a source. `uid` identifies its positions across program versions.
+    pub fn source<S: Source>(
+        &self,
+        uid: &str,
+        source: S,
+        watermarks: Watermarks<S::Out>,
+    ) -> DataStream<S::Out> {
+        let mut graph = self.graph.borrow_mut();
+        let spec = |name: &str, kind, types| NodeSpec {
+            name: name.to_owned(),
+            uid: Some(uid.to_owned()),
+            kind,
+            parallelism: None,
+            head: None,
+            states: Vec::new(),
+            types,
+        };
+        let enumerator = graph.add(spec(
+            &format!("{uid}: splits"),
+            NodeKind::Enumerator,
+            type_name::<S::Split>().to_owned(),
+        ));
+        let reader =
+            graph.add(spec(uid, NodeKind::Source, type_name::<S::Out>().to_owned()));
+        let edge = graph.add_edge(enumerator, reader, 0, Partitioning::Splits);
+        let output = Output::new(reader);
+        {
+            let (source, uid) = (source.clone(), Uid::from(uid));
+            graph.set_factory(
+                enumerator,
+                Box::new(move |cx| {
+                    let restored = if cx.attempt.restore.is_fresh() {
+                        None
+                    } else {
+                        let list = |state| cx.attempt.restore.list(&uid, state, 0, 1);
+                        let known = decode_all(&list(KNOWN)?)?;
+                        let complete: Vec<bool> = decode_all(&list(COMPLETE)?)?;
+                        Some((known, complete.first().copied().unwrap_or(false)))
+                    };
+                    let task: Box<dyn Task> = Box::new(EnumeratorTask::new(EnumeratorParts {
+                        name: uid.to_string(),
+                        uid: uid.clone(),
+                        source: source.clone(),
+                        restored,
+                        readers: cx.outgoing(edge),
+                        pool: Arc::clone(&cx.attempt.pool),
+                        waker: cx.waker.clone(),
+                        metrics: cx.metrics(enumerator),
+                    }));
+                    Ok(task)
+                }),
+            );
+        }
+        {
+            let (output, uid) = (output.clone(), Uid::from(uid));
+            graph.set_factory(
+                reader,
+                Box::new(move |cx| {
+                    let parallelism = cx.parallelism(reader);
+                    let items =
+                        cx.attempt.restore.list(&uid, POSITIONS, cx.subtask, parallelism)?;
+                    let restored: Vec<(S::Split, Ts)> = decode_all(&items)?;
+                    // A reader's watermark is not bound to key groups: the lowest of all.
+                    let watermark = if restored.is_empty() {
+                        TS_MIN
+                    } else {
+                        cx.attempt.restore.watermark(&uid, KeyGroupRange { start: 0, end: 0 })
+                    };
+                    let waker = cx.waker.clone();
+                    let source_cx = SourceCx {
+                        uid: uid.clone(),
+                        subtask: Subtask(cx.subtask),
+                        parallelism,
+                        waker: Arc::new(move || waker.wake()),
+                        dead_letters: Arc::clone(&cx.attempt.dead_letters),
+                    };
+                    let task: Box<dyn Task> = Box::new(ReaderTask::<S>::new(ReaderParts {
+                        name: uid.to_string(),
+                        uid: uid.clone(),
+                        subtask: cx.subtask,
+                        reader: source.reader(source_cx)?,
+                        watermarks: watermarks.clone(),
+                        restored,
+                        watermark,
+                        gate: Gate::new(cx.incoming(reader), vec![split_marks::<S::Split>]),
+                        out: output.build(cx)?,
+                        metrics: cx.metrics(reader),
+                    })?);
+                    Ok(task)
+                }),
+            );
+        }
+        drop(graph);
+        DataStream::new(self.clone(), output, Head::new())
+    }
+
+    pub(crate) fn edge(
+        &self,
+        from: NodeId,
+        to: NodeId,
+        input: usize,
+        partitioning: Partitioning,
+    ) -> crate::graph::EdgeId {
+        self.graph_mut().add_edge(from, to, input, partitioning)
+    }
+}
+
+/// Decodes postcard items.
+pub(crate) fn decode_all<T: serde::de::DeserializeOwned>(items: &[Vec<u8>]) -> Res<Vec<T>> {
+    items.iter().map(|bytes| postcard::from_bytes(bytes).map_err(Fail::from)).collect()
+}

@@ -1,0 +1,12 @@
+//! The DataStream API: what a program is written with.
+//!
+//! A program's build function adds sources to an [`env::Env`], transforms
+//! [`stream::DataStream`]s, and ends them in sinks. Stateless steps are closures and
+//! become one loop ([`pipe`]); steps with state sit behind [`keyed`] streams.
+
+pub mod env;
+pub mod keyed;
+pub mod pipe;
+pub mod stream;
+pub mod tags;
+pub mod window;

@@ -1,0 +1,176 @@
+//! What a coordinator is told at its start.
+
+use super::restart::RestartPolicy;
+use millrace_protocol::head::{ConfigRef, Owner};
+use millrace_protocol::ids::{JobUid, Slot, Uid};
+use millrace_protocol::keygroup::MaxParallelism;
+use millrace_protocol::manifest::{KeyedState, Redistribution, ShapeBytes};
+use std::time::Duration;
+
+/// Where state comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RestoreChoice {
+    /// The latest complete checkpoint; none: an empty start.
+    Latest,
+    /// An empty start, whatever there is.
+    None,
+    /// A savepoint's directory, or the manifest of one of the job's own
+    /// retained checkpoints.
+    Path(String),
+}
+
+/// What the process was started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Desired {
+    /// Run the job.
+    #[default]
+    Running,
+    /// Only finish what a stop left undone.
+    Stopped,
+}
+
+/// When checkpoints are taken and kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointPolicy {
+    /// Time between triggers; `None`: only at savepoints, stops and the end.
+    pub interval: Option<Duration>,
+    /// Least time between the end of one and the trigger of the next.
+    pub min_pause: Duration,
+    /// A checkpoint that is not acknowledged by then is aborted.
+    pub timeout: Duration,
+    /// So many consecutive failures are tolerated; one more fails the job.
+    pub tolerated_failures: u32,
+    /// How many complete ones are kept, the latest included; at least 1.
+    pub retained: u32,
+}
+
+impl Default for CheckpointPolicy {
+    fn default() -> Self {
+        Self {
+            interval: Some(Duration::from_secs(10)),
+            min_pause: Duration::ZERO,
+            timeout: Duration::from_secs(600),
+            tolerated_failures: 3,
+            retained: 1,
+        }
+    }
+}
+
+/// A list state that an operator declares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListSpec {
+    /// Its name.
+    pub name: String,
+    /// What an item looks like.
+    pub shape: ShapeBytes,
+    /// How items find their subtask at restore.
+    pub redistribution: Redistribution,
+}
+
+/// What an operator is, as far as state is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Neither reads nor writes outside.
+    Operator,
+    /// Reads from outside.
+    Source,
+    /// Prepares committables.
+    Sink,
+}
+
+/// An operator of the graph.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorSpec {
+    /// Identifies its state.
+    pub uid: Uid,
+    /// Whether the user chose `uid`; one that was derived changes with the graph.
+    pub uid_by_user: bool,
+    /// Its name, for people.
+    pub name: String,
+    /// What it is (`source`, `window`, ...), for people.
+    pub kind: String,
+    /// Source, sink or neither.
+    pub role: Role,
+    /// Number of its subtasks.
+    pub parallelism: u16,
+    /// Its keyed states.
+    pub keyed: Vec<KeyedState>,
+    /// Its list states.
+    pub lists: Vec<ListSpec>,
+    /// Shape of its committables, of a sink.
+    pub committable: Option<ShapeBytes>,
+}
+
+/// The program that is to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProgramSpec {
+    /// Fingerprint of the graph.
+    pub fingerprint: String,
+    /// Number of key groups; fixed for a job's life.
+    pub max_parallelism: MaxParallelism,
+    /// Version of the key hash.
+    pub hash_version: u32,
+    /// The operators, those without state too.
+    pub operators: Vec<OperatorSpec>,
+    /// Connectors whose committables can be committed without their sink being
+    /// in the graph.
+    pub committers: Vec<String>,
+}
+
+impl ProgramSpec {
+    /// The operator with this uid.
+    pub fn operator(&self, uid: &Uid) -> Option<&OperatorSpec> {
+        self.operators.iter().find(|operator| operator.uid == *uid)
+    }
+
+    /// The sinks.
+    pub fn sinks(&self) -> impl Iterator<Item = &OperatorSpec> {
+        self.operators.iter().filter(|operator| operator.role == Role::Sink)
+    }
+}
+
+/// Whether state of shape `stored` can be read as `wanted`; if not, both types
+/// and the reason, as a fragment of a sentence.
+pub type ShapeCheck = fn(stored: &ShapeBytes, wanted: &ShapeBytes) -> Result<(), String>;
+
+/// Everything a coordinator is told at its start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// This process.
+    pub owner: Owner,
+    /// The configuration that is proposed.
+    pub config: ConfigRef,
+    /// The program.
+    pub program: ProgramSpec,
+    /// The slots, each of which acknowledges every checkpoint.
+    pub slots: Vec<Slot>,
+    /// Where state comes from.
+    pub from: RestoreChoice,
+    /// What the process was started for.
+    pub desired: Desired,
+    /// Start although state is left that no operator claims.
+    pub allow_unclaimed_state: bool,
+    /// When checkpoints are taken and kept.
+    pub checkpoints: CheckpointPolicy,
+    /// What happens after a failure.
+    pub restart: RestartPolicy,
+    /// Compares shapes.
+    pub shapes: ShapeCheck,
+    /// The job's uid if there is no job yet: made of random numbers.
+    pub fresh_job: JobUid,
+    /// Seed of nonces and jitter: from the system's entropy.
+    pub seed: (u64, u64),
+    /// Wall-clock time at monotonic zero, milliseconds since 1970. For people.
+    pub epoch_ms: u64,
+    /// How often the owner looks whether it was fenced.
+    pub watch_every: Duration,
+    /// How often leftovers of older attempts are looked for.
+    pub sweep_every: Duration,
+    /// Versions of the chain per block of truncation; [`Config::BLOCK`] but in tests.
+    pub block: u64,
+}
+
+impl Config {
+    /// Versions of the chain per block.
+    pub const BLOCK: u64 = 1024;
+}

@@ -1,0 +1,169 @@
+//! Restart policies. Pure: time and random numbers are arguments.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// What happens after a failure.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RestartPolicy {
+    /// The job fails.
+    None,
+    /// Restart after `delay`, at most `attempts` times.
+    FixedDelay {
+        /// How often.
+        attempts: u32,
+        /// How long after.
+        delay: Duration,
+    },
+    /// Restart for ever, each time later.
+    ExponentialBackoff {
+        /// The first delay.
+        initial: Duration,
+        /// The longest delay.
+        max: Duration,
+        /// Each delay is this much longer than the one before.
+        multiplier: f64,
+        /// Delays vary by this share, up and down: `0.0..=1.0`.
+        jitter: f64,
+        /// A job that ran so long begins with the first delay again.
+        reset_after: Duration,
+    },
+    /// Restart after `delay`, unless there were more than `failures` within `interval`.
+    FailureRate {
+        /// How many failures are borne.
+        failures: u32,
+        /// Within which time.
+        interval: Duration,
+        /// How long after.
+        delay: Duration,
+    },
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self::ExponentialBackoff {
+            initial: Duration::from_secs(1),
+            max: Duration::from_secs(60),
+            multiplier: 2.0,
+            jitter: 0.1,
+            reset_after: Duration::from_secs(600),
+        }
+    }
+}
+
+/// What to do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Restart after this time.
+    Restart(Duration),
+    /// Give up.
+    GiveUp,
+}
+
+/// What a policy remembers.
+#[derive(Debug, Clone)]
+pub struct Restarts {
+    policy: RestartPolicy,
+    used: u32,
+    failures: VecDeque<Duration>,
+}
+
+impl Restarts {
+    /// Nothing has failed yet.
+    pub fn new(policy: RestartPolicy) -> Self {
+        Self { policy, used: 0, failures: VecDeque::new() }
+    }
+
+    /// Restarts since the job was last healthy for long enough.
+    pub fn used(&self) -> u32 {
+        self.used
+    }
+
+    /// The job failed. `healthy` is how long it ran, `random` lies in `0.0..1.0`.
+    pub fn failed(&mut self, now: Duration, healthy: Duration, random: f64) -> Decision {
+        match self.policy {
+            RestartPolicy::None => Decision::GiveUp,
+            RestartPolicy::FixedDelay { attempts, delay } => {
+                if self.used >= attempts {
+                    return Decision::GiveUp;
+                }
+                self.used += 1;
+                Decision::Restart(delay)
+            }
+            RestartPolicy::ExponentialBackoff { initial, max, multiplier, jitter, reset_after } => {
+                if healthy >= reset_after {
+                    self.used = 0;
+                }
+                let (initial, max) = (initial.as_secs_f64(), max.as_secs_f64());
+                let exponent = i32::try_from(self.used.min(64)).unwrap_or(64);
+                let delay = (initial * multiplier.max(1.0).powi(exponent)).min(max);
+                let vary = 1.0 + jitter.clamp(0.0, 1.0) * (2.0 * random - 1.0);
+                self.used = self.used.saturating_add(1);
+                let delay = Duration::try_from_secs_f64(delay * vary);
+                Decision::Restart(delay.unwrap_or(Duration::MAX))
+            }
+            RestartPolicy::FailureRate { failures, interval, delay } => {
+                self.failures.push_back(now);
+                let recent = |at: &Duration| now.saturating_sub(*at) < interval;
+                while self.failures.front().is_some_and(|at| !recent(at)) {
+                    self.failures.pop_front();
+                }
+                self.used = u32::try_from(self.failures.len()).unwrap_or(u32::MAX);
+                if self.used > failures { Decision::GiveUp } else { Decision::Restart(delay) }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn fixed_delay_counts() {
+        let mut restarts = Restarts::new(RestartPolicy::FixedDelay { attempts: 2, delay: SECOND });
+        let mut fail = || restarts.failed(SECOND, SECOND, 0.5);
+        assert_eq!(fail(), Decision::Restart(SECOND));
+        assert_eq!(fail(), Decision::Restart(SECOND));
+        assert_eq!(fail(), Decision::GiveUp);
+        assert_eq!(
+            Restarts::new(RestartPolicy::None).failed(SECOND, SECOND, 0.5),
+            Decision::GiveUp
+        );
+    }
+
+    #[test]
+    fn backoff_grows_to_its_maximum_and_starts_again_after_health() {
+        let mut restarts = Restarts::new(RestartPolicy::ExponentialBackoff {
+            initial: SECOND,
+            max: 5 * SECOND,
+            multiplier: 2.0,
+            jitter: 0.5,
+            reset_after: 60 * SECOND,
+        });
+        for expected in [1, 2, 4, 5, 5] {
+            assert_eq!(restarts.failed(SECOND, SECOND, 0.5), Decision::Restart(expected * SECOND));
+        }
+        for _ in 0..1000 {
+            restarts.failed(SECOND, SECOND, 0.5);
+        }
+        assert_eq!(restarts.failed(SECOND, SECOND, 0.0), Decision::Restart(SECOND * 5 / 2));
+        assert_eq!(restarts.failed(SECOND, 60 * SECOND, 0.5), Decision::Restart(SECOND));
+    }
+
+    #[test]
+    fn a_failure_rate_forgets() {
+        let mut restarts = Restarts::new(RestartPolicy::FailureRate {
+            failures: 2,
+            interval: 10 * SECOND,
+            delay: SECOND,
+        });
+        let mut fail = |at: u32| restarts.failed(at * SECOND, SECOND, 0.5);
+        assert_eq!(fail(0), Decision::Restart(SECOND));
+        assert_eq!(fail(5), Decision::Restart(SECOND));
+        assert_eq!(fail(10), Decision::Restart(SECOND));
+        assert_eq!(fail(11), Decision::GiveUp);
+    }
+}

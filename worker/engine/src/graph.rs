@@ -1,0 +1,484 @@
+//! The dataflow graph that a program builds: nodes, edges, and the factories of their tasks.
+//!
+//! Every process of a job builds the same graph from the same function. Factories live
+//! as long as the process: each attempt builds its tasks anew from them, at whatever
+//! parallelism.
+
+use crate::data::{Fail, Res, Rows, TS_MIN, Ts};
+use crate::connector::{Committed, DeadLetters};
+use crate::coordinator::ListSpec;
+use crate::runtime::channel::{Channel, TaskWaker};
+use crate::runtime::emit::{CopyRows, Fanout, Stage};
+use crate::runtime::metrics::NodeMetrics;
+use crate::runtime::pool::Pool;
+use crate::runtime::task::Task;
+use crate::state::{PaneTables, Row, StateTable, Table};
+use crate::state::delta::StateSchema;
+use millrace_protocol::ids::{Attempt, JobUid, Uid};
+use millrace_protocol::key::Key;
+use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A node of the graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u32);
+
+/// An edge of the graph: an exchange between two tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EdgeId(pub u32);
+
+/// How an edge spreads rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Partitioning {
+    /// Subtask i to subtask i, or dealt out if the parallelism differs.
+    Forward,
+    /// By key group.
+    Key,
+    /// In turn over all subtasks.
+    Rebalance,
+    /// In turn over a few subtasks near by.
+    Rescale,
+    /// At random.
+    Shuffle,
+    /// To every subtask.
+    Broadcast,
+    /// By a function of the user.
+    Custom,
+    /// Splits from the enumerator.
+    Splits,
+}
+
+/// What a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeKind {
+    /// Finds a source's splits; always of parallelism 1.
+    Enumerator,
+    /// A source's readers.
+    Source,
+    /// An operator behind an exchange.
+    Operator,
+    /// Stages called by the task they hang on: a shared chain.
+    Chained,
+    /// A sink, called by the task it hangs on.
+    Sink,
+}
+
+/// Makes one subtask of a node.
+pub type TaskFactory = Box<dyn Fn(&mut BuildCx<'_>) -> Res<Box<dyn Task>> + Send>;
+
+/// A state that a node declares: compared with a checkpoint's before anything starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateDecl {
+    /// Its name within the operator.
+    pub name: String,
+    /// The traced shape of its keys and rows.
+    pub schema: StateSchema,
+}
+
+/// A node of the graph.
+pub struct Node {
+    /// Its id.
+    pub id: NodeId,
+    /// Shown to people.
+    pub name: String,
+    /// Identifies its state across program versions.
+    pub uid: Uid,
+    /// Whether the user chose the uid.
+    pub explicit_uid: bool,
+    /// What it is.
+    pub kind: NodeKind,
+    /// Chosen parallelism; `None`: the job's.
+    pub parallelism: Option<u16>,
+    /// For stages: the task they hang on.
+    pub head: Option<NodeId>,
+    /// Keyed state.
+    pub states: Vec<StateDecl>,
+    /// List state.
+    pub lists: Vec<ListSpec>,
+    /// Types, for the fingerprint.
+    pub types: String,
+    factory: Option<Mutex<TaskFactory>>,
+}
+
+/// An edge of the graph.
+#[derive(Debug, Clone)]
+pub struct Edge {
+    /// Its id.
+    pub id: EdgeId,
+    /// The task that sends (a stage's head).
+    pub from: NodeId,
+    /// The task that receives.
+    pub to: NodeId,
+    /// Which input of the receiver.
+    pub input: usize,
+    /// How rows are spread.
+    pub partitioning: Partitioning,
+}
+
+/// Type-erased committing half of a sink.
+pub trait SinkControl: Send {
+    /// Commits one committable.
+    fn commit(&mut self, committable: &[u8]) -> Res<Committed>;
+    /// Removes what no checkpoint holds; see [`crate::connector::Committer::abort_others`].
+    fn abort_others(&mut self, keep: &[Vec<u8>]) -> Res;
+}
+
+/// Makes the committing half of a sink.
+pub type ControlFactory = Box<dyn Fn(&JobUid, &Uid) -> Res<Box<dyn SinkControl>> + Send + Sync>;
+
+/// The graph of a job.
+#[derive(Default)]
+pub struct Graph {
+    nodes: Vec<Node>,
+    edges: Vec<Edge>,
+    controls: Vec<(Uid, ControlFactory)>,
+    errors: Vec<String>,
+}
+
+impl Graph {
+    /// All nodes, upstream before downstream.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// All edges.
+    pub fn edges(&self) -> &[Edge] {
+        &self.edges
+    }
+
+    /// The sinks' committing halves.
+    pub fn controls(&self) -> &[(Uid, ControlFactory)] {
+        &self.controls
+    }
+
+    /// A node.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.0 as usize]
+    }
+
+    pub(crate) fn node_mut(&mut self, id: NodeId) -> &mut Node {
+        &mut self.nodes[id.0 as usize]
+    }
+
+    /// Notes a mistake in the program, to be told before the job starts.
+    pub(crate) fn error(&mut self, message: String) {
+        self.errors.push(message);
+    }
+
+    pub(crate) fn add(&mut self, spec: NodeSpec) -> NodeId {
+        let id = NodeId(self.nodes.len() as u32);
+        let explicit_uid = spec.uid.is_some();
+        let uid = Uid(spec.uid.unwrap_or_else(|| format!("{}-{}", spec.name, id.0)));
+        self.nodes.push(Node {
+            id,
+            name: spec.name,
+            uid,
+            explicit_uid,
+            kind: spec.kind,
+            parallelism: spec.parallelism,
+            head: spec.head,
+            states: spec.states,
+            lists: Vec::new(),
+            types: spec.types,
+            factory: None,
+        });
+        id
+    }
+
+    pub(crate) fn set_factory(&mut self, id: NodeId, factory: TaskFactory) {
+        self.node_mut(id).factory = Some(Mutex::new(factory));
+    }
+
+    pub(crate) fn add_edge(
+        &mut self,
+        from: NodeId,
+        to: NodeId,
+        input: usize,
+        partitioning: Partitioning,
+    ) -> EdgeId {
+        let id = EdgeId(self.edges.len() as u32);
+        let from = self.task_of(from);
+        self.edges.push(Edge { id, from, to, input, partitioning });
+        id
+    }
+
+    pub(crate) fn add_control(&mut self, uid: Uid, control: ControlFactory) {
+        self.controls.push((uid, control));
+    }
+
+    /// The task that a node belongs to: itself, or the one it hangs on.
+    pub fn task_of(&self, id: NodeId) -> NodeId {
+        self.node(id).head.unwrap_or(id)
+    }
+
+    /// Whether the node is a task of its own.
+    pub fn is_task(&self, id: NodeId) -> bool {
+        self.node(id).head.is_none()
+    }
+
+    /// The parallelism of every node when the job's is `default`.
+    pub fn parallelisms(&self, default: u16) -> Vec<u16> {
+        let of = |node: &Node| match node.kind {
+            NodeKind::Enumerator => 1,
+            _ => node.parallelism.unwrap_or(default).max(1),
+        };
+        self.nodes.iter().map(|n| of(self.node(n.head.unwrap_or(n.id)))).collect()
+    }
+
+    /// What is wrong with the graph, for its user.
+    pub fn check(&self, default: u16, max: MaxParallelism) -> Result<(), String> {
+        let mut errors = self.errors.clone();
+        let mut seen: HashMap<&Uid, &str> = HashMap::new();
+        for node in &self.nodes {
+            if node.kind == NodeKind::Enumerator {
+                continue; // shares its source's uid
+            }
+            if let Some(other) = seen.insert(&node.uid, &node.name) {
+                errors.push(format!(
+                    "uid {:?} is used twice (by {other:?} and {:?}): give each operator a uid of its own",
+                    node.uid.as_str(),
+                    node.name
+                ));
+            }
+        }
+        for (node, p) in self.nodes.iter().zip(self.parallelisms(default)) {
+            if p > max.get() {
+                errors.push(format!(
+                    "operator {:?} has parallelism {p}, above the max parallelism {}: lower it, or start a new job with a higher max parallelism",
+                    node.name,
+                    max.get()
+                ));
+            }
+        }
+        if self.nodes.is_empty() {
+            errors.push("the job has no source: the program's build function added nothing".to_owned());
+        }
+        if errors.is_empty() { Ok(()) } else { Err(errors.join("\n")) }
+    }
+
+    /// Text that is equal for equal graphs: kinds, uids, types, edges, states.
+    pub fn fingerprint(&self) -> String {
+        use sha2::{Digest, Sha256};
+        let mut text = String::new();
+        for n in &self.nodes {
+            text.push_str(&format!("{:?} {} {} {:?}\n", n.kind, n.uid, n.types, n.states));
+        }
+        for e in &self.edges {
+            text.push_str(&format!("{:?} {:?} {} {:?}\n", e.from, e.to, e.input, e.partitioning));
+        }
+        let digest = Sha256::digest(text.as_bytes());
+        digest.iter().take(16).map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// Makes a subtask of a node.
+    pub fn build(&self, id: NodeId, cx: &mut BuildCx<'_>) -> Res<Box<dyn Task>> {
+        let node = self.node(id);
+        match &node.factory {
+            Some(factory) => lock(factory)(cx),
+            None => Err(Fail::from(format!("operator {:?} was never connected", node.name))),
+        }
+    }
+}
+
+/// What a node is made from.
+pub(crate) struct NodeSpec {
+    pub name: String,
+    pub uid: Option<String>,
+    pub kind: NodeKind,
+    pub parallelism: Option<u16>,
+    pub head: Option<NodeId>,
+    pub states: Vec<StateDecl>,
+    pub types: String,
+}
+
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is the same for all tasks of an attempt.
+pub struct AttemptCx {
+    /// The job.
+    pub job: JobUid,
+    /// The attempt.
+    pub attempt: Attempt,
+    /// Number of key groups.
+    pub max_parallelism: MaxParallelism,
+    /// Parallelism of each node.
+    pub parallelisms: Vec<u16>,
+    /// For blocking work.
+    pub pool: Arc<Pool>,
+    /// Where bad rows go.
+    pub dead_letters: Arc<dyn DeadLetters>,
+    /// Channels by edge, upstream and downstream subtask.
+    pub channels: HashMap<(EdgeId, u16, u16), Arc<Channel>>,
+    /// Counters by node and subtask.
+    pub metrics: HashMap<(NodeId, u16), Arc<NodeMetrics>>,
+    /// What the attempt starts from.
+    pub restore: Box<dyn Restore>,
+}
+
+/// What a subtask finds of its state when an attempt starts.
+pub trait Restore: Send + Sync {
+    /// Whether there is a checkpoint at all.
+    fn is_fresh(&self) -> bool;
+    /// Items of a list state, as they are given to this subtask.
+    fn list(&self, uid: &Uid, state: &str, subtask: u16, parallelism: u16) -> Res<Vec<Vec<u8>>>;
+    /// The watermark of an operator's subtask: the lowest over what it takes over.
+    fn watermark(&self, uid: &Uid, range: KeyGroupRange) -> Ts;
+    /// Loads a keyed table for a range of key groups.
+    fn table(
+        &self,
+        uid: &Uid,
+        state: &str,
+        range: KeyGroupRange,
+        table: &mut dyn StateTable,
+    ) -> Res;
+}
+
+/// Nothing to restore.
+pub struct Fresh;
+
+impl Restore for Fresh {
+    fn is_fresh(&self) -> bool {
+        true
+    }
+
+    fn list(&self, _: &Uid, _: &str, _: u16, _: u16) -> Res<Vec<Vec<u8>>> {
+        Ok(Vec::new())
+    }
+
+    fn watermark(&self, _: &Uid, _: KeyGroupRange) -> Ts {
+        TS_MIN
+    }
+
+    fn table(&self, _: &Uid, _: &str, _: KeyGroupRange, table: &mut dyn StateTable) -> Res {
+        table.restored(None);
+        Ok(())
+    }
+}
+
+/// What a factory knows while it builds one subtask.
+pub struct BuildCx<'a> {
+    /// The graph.
+    pub graph: &'a Graph,
+    /// The attempt.
+    pub attempt: &'a AttemptCx,
+    /// Index of the subtask.
+    pub subtask: u16,
+    /// Wakes the task.
+    pub waker: TaskWaker,
+}
+
+impl BuildCx<'_> {
+    /// Parallelism of a node.
+    pub fn parallelism(&self, node: NodeId) -> u16 {
+        self.attempt.parallelisms[node.0 as usize]
+    }
+
+    /// Counters of this subtask of a node.
+    pub fn metrics(&self, node: NodeId) -> Arc<NodeMetrics> {
+        self.attempt.metrics.get(&(node, self.subtask)).cloned().unwrap_or_default()
+    }
+
+    /// The key groups that this subtask of a node owns.
+    pub fn key_groups(&self, node: NodeId) -> KeyGroupRange {
+        self.attempt.max_parallelism.range(self.subtask, self.parallelism(node))
+    }
+
+    /// An empty table for what this subtask of a node owns.
+    pub fn table<K: Key, R: Row>(&self, node: NodeId) -> Table<K, R> {
+        Table::new(self.attempt.max_parallelism, self.key_groups(node))
+    }
+
+    /// Empty pane tables for what this subtask of a node owns.
+    pub fn panes<K: Key, R: Row>(&self, node: NodeId) -> PaneTables<K, R> {
+        PaneTables::new(self.attempt.max_parallelism, self.key_groups(node))
+    }
+
+    /// Channels of an edge from this subtask, by downstream subtask.
+    pub fn outgoing(&self, edge: EdgeId) -> Vec<Arc<Channel>> {
+        let to = self.graph.edges[edge.0 as usize].to;
+        let channel = |d| self.attempt.channels.get(&(edge, self.subtask, d)).cloned();
+        (0..self.parallelism(to)).filter_map(channel).collect()
+    }
+
+    /// Channels into this subtask of a node, with their input.
+    pub fn incoming(&self, node: NodeId) -> Vec<(usize, Arc<Channel>)> {
+        let mut channels = Vec::new();
+        for edge in self.graph.edges.iter().filter(|e| e.to == node) {
+            for up in 0..self.parallelism(edge.from) {
+                if let Some(channel) = self.attempt.channels.get(&(edge.id, up, self.subtask)) {
+                    channels.push((edge.input, Arc::clone(channel)));
+                }
+            }
+        }
+        channels
+    }
+}
+
+/// Whether an edge joins this pair of subtasks.
+pub fn joined(partitioning: Partitioning, up: u16, ups: u16, down: u16, downs: u16) -> bool {
+    match partitioning {
+        Partitioning::Forward if ups == downs => up == down,
+        Partitioning::Rescale => {
+            // Contiguous shares of the larger side belong to each of the smaller.
+            if ups >= downs {
+                u32::from(up) * u32::from(downs) / u32::from(ups) == u32::from(down)
+            } else {
+                u32::from(down) * u32::from(ups) / u32::from(downs) == u32::from(up)
+            }
+        }
+        _ => true,
+    }
+}
+
+/// Makes a stage of one subtask.
+pub type StageFactory<T> = Box<dyn Fn(&mut BuildCx<'_>) -> Res<Box<dyn Stage<T>>> + Send>;
+
+struct OutputInner<T> {
+    consumers: Vec<StageFactory<T>>,
+    copy: Option<CopyRows<T>>,
+}
+
+/// The output of a head while the graph is built: consumers hang themselves on it.
+pub struct Output<T> {
+    /// The node whose output it is.
+    pub node: NodeId,
+    inner: Arc<Mutex<OutputInner<T>>>,
+}
+
+impl<T> Clone for Output<T> {
+    fn clone(&self) -> Self {
+        Self { node: self.node, inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl<T: Send + 'static> Output<T> {
+    /// The output of `node`.
+    pub fn new(node: NodeId) -> Self {
+        let inner = OutputInner { consumers: Vec::new(), copy: None };
+        Self { node, inner: Arc::new(Mutex::new(inner)) }
+    }
+
+    /// Adds a consumer.
+    pub fn attach(&self, stage: StageFactory<T>) {
+        lock(&self.inner).consumers.push(stage);
+    }
+
+    /// Allows more than one consumer.
+    pub fn share(&self)
+    where
+        T: Clone,
+    {
+        let copy: CopyRows<T> = |rows: &Rows<T>| rows.clone();
+        lock(&self.inner).copy = Some(copy);
+    }
+
+    /// Makes the fan-out of one subtask.
+    pub fn build(&self, cx: &mut BuildCx<'_>) -> Res<Fanout<T>> {
+        let inner = lock(&self.inner);
+        let stages = inner.consumers.iter().map(|f| f(cx)).collect::<Res<Vec<_>>>()?;
+        Ok(Fanout::new(stages, inner.copy, cx.metrics(self.node)))
+    }
+}

@@ -1,0 +1,195 @@
+//! An attempt's slots: wiring, threads, and their end.
+
+use crate::coordinator::Base;
+use crate::data::Res;
+use crate::graph::{AttemptCx, Fresh, Graph, NodeId, Restore, joined};
+use crate::job::JobOptions;
+use crate::job::restore::FromManifest;
+use crate::runtime::channel::{Channel, TaskWaker};
+use crate::runtime::metrics::NodeMetrics;
+use crate::runtime::pool::Pool;
+use crate::runtime::signal::Signal;
+use crate::runtime::slot::{self, Control, SlotSpec, Tell};
+use crate::runtime::slot_snapshot::SnapshotHome;
+use crate::store::ObjectStore;
+use millrace_protocol::ids::{Attempt, JobUid, Slot};
+use millrace_protocol::objects::Home;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+
+/// Counters by node and subtask.
+pub type Registry = HashMap<(NodeId, u16), Arc<NodeMetrics>>;
+
+struct RunningSlot {
+    control: Sender<Control>,
+    signal: Arc<Signal>,
+    thread: JoinHandle<()>,
+}
+
+/// The slots of an attempt.
+pub struct Deployment {
+    /// Which attempt.
+    pub attempt: Attempt,
+    /// Counters.
+    pub metrics: Registry,
+    slots: Vec<RunningSlot>,
+    cancel: Arc<AtomicBool>,
+    pool: Arc<Pool>,
+}
+
+/// What a deployment is made of.
+pub struct DeploySpec<'a> {
+    /// The graph.
+    pub graph: &'a Arc<Graph>,
+    /// How the job is run.
+    pub options: &'a JobOptions,
+    /// The job.
+    pub job: JobUid,
+    /// The attempt.
+    pub attempt: Attempt,
+    /// What it starts from, and the store that holds its files.
+    pub base: Option<(Base, Arc<dyn ObjectStore>)>,
+    /// The job's store.
+    pub store: &'a Arc<dyn ObjectStore>,
+    /// For work that does not belong to an attempt.
+    pub pool: &'a Arc<Pool>,
+}
+
+/// Number of slots of a job: the highest parallelism of its nodes.
+pub fn slots(graph: &Graph, default: u16) -> u16 {
+    graph.parallelisms(default).into_iter().max().unwrap_or(1)
+}
+
+impl Deployment {
+    /// Starts all slots. `reports` gets what they say.
+    pub fn start(
+        spec: DeploySpec<'_>,
+        reports: &Tell,
+    ) -> Res<Self> {
+        let graph = spec.graph;
+        let parallelisms = graph.parallelisms(spec.options.parallelism);
+        let count = slots(graph, spec.options.parallelism);
+        let tasks_of = |slot: u16| -> Vec<NodeId> {
+            let nodes = graph.nodes().iter().map(|n| n.id);
+            nodes.filter(|n| graph.is_task(*n) && slot < parallelisms[n.0 as usize]).collect()
+        };
+        let layouts: Vec<Vec<NodeId>> = (0..count).map(tasks_of).collect();
+        let signals: Vec<Arc<Signal>> =
+            layouts.iter().map(|l| Arc::new(Signal::new(l.len()))).collect();
+        let waker = |node: NodeId, subtask: u16| TaskWaker {
+            signal: Arc::clone(&signals[usize::from(subtask)]),
+            task: layouts[usize::from(subtask)].iter().position(|n| *n == node).unwrap_or(0),
+        };
+        let mut channels = HashMap::new();
+        for edge in graph.edges() {
+            let (ups, downs) =
+                (parallelisms[edge.from.0 as usize], parallelisms[edge.to.0 as usize]);
+            for up in 0..ups {
+                for down in 0..downs {
+                    if joined(edge.partitioning, up, ups, down, downs) {
+                        let channel = Channel::new(waker(edge.from, up), waker(edge.to, down));
+                        channels.insert((edge.id, up, down), Arc::new(channel));
+                    }
+                }
+            }
+        }
+        let mut metrics = Registry::new();
+        for node in graph.nodes() {
+            for subtask in 0..parallelisms[node.id.0 as usize] {
+                metrics.insert((node.id, subtask), Arc::default());
+            }
+        }
+        let restored = spec.base.map(|(base, store)| FromManifest::new(&base, store));
+        let max = spec.options.max_parallelism;
+        let owned = |slot: u16| {
+            let nodes = layouts[usize::from(slot)].iter();
+            nodes.map(move |n| (*n, max.range(slot, graph.parallelisms(spec.options.parallelism)[n.0 as usize])))
+        };
+        let mut bases = Vec::new();
+        for slot in 0..count {
+            let by_uid: Vec<_> =
+                owned(slot).map(|(n, range)| (graph.node(n).uid.clone(), range)).collect();
+            bases.push(restored.as_ref().and_then(|r| r.files_of(&by_uid)));
+        }
+        let restore: Box<dyn Restore> = match restored {
+            Some(restored) => Box::new(restored),
+            None => Box::new(Fresh),
+        };
+        let home = Home::new(&spec.job)?;
+        let attempt = Arc::new(AttemptCx {
+            job: spec.job,
+            attempt: spec.attempt,
+            max_parallelism: max,
+            parallelisms: parallelisms.clone(),
+            pool: Arc::clone(spec.pool),
+            dead_letters: Arc::clone(&spec.options.dead_letters),
+            channels,
+            metrics: metrics.clone(),
+            restore,
+        });
+        let pool = Arc::new(Pool::new(64));
+        let cancel = Arc::new(AtomicBool::new(false));
+        let mut running = Vec::new();
+        for (slot, base) in (0..count).zip(bases) {
+            let (control, controls) = channel();
+            let to = SnapshotHome {
+                slot: Slot(slot),
+                attempt: spec.attempt,
+                max,
+                home: home.clone(),
+                store: Arc::clone(spec.store),
+                pool: Arc::clone(&pool),
+                reports: Arc::clone(reports),
+            };
+            let groups = owned(slot).map(|(_, range)| range).collect();
+            let slot_spec = SlotSpec {
+                slot: Slot(slot),
+                graph: Arc::clone(graph),
+                attempt: Arc::clone(&attempt),
+                nodes: layouts[usize::from(slot)].clone(),
+                signal: Arc::clone(&signals[usize::from(slot)]),
+                control: controls,
+                reports: Arc::clone(reports),
+                cancel: Arc::clone(&cancel),
+                snapshots: to,
+                groups,
+                base,
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("millrace-slot-{slot}"))
+                .spawn(move || slot::run(slot_spec))
+                .map_err(slot::start_failure)?;
+            let signal = Arc::clone(&signals[usize::from(slot)]);
+            running.push(RunningSlot { control, signal, thread });
+        }
+        Ok(Self { attempt: spec.attempt, metrics, slots: running, cancel, pool })
+    }
+
+    /// Number of slots.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Tells all slots.
+    pub fn tell(&self, control: &Control) {
+        for slot in &self.slots {
+            // A slot that has failed no longer listens; its failure is on its way.
+            let _ = slot.control.send(control.clone());
+            slot.signal.wake(0);
+        }
+    }
+
+    /// Stops all slots and waits for them and for their side jobs.
+    pub fn stop(self) {
+        self.cancel.store(true, Ordering::SeqCst);
+        self.slots.iter().for_each(|s| s.signal.wake(0));
+        for slot in self.slots {
+            // A panic in it was caught and reported.
+            let _ = slot.thread.join();
+        }
+        self.pool.wait_quiet();
+    }
+}

@@ -1,0 +1,157 @@
+//! What subtasks find of their state: a checkpoint's manifest and files.
+
+use crate::coordinator::{Base, FilesIn};
+use crate::data::{Fail, Res, TS_MIN, Ts};
+use crate::graph::Restore;
+use crate::state::StateTable;
+use crate::state::reader::RangeRead;
+use crate::state::restore::{Restore as Files, RestoreFile};
+use crate::store::ObjectStore;
+use millrace_protocol::ids::{CheckpointId, Uid};
+use millrace_protocol::keygroup::KeyGroupRange;
+use millrace_protocol::manifest::{FileRef, Manifest, Redistribution, Section};
+use millrace_protocol::objects::ObjectKey;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A checkpoint to restore from.
+pub struct FromManifest {
+    manifest: Arc<Manifest>,
+    store: Arc<dyn ObjectStore>,
+    /// Whether the first snapshot may build on it.
+    base: Option<CheckpointId>,
+}
+
+impl FromManifest {
+    /// `base`'s files lie in `store` (a savepoint's in its target's).
+    pub fn new(base: &Base, store: Arc<dyn ObjectStore>) -> Self {
+        let checkpoint = base.manifest.checkpoint;
+        let base_id = matches!(base.files, FilesIn::Home).then_some(checkpoint);
+        Self { manifest: Arc::clone(&base.manifest), store, base: base_id }
+    }
+
+    /// The files that make up what a slot owns: `owned` as (operator, key groups).
+    pub fn files_of(&self, owned: &[(Uid, KeyGroupRange)]) -> Option<(CheckpointId, Vec<FileRef>)> {
+        let mut files = Vec::new();
+        for file in &self.manifest.files {
+            let mut clipped = file.clone();
+            clipped.sections = file
+                .sections
+                .iter()
+                .filter_map(|s| {
+                    let (_, range) = owned.iter().find(|(uid, _)| *uid == s.operator)?;
+                    let groups = s.groups.intersect(*range);
+                    let operator = s.operator.clone();
+                    (!groups.is_empty()).then_some(Section { operator, groups })
+                })
+                .collect();
+            if !clipped.sections.is_empty() {
+                files.push(clipped);
+            }
+        }
+        self.base.map(|base| (base, files))
+    }
+}
+
+/// Reads ranges of an object.
+struct ObjectRange {
+    store: Arc<dyn ObjectStore>,
+    key: ObjectKey,
+    len: u64,
+}
+
+impl RangeRead for ObjectRange {
+    fn len(&self) -> Res<u64> {
+        match self.store.size(&self.key)? {
+            Some(len) if len == self.len => Ok(len),
+            Some(len) => Err(Fail::from(format!(
+                "it is {len} bytes long instead of the {} that the checkpoint names: it was \
+                 truncated or replaced; restore from an older checkpoint or a savepoint",
+                self.len
+            ))),
+            None => Err(Fail::from(
+                "the checkpoint names it, but it is not there: restore from an older \
+                 checkpoint or a savepoint",
+            )),
+        }
+    }
+
+    fn read(&self, range: Range<u64>) -> Res<Vec<u8>> {
+        let len = usize::try_from(range.end - range.start)?;
+        Ok(self.store.get_range(&self.key, range.start, len)?)
+    }
+}
+
+impl Restore for FromManifest {
+    fn is_fresh(&self) -> bool {
+        false
+    }
+
+    fn list(&self, uid: &Uid, state: &str, subtask: u16, parallelism: u16) -> Res<Vec<Vec<u8>>> {
+        let operator = self.manifest.operator(uid);
+        let Some(list) = operator.and_then(|o| o.lists.iter().find(|l| l.name == state)) else {
+            return Ok(Vec::new());
+        };
+        let all = || list.parts.iter().flat_map(|p| p.items.iter().cloned());
+        Ok(match list.redistribution {
+            Redistribution::Union => all().collect(),
+            Redistribution::Even => all()
+                .enumerate()
+                .filter(|(i, _)| i % usize::from(parallelism.max(1)) == usize::from(subtask))
+                .map(|(_, item)| item)
+                .collect(),
+            Redistribution::PerSubtask => list
+                .parts
+                .iter()
+                .filter(|p| p.subtask.0 % parallelism.max(1) == subtask)
+                .flat_map(|p| p.items.iter().cloned())
+                .collect(),
+        })
+    }
+
+    fn watermark(&self, uid: &Uid, range: KeyGroupRange) -> Ts {
+        let Some(operator) = self.manifest.operator(uid) else { return TS_MIN };
+        operator
+            .watermarks
+            .iter()
+            .filter(|w| range.is_empty() || !w.groups.intersect(range).is_empty())
+            .map(|w| w.watermark)
+            .min()
+            .unwrap_or(TS_MIN)
+    }
+
+    fn table(
+        &self,
+        uid: &Uid,
+        state: &str,
+        range: KeyGroupRange,
+        table: &mut dyn StateTable,
+    ) -> Res {
+        let mut files: Vec<(&FileRef, KeyGroupRange)> = Vec::new();
+        for file in &self.manifest.files {
+            for section in file.sections.iter().filter(|s| s.operator == *uid) {
+                let groups = section.groups.intersect(range);
+                if !groups.is_empty() {
+                    files.push((file, groups));
+                }
+            }
+        }
+        files.sort_by_key(|(f, _)| f.order);
+        let files = files
+            .into_iter()
+            .map(|(file, groups)| RestoreFile {
+                name: file.key.as_str().to_owned(),
+                groups,
+                data: Box::new(ObjectRange {
+                    store: Arc::clone(&self.store),
+                    key: file.key.clone(),
+                    len: file.len,
+                }),
+            })
+            .collect();
+        let files = Files::open(files, self.manifest.max_parallelism)?;
+        files.load(uid, state, range, table)?;
+        table.restored(self.base);
+        Ok(())
+    }
+}

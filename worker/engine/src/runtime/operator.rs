@@ -1,0 +1,181 @@
+//! What an operator behind an exchange implements, and how batches are driven through it.
+
+use crate::data::{AnyBatch, Fail, Res, Rows, Ts};
+use crate::runtime::emit::Emitter;
+use crate::runtime::gate::Marks;
+use crate::runtime::side::Sides;
+use crate::runtime::snapshot::{Barrier, SnapshotParts};
+use crate::state::StateTable;
+
+/// Whether a call came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Flow {
+    /// All done.
+    Done,
+    /// The output is full: call again, with the same argument, when it is not.
+    Blocked,
+}
+
+/// Rows of a batch up to the next watermark, to be taken one by one.
+pub struct Cursor<'a, 'b, T> {
+    ts: std::slice::Iter<'a, Ts>,
+    hash: std::slice::Iter<'a, u64>,
+    values: &'a mut std::vec::Drain<'b, T>,
+}
+
+impl<T> Cursor<'_, '_, T> {
+    /// Number of rows left.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.ts.len()
+    }
+
+    /// Whether no row is left.
+    pub fn is_empty(&self) -> bool {
+        self.ts.len() == 0
+    }
+}
+
+/// Yields (timestamp, key hash or 0, row).
+impl<T> Iterator for Cursor<'_, '_, T> {
+    type Item = (Ts, u64, T);
+
+    #[inline]
+    fn next(&mut self) -> Option<(Ts, u64, T)> {
+        let ts = *self.ts.next()?;
+        let hash = self.hash.next().copied().unwrap_or(0);
+        Some((ts, hash, self.values.next()?))
+    }
+}
+
+/// An operator with one or more inputs of known types.
+///
+/// Calls that emit are resumable: an operator looks at [`Emitter::blocked`] after each
+/// row, timer or firing, and returns when it is.
+pub trait Operator: 'static {
+    /// What it emits.
+    type Out: Send + 'static;
+
+    /// How to find the marks of each input's batches; its length is the number of inputs.
+    fn inputs() -> Vec<Marks>
+    where
+        Self: Sized;
+
+    /// Takes a batch of an input: see [`drive`].
+    fn batch(
+        &mut self,
+        input: usize,
+        batch: &mut dyn AnyBatch,
+        out: &mut Emitter<Self::Out>,
+    ) -> Res<Flow>;
+
+    /// The watermark advanced: fires what is due, then passes it on.
+    fn watermark(&mut self, watermark: Ts, out: &mut Emitter<Self::Out>) -> Res<Flow> {
+        out.mark(watermark)?;
+        Ok(Flow::Done)
+    }
+
+    /// Processing time reached what [`Operator::next_processing_time`] said.
+    fn processing_time(&mut self, _now: Ts, _out: &mut Emitter<Self::Out>) -> Res<Flow> {
+        Ok(Flow::Done)
+    }
+
+    /// When to call [`Operator::processing_time`], in milliseconds since the epoch.
+    fn next_processing_time(&self) -> Option<Ts> {
+        None
+    }
+
+    /// The clock, told before other calls; only operators that use processing time look at it.
+    fn set_now(&mut self, _now: Ts) {}
+
+    /// A barrier: puts small state into `parts`. The slot sees to the tables.
+    fn barrier(&mut self, _barrier: &Barrier, _parts: &mut SnapshotParts) -> Res {
+        Ok(())
+    }
+
+    /// The keyed tables with their state's name, always in the same order.
+    fn tables(&mut self) -> Vec<(&'static str, &mut dyn StateTable)> {
+        Vec::new()
+    }
+
+    /// Tables are loaded (or empty, at a fresh start), and event time had come to
+    /// `watermark`. What is derived from them (timers) is rebuilt here.
+    fn restored(&mut self, _watermark: Ts) -> Res {
+        Ok(())
+    }
+
+    /// An input has ended.
+    fn input_ended(&mut self, _input: usize, _out: &mut Emitter<Self::Out>) -> Res<Flow> {
+        Ok(Flow::Done)
+    }
+
+    /// All inputs have ended; what is still held is emitted.
+    fn end(&mut self, _out: &mut Emitter<Self::Out>) -> Res<Flow> {
+        Ok(Flow::Done)
+    }
+
+    /// Side outputs' turn to hand on what waits; see [`crate::runtime::emit::Stage`].
+    fn sides(&mut self) -> Option<&mut Sides> {
+        None
+    }
+}
+
+/// Drives a batch through `rows` (called for the rows between two watermarks) and
+/// `mark`. What is left when the output is full stays in `batch`.
+pub fn drive<T: Send + 'static, O: ?Sized, Out>(
+    operator: &mut O,
+    batch: &mut dyn AnyBatch,
+    out: &mut Emitter<Out>,
+    mut rows: impl FnMut(&mut O, &mut Cursor<'_, '_, T>, &mut Emitter<Out>) -> Res,
+    mut mark: impl FnMut(&mut O, Ts, &mut Emitter<Out>) -> Res<Flow>,
+) -> Res<Flow> {
+    let Some(batch) = batch.as_any_mut().downcast_mut::<Rows<T>>() else {
+        return Err(Fail::from(format!(
+            "a batch of another type than {} arrived",
+            std::any::type_name::<T>()
+        )));
+    };
+    let total = batch.values.len();
+    let (mut at, mut marks_done) = (0, 0);
+    let mut values = batch.values.drain(..);
+    let mut flow = Flow::Done;
+    loop {
+        let stop = batch.marks.get(marks_done).map_or(total, |m| (m.0 as usize).min(total));
+        if at < stop {
+            let hash = if batch.hash.is_empty() { &[] } else { &batch.hash[at..stop] };
+            let mut cursor =
+                Cursor { ts: batch.ts[at..stop].iter(), hash: hash.iter(), values: &mut values };
+            rows(operator, &mut cursor, out)?;
+            at = stop - cursor.len();
+            if at < stop {
+                flow = Flow::Blocked;
+                break;
+            }
+        }
+        match batch.marks.get(marks_done) {
+            Some(m) => {
+                if mark(operator, m.1, out)? == Flow::Blocked {
+                    flow = Flow::Blocked;
+                    break;
+                }
+            }
+            None => break,
+        }
+        marks_done += 1;
+    }
+    if flow == Flow::Done {
+        drop(values);
+        batch.clear();
+    } else {
+        let rest: Vec<T> = values.collect();
+        batch.values = rest;
+        batch.forget_front(at, marks_done);
+    }
+    Ok(flow)
+}
+
+/// Finds the marks of a batch of `T`.
+pub fn marks_of<T: Send + 'static>(batch: &mut dyn AnyBatch) -> Option<&mut Vec<(u32, Ts)>> {
+    batch.as_any_mut().downcast_mut::<Rows<T>>().map(|rows| &mut rows.marks)
+}

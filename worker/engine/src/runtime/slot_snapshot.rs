@@ -1,0 +1,445 @@
+//! A slot's part of checkpoints: one file of changed entries, list states, and what
+//! sinks prepared.
+//!
+//! Tables are frozen as their tasks pass the barrier, and drained in bounded turns
+//! between rounds. Blocks go to a side job, which writes the file, then runs the sinks'
+//! sealing work, and acknowledges. Side jobs of a slot follow one another, so that
+//! answers come in the order of checkpoints.
+
+use crate::coordinator::{Event, Failure, PreparedCommit, SlotSnapshot, SnapshotStats, SubtaskState};
+use crate::data::{Fail, Res, TS_MIN};
+use crate::runtime::pool::Pool;
+use crate::runtime::slot::{Report, Tell};
+use crate::runtime::snapshot::{Barrier, PrepareJob, SnapshotParts};
+use crate::runtime::task::Task;
+use crate::state::delta::{DeltaWriter, Written};
+use crate::state::fold::Folding;
+use crate::state::SnapshotSpec;
+use crate::store::{ObjectStore, StoreError};
+use millrace_protocol::ids::{Attempt, CheckpointId, Slot, Subtask, Uid};
+use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
+use millrace_protocol::manifest::{
+    FileOrder, FileRef, ListPart, ListState, Section, ShapeBytes, When,
+};
+use millrace_protocol::objects::{Home, ObjectKey};
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::Arc;
+
+/// Entries looked at in one turn: about half a millisecond.
+const TURN_ENTRIES: usize = 4096;
+
+/// Where a slot's snapshots go.
+pub struct SnapshotHome {
+    /// The slot.
+    pub slot: Slot,
+    /// The attempt.
+    pub attempt: Attempt,
+    /// Number of key groups.
+    pub max: MaxParallelism,
+    /// Names of objects.
+    pub home: Home,
+    /// The job's store.
+    pub store: Arc<dyn ObjectStore>,
+    /// For the side jobs.
+    pub pool: Arc<Pool>,
+    /// Where acknowledgements go.
+    pub reports: Tell,
+}
+
+struct Draining {
+    barrier: Barrier,
+    passed: Vec<bool>,
+    drained: Vec<bool>,
+    /// Key groups written whole, by task.
+    folds: Vec<KeyGroupRange>,
+    /// The table that is being written: (task, table), its section open.
+    open: Option<(usize, usize)>,
+    writer: DeltaWriter,
+    key: ObjectKey,
+    finish: Sender<Seal>,
+}
+
+/// What the side job needs once all is drained.
+struct Seal {
+    written: Written,
+    files: Vec<FileRef>,
+    own: Option<FileRef>,
+    operators: Vec<SubtaskState>,
+    prepare: Vec<(Uid, PrepareJob)>,
+}
+
+/// See the module.
+pub struct SlotSnapshots {
+    to: SnapshotHome,
+    /// Key groups of each task.
+    groups: Vec<KeyGroupRange>,
+    parts: Vec<SnapshotParts>,
+    current: Option<Draining>,
+    foldings: BTreeMap<usize, Folding>,
+    /// The slot's files as of checkpoints that may be a base.
+    files: BTreeMap<CheckpointId, Vec<FileRef>>,
+    newest: Option<CheckpointId>,
+    previous: Option<Receiver<()>>,
+    last_written: u64,
+}
+
+impl SlotSnapshots {
+    /// For a slot whose tasks own `groups`; `base`: the checkpoint it was restored from,
+    /// with the files that make up the slot's state.
+    pub fn new(
+        to: SnapshotHome,
+        groups: Vec<KeyGroupRange>,
+        base: Option<(CheckpointId, Vec<FileRef>)>,
+    ) -> Self {
+        Self {
+            to,
+            parts: groups.iter().map(|_| SnapshotParts::default()).collect(),
+            groups,
+            current: None,
+            foldings: BTreeMap::new(),
+            files: base.into_iter().collect(),
+            newest: None,
+            previous: None,
+            last_written: 0,
+        }
+    }
+
+    /// Where a task puts its contributions.
+    pub fn parts(&mut self, task: usize) -> &mut SnapshotParts {
+        &mut self.parts[task]
+    }
+
+    /// A task passed a barrier: its tables are frozen now.
+    pub fn passed(&mut self, index: usize, barrier: &Barrier, task: &mut dyn Task) -> Res {
+        let known = self.newest.is_some_and(|n| n >= barrier.checkpoint);
+        if self.current.as_ref().is_none_or(|c| c.barrier.checkpoint != barrier.checkpoint) {
+            if known {
+                // A barrier of a checkpoint given up meanwhile: what sinks prepared stays
+                // in their parts for the next one; the rest is stale.
+                return Ok(());
+            }
+            self.begin(barrier)?;
+        }
+        let Some(current) = &mut self.current else { return Ok(()) };
+        current.passed[index] = true;
+        let tables = task.tables();
+        if tables.is_empty() {
+            current.drained[index] = true;
+            return Ok(());
+        }
+        let live: u64 = tables.iter().map(|(_, t)| t.sizes().memory).sum();
+        drop(tables);
+        let range = self.groups[index];
+        let fold = if barrier.base.is_none() {
+            range
+        } else {
+            let folding = self.foldings.entry(index).or_insert_with(|| Folding::new(range));
+            folding.turn(self.last_written, live)
+        };
+        current.folds[index] = fold;
+        let spec = SnapshotSpec { checkpoint: barrier.checkpoint, base: barrier.base, fold };
+        for (_, table) in task.tables() {
+            table.begin(&spec)?;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, barrier: &Barrier) -> Res {
+        self.current = None;
+        self.newest = Some(barrier.checkpoint);
+        let tasks = self.parts.len();
+        let key = self.to.home.state_file(self.to.attempt, barrier.checkpoint, self.to.slot, 0);
+        let (blocks, to_write) = channel();
+        let (finish, to_seal) = channel();
+        let writer = DeltaWriter::new(
+            self.to.max,
+            Box::new(move |block| {
+                blocks.send(block).map_err(|_| Fail::from("the snapshot's writer is gone"))
+            }),
+        );
+        self.start_side_job(barrier, key.clone(), to_write, to_seal);
+        self.current = Some(Draining {
+            barrier: barrier.clone(),
+            passed: vec![false; tasks],
+            drained: vec![false; tasks],
+            folds: vec![KeyGroupRange { start: 0, end: 0 }; tasks],
+            open: None,
+            writer,
+            key,
+            finish,
+        });
+        Ok(())
+    }
+
+    /// Drains for a bounded time; true if there is more to do at once.
+    pub fn turn(&mut self, tasks: &mut [Box<dyn Task>]) -> Res<bool> {
+        let Some(current) = &mut self.current else { return Ok(false) };
+        let (index, table_index) = match current.open {
+            Some(open) => open,
+            None => {
+                let ready = |i: &usize| current.passed[*i] && !current.drained[*i];
+                match (0..tasks.len()).find(ready) {
+                    Some(task) => (task, 0),
+                    None => {
+                        if current.drained.iter().all(|d| *d) {
+                            self.seal(tasks)?;
+                            return Ok(true);
+                        }
+                        return Ok(false);
+                    }
+                }
+            }
+        };
+        let task = &mut tasks[index];
+        let uid = task.uid().clone();
+        let mut tables = task.tables();
+        let count = tables.len();
+        let Some((state, table)) = tables.get_mut(table_index) else {
+            current.drained[index] = true;
+            current.open = None;
+            return Ok(true);
+        };
+        if current.open.is_none() || current.open != Some((index, table_index)) {
+            current.writer.section(&uid, state, &table.schema()?)?;
+        }
+        current.open = Some((index, table_index));
+        if table.drain(&mut current.writer, TURN_ENTRIES)? {
+            if table_index + 1 < count {
+                let (state, table) = &mut tables[table_index + 1];
+                current.writer.section(&uid, state, &table.schema()?)?;
+                current.open = Some((index, table_index + 1));
+            } else {
+                current.open = None;
+                current.drained[index] = true;
+            }
+        }
+        Ok(true)
+    }
+
+    /// All tasks have passed and all tables are drained.
+    fn seal(&mut self, tasks: &mut [Box<dyn Task>]) -> Res {
+        let Some(current) = self.current.take() else { return Ok(()) };
+        let checkpoint = current.barrier.checkpoint;
+        let written = current.writer.finish()?;
+        self.last_written = written.bytes;
+        let mut files = match current.barrier.base {
+            Some(base) => self.files.get(&base).cloned().unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let mut sections = Vec::new();
+        for (index, task) in tasks.iter_mut().enumerate() {
+            if task.tables().is_empty() {
+                continue;
+            }
+            let uid = task.uid().clone();
+            clip(&mut files, &uid, current.folds[index]);
+            sections.push(Section { operator: uid, groups: self.groups[index] });
+        }
+        let mut own = None;
+        if written.entries + written.dead > 0 {
+            let file = FileRef {
+                key: current.key,
+                len: written.bytes,
+                crc32: written.footer_crc32,
+                order: FileOrder { checkpoint, index: u32::from(self.to.slot.0) },
+                sections,
+            };
+            files.push(file.clone());
+            own = Some(file);
+        }
+        self.files.insert(checkpoint, files.clone());
+        let slot = self.to.slot;
+        let mut operators: BTreeMap<Uid, SubtaskState> = BTreeMap::new();
+        let mut prepare = Vec::new();
+        let state = |uid: &Uid| SubtaskState {
+            operator: uid.clone(),
+            subtask: Subtask(slot.0),
+            lists: Vec::new(),
+            watermark: None,
+            ended: false,
+        };
+        for (task, parts) in tasks.iter().zip(&mut self.parts) {
+            let parts = std::mem::take(parts);
+            for list in parts.lists {
+                let operator = operators.entry(list.uid.clone()).or_insert_with(|| state(&list.uid));
+                // A task that passed the barrier of an aborted checkpoint too has put it twice.
+                operator.lists.retain(|l| l.name != list.state);
+                operator.lists.push(ListState {
+                    name: list.state,
+                    shape: list.shape,
+                    redistribution: list.redistribution,
+                    parts: vec![ListPart { subtask: Subtask(slot.0), items: list.items }],
+                });
+            }
+            for (uid, watermark) in parts.watermarks {
+                let operator = operators.entry(uid.clone()).or_insert_with(|| state(&uid));
+                operator.watermark = Some(watermark).filter(|w| *w != TS_MIN);
+                operator.ended |= task.ended();
+            }
+            prepare.extend(parts.prepare);
+        }
+        let operators = operators.into_values().collect();
+        // If the side job is gone, its drop has been reported already.
+        let _ = current.finish.send(Seal { written, files, own, operators, prepare });
+        Ok(())
+    }
+
+    fn start_side_job(
+        &mut self,
+        barrier: &Barrier,
+        key: ObjectKey,
+        blocks: Receiver<Vec<u8>>,
+        seal: Receiver<Seal>,
+    ) {
+        let (done, next_previous) = channel::<()>();
+        let previous = self.previous.replace(next_previous);
+        let (store, reports) = (Arc::clone(&self.to.store), Arc::clone(&self.to.reports));
+        let (slot, attempt, checkpoint) = (self.to.slot, self.to.attempt, barrier.checkpoint);
+        self.to.pool.spawn("snapshot", move || {
+            let written = write_file(store.as_ref(), &key, &blocks);
+            if let Some(previous) = previous {
+                // Ends when the job before is done, and with it its sender dropped.
+                let _ = previous.recv();
+            }
+            if let Ok(seal) = seal.recv() {
+                let event = answer(slot, attempt, checkpoint, written, seal);
+                reports(Report::Event(event));
+            }
+            drop(done);
+        });
+    }
+
+    /// A checkpoint is complete.
+    pub fn completed(&mut self, checkpoint: CheckpointId, tasks: &mut [Box<dyn Task>]) {
+        self.files.retain(|c, _| *c >= checkpoint);
+        for task in tasks {
+            for (_, table) in task.tables() {
+                table.completed(checkpoint);
+            }
+        }
+    }
+
+    /// A checkpoint was given up. What sinks prepared stays for the next one.
+    pub fn aborted(&mut self, checkpoint: CheckpointId, tasks: &mut [Box<dyn Task>]) {
+        if self.current.as_ref().is_some_and(|c| c.barrier.checkpoint == checkpoint) {
+            self.current = None;
+        }
+        self.newest = self.newest.max(Some(checkpoint));
+        for task in tasks {
+            for (_, table) in task.tables() {
+                table.aborted(checkpoint);
+            }
+        }
+    }
+}
+
+/// Takes `fold` out of what older files count for.
+fn clip(files: &mut Vec<FileRef>, operator: &Uid, fold: KeyGroupRange) {
+    if fold.is_empty() {
+        return;
+    }
+    for file in files.iter_mut() {
+        let mut kept = Vec::with_capacity(file.sections.len());
+        for section in file.sections.drain(..) {
+            if section.operator != *operator || section.groups.intersect(fold).is_empty() {
+                kept.push(section);
+                continue;
+            }
+            let (start, end) = (section.groups.start, section.groups.end);
+            for groups in [
+                KeyGroupRange { start, end: fold.start.min(end) },
+                KeyGroupRange { start: fold.end.max(start), end },
+            ] {
+                if !groups.is_empty() {
+                    kept.push(Section { operator: section.operator.clone(), groups });
+                }
+            }
+        }
+        file.sections = kept;
+    }
+    files.retain(|f| !f.sections.is_empty());
+}
+
+/// Writes the blocks as they come; nothing is left behind if the snapshot was given up.
+fn write_file(
+    store: &dyn ObjectStore,
+    key: &ObjectKey,
+    blocks: &Receiver<Vec<u8>>,
+) -> Result<Option<Box<dyn crate::store::ObjectWriter>>, StoreError> {
+    let mut writer = None;
+    for block in blocks {
+        if block.is_empty() {
+            continue;
+        }
+        let open = match &mut writer {
+            Some(open) => open,
+            None => writer.insert(store.create(key)?),
+        };
+        open.write(&block)?;
+    }
+    Ok(writer)
+}
+
+fn answer(
+    slot: Slot,
+    attempt: Attempt,
+    checkpoint: CheckpointId,
+    written: Result<Option<Box<dyn crate::store::ObjectWriter>>, StoreError>,
+    seal: Seal,
+) -> Event {
+    let mut prepared = Vec::new();
+    for (sink, job) in seal.prepare {
+        let bytes = match job() {
+            Ok(bytes) => bytes,
+            Err(cause) => {
+                let failure = Failure {
+                    operator: Some(sink.0),
+                    subtask: Some(Subtask(slot.0)),
+                    cause: format!("could not seal its output: {cause}"),
+                };
+                return Event::TaskFailed { attempt, failure };
+            }
+        };
+        for (list, when) in [(bytes.commit, When::Ready), (bytes.open, When::OnRestore)] {
+            for payload in list {
+                prepared.push(PreparedCommit {
+                    sink: sink.clone(),
+                    subtask: Subtask(slot.0),
+                    connector: String::new(),
+                    options: Vec::new(),
+                    when,
+                    payload,
+                    shape: ShapeBytes::default(),
+                });
+            }
+        }
+    }
+    let stored = written.and_then(|writer| match (writer, &seal.own) {
+        (Some(writer), Some(_)) => writer.finish().map(|_| ()),
+        (Some(writer), None) => {
+            writer.abort();
+            Ok(())
+        }
+        (None, _) => Ok(()),
+    });
+    match stored {
+        Ok(()) => Event::Acknowledge {
+            attempt,
+            checkpoint,
+            snapshot: SlotSnapshot {
+                slot,
+                files: seal.files,
+                operators: seal.operators,
+                prepared,
+                stats: SnapshotStats {
+                    bytes: seal.own.map_or(0, |f| f.len),
+                    entries: seal.written.entries,
+                },
+            },
+        },
+        Err(error) => {
+            Event::Declined { attempt, checkpoint, slot, reason: error.to_string(), prepared }
+        }
+    }
+}

@@ -1,0 +1,607 @@
+//! A source's two tasks: the enumerator, which finds splits, and the readers.
+//!
+//! The enumerator is a task of parallelism 1 whose splits travel to the readers on
+//! channels, as rows do. So barriers tell exactly which splits a checkpoint's
+//! readers had, and no assignment is lost or doubled. A checkpoint's barrier is
+//! injected at the enumerator and reaches the readers behind the splits.
+
+use crate::connector::{Lane, Next, Reader, Source, SourceOut, Split};
+use crate::coordinator::{BarrierKind, StopMode};
+use crate::data::{AnyBatch, Fail, Res, Rows, TS_MAX, TS_MIN, Ts};
+use crate::runtime::BATCH_ROWS;
+use crate::runtime::channel::{Channel, Element, TaskWaker};
+use crate::runtime::emit::Fanout;
+use crate::runtime::gate::{Event, Gate};
+use crate::runtime::metrics::NodeMetrics;
+use crate::runtime::pool::Pool;
+use crate::runtime::snapshot::{Barrier, ListBlob, SnapshotParts};
+use crate::runtime::task::{Progress, Task, Turn};
+use crate::state::StateTable;
+use crate::time::{LaneClock, Watermarks};
+use millrace_protocol::ids::Uid;
+use millrace_protocol::manifest::{Redistribution, ShapeBytes};
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// State name of the splits that the enumerator has handed out.
+pub const KNOWN: &str = "known";
+/// State name of the note that discovery is finished.
+pub const COMPLETE: &str = "complete";
+/// State name of the readers' positions.
+pub const POSITIONS: &str = "positions";
+
+/// What the enumerator restores: the splits handed out, and whether there are no more.
+pub type Known<S> = (Vec<S>, bool);
+
+/// Finds splits and deals them out.
+pub struct EnumeratorTask<S: Source> {
+    name: String,
+    uid: Uid,
+    source: Option<S>,
+    every: Option<Duration>,
+    known: Vec<S::Split>,
+    /// Discovery is finished for good.
+    complete: bool,
+    running: Option<Receiver<(S, Res<Vec<S::Split>>)>>,
+    next_at: Option<Instant>,
+    readers: Vec<Arc<Channel>>,
+    next_reader: usize,
+    barrier: Option<Barrier>,
+    told_end: bool,
+    pool: Arc<Pool>,
+    waker: TaskWaker,
+    metrics: Arc<NodeMetrics>,
+}
+
+/// What an enumerator task is made of.
+pub struct EnumeratorParts<S: Source> {
+    /// For messages.
+    pub name: String,
+    /// The source's uid.
+    pub uid: Uid,
+    /// The source.
+    pub source: S,
+    /// What a checkpoint held, if restored.
+    pub restored: Option<Known<S::Split>>,
+    /// To the readers.
+    pub readers: Vec<Arc<Channel>>,
+    /// For discovery.
+    pub pool: Arc<Pool>,
+    /// Wakes this task.
+    pub waker: TaskWaker,
+    /// Counters.
+    pub metrics: Arc<NodeMetrics>,
+}
+
+impl<S: Source> EnumeratorTask<S> {
+    /// Puts the pieces together.
+    pub fn new(parts: EnumeratorParts<S>) -> Self {
+        let every = parts.source.discover_every();
+        let (known, complete) = parts.restored.unwrap_or_default();
+        Self {
+            name: parts.name,
+            uid: parts.uid,
+            source: Some(parts.source),
+            every,
+            // A finished discovery stays finished, unless the source now keeps looking.
+            complete: complete && every.is_none(),
+            next_reader: known.len(),
+            known,
+            running: None,
+            next_at: None,
+            readers: parts.readers,
+            barrier: None,
+            told_end: false,
+            pool: parts.pool,
+            waker: parts.waker,
+            metrics: parts.metrics,
+        }
+    }
+
+    fn start_discovery(&mut self) {
+        let Some(mut source) = self.source.take() else { return };
+        let (sender, receiver) = channel();
+        let (known, waker) = (self.known.clone(), self.waker.clone());
+        self.running = Some(receiver);
+        self.pool.spawn("discover", move || {
+            let found = source.discover(&known);
+            let _ = sender.send((source, found));
+            waker.wake();
+        });
+    }
+
+    fn deal_out(&mut self, found: Vec<S::Split>) {
+        let mut shares: Vec<Rows<S::Split>> = self.readers.iter().map(|_| Rows::default()).collect();
+        for split in found {
+            self.known.push(split.clone());
+            let reader = self.next_reader % shares.len().max(1);
+            self.next_reader += 1;
+            shares[reader].push(TS_MIN, split);
+        }
+        for (share, channel) in shares.into_iter().zip(&self.readers) {
+            if !share.is_empty() {
+                self.metrics.rows_out.add(share.len() as u64);
+                // Splits are few: they do not wait for room.
+                channel.force_send(Box::new(share));
+            }
+            channel.send_control(Element::Watermark(TS_MIN));
+        }
+    }
+
+    fn tell_end(&mut self) {
+        if !self.told_end {
+            self.told_end = true;
+            self.readers.iter().for_each(|r| r.send_control(Element::End));
+        }
+    }
+}
+
+impl<S: Source> Task for EnumeratorTask<S> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn uid(&self) -> &Uid {
+        &self.uid
+    }
+
+    fn subtask(&self) -> u16 {
+        0
+    }
+
+    fn run(&mut self, turn: &mut Turn<'_>) -> Res<Progress> {
+        let mut worked = false;
+        if let Some(barrier) = self.barrier.take() {
+            let items = self.known.iter().map(postcard::to_stdvec).collect::<Result<Vec<_>, _>>()?;
+            let flag = postcard::to_stdvec(&self.complete)?;
+            for (state, items) in [(KNOWN, items), (COMPLETE, vec![flag])] {
+                turn.parts.lists.push(ListBlob {
+                    uid: self.uid.clone(),
+                    state: state.to_owned(),
+                    redistribution: Redistribution::Union,
+                    shape: ShapeBytes::default(),
+                    items,
+                });
+            }
+            self.readers.iter().for_each(|r| r.send_control(Element::Barrier(barrier.clone())));
+            *turn.passed = Some(barrier);
+            worked = true;
+        }
+        if self.complete {
+            self.tell_end();
+        } else if let Some(receiver) = &self.running {
+            match receiver.try_recv() {
+                Ok((source, found)) => {
+                    self.source = Some(source);
+                    self.running = None;
+                    self.complete = self.every.is_none();
+                    self.next_at = self.every.map(|e| Instant::now() + e);
+                    let found = found?;
+                    self.deal_out(found);
+                    worked = true;
+                }
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => {
+                    return Err(Fail::from("looking for splits panicked; see the log"));
+                }
+            }
+        } else if self.next_at.is_none_or(|at| at <= Instant::now()) {
+            self.start_discovery();
+            worked = true;
+        }
+        Ok(if worked { Progress::Worked } else { Progress::Idle })
+    }
+
+    fn flush(&mut self) -> Res<bool> {
+        Ok(false)
+    }
+
+    fn next_time(&self) -> Option<Ts> {
+        let at = self.next_at.filter(|_| self.running.is_none())?;
+        Some(in_millis(at))
+    }
+
+    fn tables(&mut self) -> Vec<(&'static str, &mut dyn StateTable)> {
+        Vec::new()
+    }
+
+    fn ended(&self) -> bool {
+        self.told_end
+    }
+
+    fn trigger(&mut self, barrier: Barrier) {
+        self.barrier = Some(barrier);
+    }
+
+    fn metrics(&self) -> &Arc<NodeMetrics> {
+        &self.metrics
+    }
+}
+
+/// Wall-clock milliseconds since the epoch.
+pub fn wall_clock() -> Ts {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| Ts::try_from(d.as_millis()).unwrap_or(Ts::MAX))
+}
+
+fn in_millis(at: Instant) -> Ts {
+    let wait = at.saturating_duration_since(Instant::now());
+    wall_clock() + Ts::try_from(wait.as_millis()).unwrap_or(Ts::MAX / 2) + 1
+}
+
+struct LaneState<T> {
+    clock: Box<dyn LaneClock<T>>,
+    idle: bool,
+    last_row: Instant,
+}
+
+/// Polls a reader, stamps its rows, and merges its splits' watermarks.
+pub struct ReaderTask<S: Source> {
+    name: String,
+    uid: Uid,
+    subtask: u16,
+    reader: S::Reader,
+    watermarks: Watermarks<S::Out>,
+    lanes: BTreeMap<Lane, LaneState<S::Out>>,
+    next_lane: u32,
+    gate: Gate,
+    out: Fanout<S::Out>,
+    rows: Rows<S::Out>,
+    runs: Vec<(Lane, u32)>,
+    finished: Vec<Lane>,
+    watermark: Ts,
+    announced: bool,
+    idle: bool,
+    no_more_splits: bool,
+    heard_enumerator: bool,
+    ended: bool,
+    barrier: Option<Barrier>,
+    /// Behind the last barrier nothing more is read.
+    stopped: bool,
+    wait: Option<Instant>,
+    metrics: Arc<NodeMetrics>,
+}
+
+/// What a reader task is made of.
+pub struct ReaderParts<S: Source> {
+    /// For messages.
+    pub name: String,
+    /// The source's uid.
+    pub uid: Uid,
+    /// Index of the subtask.
+    pub subtask: u16,
+    /// The reader.
+    pub reader: S::Reader,
+    /// Timestamps and watermarks.
+    pub watermarks: Watermarks<S::Out>,
+    /// Splits with their positions and the highest timestamp seen, if restored.
+    pub restored: Vec<(S::Split, Ts)>,
+    /// The watermark that a restored reader had reached.
+    pub watermark: Ts,
+    /// From the enumerator.
+    pub gate: Gate,
+    /// To the consumers.
+    pub out: Fanout<S::Out>,
+    /// Counters.
+    pub metrics: Arc<NodeMetrics>,
+}
+
+impl<S: Source> ReaderTask<S> {
+    /// Puts the pieces together and assigns restored splits.
+    pub fn new(parts: ReaderParts<S>) -> Res<Self> {
+        let mut task = Self {
+            name: parts.name,
+            uid: parts.uid,
+            subtask: parts.subtask,
+            reader: parts.reader,
+            watermarks: parts.watermarks,
+            lanes: BTreeMap::new(),
+            next_lane: 0,
+            gate: parts.gate,
+            out: parts.out,
+            rows: Rows::default(),
+            runs: Vec::new(),
+            finished: Vec::new(),
+            watermark: parts.watermark,
+            announced: false,
+            idle: false,
+            no_more_splits: false,
+            heard_enumerator: false,
+            ended: false,
+            barrier: None,
+            stopped: false,
+            wait: None,
+            metrics: parts.metrics,
+        };
+        for (split, max_ts) in parts.restored {
+            task.assign(split, max_ts)?;
+        }
+        Ok(task)
+    }
+
+    fn assign(&mut self, split: S::Split, max_ts: Ts) -> Res {
+        let lane = Lane(self.next_lane);
+        self.next_lane += 1;
+        let clock = self.watermarks.lane(max_ts);
+        self.lanes.insert(lane, LaneState { clock, idle: false, last_row: Instant::now() });
+        self.wait = None;
+        self.reader.assign(lane, split)
+    }
+
+    /// Takes what the enumerator sent; true if there was anything.
+    fn listen(&mut self) -> Res<bool> {
+        let mut any = false;
+        while self.barrier.is_none()
+            && let Some(event) = self.gate.poll()
+        {
+            any = true;
+            match event {
+                Event::Batch { inlet, mut batch, .. } => {
+                    let splits: Vec<S::Split> =
+                        match batch.as_any_mut().downcast_mut::<Rows<S::Split>>() {
+                            Some(rows) => std::mem::take(&mut rows.values),
+                            None => Vec::new(),
+                        };
+                    for split in splits {
+                        self.assign(split, TS_MIN)?;
+                    }
+                    self.gate.recycle(inlet, batch);
+                }
+                Event::Barrier(barrier) => self.barrier = Some(barrier),
+                Event::Watermark(_) => self.heard_enumerator = true,
+                Event::Ended => {
+                    self.heard_enumerator = true;
+                    self.no_more_splits = true;
+                }
+                Event::Idle(_) | Event::InputEnded(_) => {}
+            }
+        }
+        Ok(any)
+    }
+
+    fn snapshot(&mut self, parts: &mut SnapshotParts) -> Res {
+        let positions = self.reader.positions()?;
+        let mut items = Vec::with_capacity(positions.len());
+        for (lane, split) in positions {
+            let max_ts = self.lanes.get(&lane).map_or(TS_MIN, |l| l.clock.max_ts());
+            items.push(postcard::to_stdvec(&(split, max_ts))?);
+        }
+        parts.lists.push(ListBlob {
+            uid: self.uid.clone(),
+            state: POSITIONS.to_owned(),
+            redistribution: Redistribution::Even,
+            shape: ShapeBytes::default(),
+            items,
+        });
+        parts.watermarks.push((self.uid.clone(), self.watermark));
+        Ok(())
+    }
+
+    /// Stamps the polled rows and puts marks where the merged watermark advances.
+    fn stamp(&mut self) {
+        let native = std::mem::take(&mut self.rows.ts);
+        let mut from = 0usize;
+        let now = Instant::now();
+        for (lane, to) in self.runs.drain(..) {
+            let to = to as usize;
+            let others = self
+                .lanes
+                .iter()
+                .filter(|(id, l)| **id != lane && !l.idle)
+                .map(|(_, l)| l.clock.watermark())
+                .min()
+                .unwrap_or(TS_MAX);
+            let Some(state) = self.lanes.get_mut(&lane) else { continue };
+            state.idle = false;
+            state.last_row = now;
+            let given = if native.is_empty() { &[] } else { &native[from..to] };
+            let marks_from = self.rows.marks.len();
+            state.clock.stamp(&self.rows.values[from..to], given, &mut self.rows.ts, &mut self.rows.marks);
+            let mut merged = self.watermark;
+            let mut kept = marks_from;
+            for i in marks_from..self.rows.marks.len() {
+                let (at, own) = self.rows.marks[i];
+                let candidate = own.min(others);
+                if candidate > merged {
+                    merged = candidate;
+                    self.rows.marks[kept] = (at, candidate);
+                    kept += 1;
+                }
+            }
+            self.rows.marks.truncate(kept);
+            self.watermark = merged;
+            from = to;
+        }
+    }
+
+    fn merge_lanes(&mut self) -> Res {
+        let lowest = self.lanes.values().filter(|l| !l.idle).map(|l| l.clock.watermark()).min();
+        match lowest {
+            Some(w) => {
+                self.set_idle(false)?;
+                if w > self.watermark {
+                    self.watermark = w;
+                    self.out.watermark(w)?;
+                }
+            }
+            None => self.set_idle(true)?,
+        }
+        Ok(())
+    }
+
+    fn set_idle(&mut self, idle: bool) -> Res {
+        if idle != self.idle {
+            self.idle = idle;
+            self.out.idle(idle)?;
+        }
+        Ok(())
+    }
+
+    fn check_idleness(&mut self) -> Res {
+        let Some(after) = self.watermarks.idle_timeout() else { return Ok(()) };
+        let now = Instant::now();
+        let mut changed = false;
+        for lane in self.lanes.values_mut() {
+            if !lane.idle && now.duration_since(lane.last_row) >= after {
+                lane.idle = true;
+                changed = true;
+            }
+        }
+        if changed { self.merge_lanes() } else { Ok(()) }
+    }
+
+    /// The last watermark and the end.
+    fn finish(&mut self) -> Res {
+        self.watermark = TS_MAX;
+        self.out.watermark(TS_MAX)?;
+        self.out.flush(true)?;
+        self.out.end()?;
+        self.ended = true;
+        Ok(())
+    }
+
+    /// One poll of the reader.
+    fn read(&mut self) -> Res<Progress> {
+        let mut out = SourceOut {
+            values: &mut self.rows.values,
+            ts: &mut self.rows.ts,
+            runs: &mut self.runs,
+            finished: &mut self.finished,
+            capacity: BATCH_ROWS,
+        };
+        let next = self.reader.poll(&mut out)?;
+        let got = self.rows.values.len();
+        if got > 0 {
+            self.metrics.rows_in.add(got as u64);
+            if self.idle {
+                self.set_idle(false)?;
+            }
+            self.stamp();
+            self.out.push(&mut self.rows)?;
+        }
+        if !self.finished.is_empty() {
+            for lane in self.finished.drain(..) {
+                self.lanes.remove(&lane);
+            }
+            if !self.lanes.is_empty() {
+                self.merge_lanes()?;
+            }
+        }
+        self.check_idleness()?;
+        Ok(match next {
+            Next::More => Progress::Worked,
+            Next::Wait => {
+                self.wait = self.watermarks.idle_timeout().map(|t| Instant::now() + t);
+                if got > 0 { Progress::Worked } else { Progress::Idle }
+            }
+            Next::Until(at) => {
+                self.wait = Some(at);
+                if got > 0 { Progress::Worked } else { Progress::Idle }
+            }
+        })
+    }
+}
+
+impl<S: Source> Task for ReaderTask<S> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn uid(&self) -> &Uid {
+        &self.uid
+    }
+
+    fn subtask(&self) -> u16 {
+        self.subtask
+    }
+
+    fn run(&mut self, turn: &mut Turn<'_>) -> Res<Progress> {
+        if self.out.blocked() {
+            self.out.flush(false)?;
+        }
+        let mut worked = self.listen()?;
+        if let Some(barrier) = &self.barrier {
+            if barrier.kind == BarrierKind::Stop(StopMode::Drain) && !self.ended {
+                self.finish()?;
+            }
+            self.out.flush(true)?;
+            if self.out.blocked() {
+                return Ok(Progress::Blocked);
+            }
+        }
+        if let Some(barrier) = self.barrier.take() {
+            self.snapshot(turn.parts)?;
+            self.out.barrier(&barrier, turn.parts)?;
+            self.stopped |= barrier.kind.is_last();
+            *turn.passed = Some(barrier);
+            return Ok(Progress::Worked);
+        }
+        if self.out.blocked() {
+            return Ok(Progress::Blocked);
+        }
+        if !self.heard_enumerator || self.ended || self.stopped {
+            return Ok(if worked { Progress::Worked } else { Progress::Idle });
+        }
+        if self.lanes.is_empty() {
+            if self.no_more_splits {
+                self.finish()?;
+            } else if !self.announced || !self.idle {
+                self.announced = true;
+                self.set_idle(true)?;
+                worked = true;
+            }
+            return Ok(if worked { Progress::Worked } else { Progress::Idle });
+        }
+        if !self.announced {
+            self.announced = true;
+            self.out.watermark(self.watermark)?;
+        }
+        for _ in 0..4 {
+            match self.read()? {
+                Progress::Worked => worked = true,
+                other => return Ok(if worked { Progress::Worked } else { other }),
+            }
+            if self.out.blocked() {
+                return Ok(Progress::Blocked);
+            }
+            if self.lanes.is_empty() {
+                break;
+            }
+        }
+        Ok(Progress::Worked)
+    }
+
+    fn flush(&mut self) -> Res<bool> {
+        self.out.flush(true)?;
+        Ok(self.out.blocked())
+    }
+
+    fn next_time(&self) -> Option<Ts> {
+        self.wait.map(in_millis)
+    }
+
+    fn tables(&mut self) -> Vec<(&'static str, &mut dyn StateTable)> {
+        Vec::new()
+    }
+
+    fn ended(&self) -> bool {
+        self.ended
+    }
+
+    fn metrics(&self) -> &Arc<NodeMetrics> {
+        &self.metrics
+    }
+}
+
+/// Ids of splits, for messages.
+pub fn split_ids<S: Split>(splits: &[S]) -> Vec<String> {
+    splits.iter().map(Split::id).collect()
+}
+
+/// The splits' batch type on the channel from the enumerator.
+pub fn split_marks<S: Split>(batch: &mut dyn AnyBatch) -> Option<&mut Vec<(u32, Ts)>> {
+    crate::runtime::operator::marks_of::<S>(batch)
+}

@@ -1,0 +1,113 @@
+//! The object store: where a job's progress is kept.
+//!
+//! Calls block; they are made from the side pool. What is decided from their
+//! answers is elsewhere ([`crate::coordinator`]). An error says whether the
+//! call certainly did nothing or may have had its effect.
+
+use millrace_protocol::objects::{ObjectKey, Prefix};
+use std::fmt;
+use thiserror::Error;
+
+/// What became of a put-if-absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    /// The object is now there, with these bytes.
+    Created,
+    /// There was one before; it is unchanged.
+    Exists,
+}
+
+/// Whether a call that gave an error had its effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Certainty {
+    /// It did nothing.
+    Failed,
+    /// It may have happened, or may happen yet.
+    Unknown,
+}
+
+/// What is wrong, as far as somebody has to act differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// There is no such object.
+    Missing,
+    /// Permission denied, read-only: the user must act.
+    Denied,
+    /// No space left: the user must act.
+    Full,
+    /// The key is a prefix of others, or beneath an object: a bug.
+    Key,
+    /// Anything else; worth another try.
+    Other,
+}
+
+/// A store call that gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub struct StoreError {
+    /// What was tried: "write", "read", "list", "delete".
+    pub action: &'static str,
+    /// The object or prefix, as the user can find it.
+    pub object: String,
+    /// Whether it had its effect.
+    pub certainty: Certainty,
+    /// What is wrong.
+    pub fault: Fault,
+    /// The cause.
+    pub reason: String,
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {} {}: {}", self.action, self.object, self.reason)?;
+        match (self.certainty, self.fault) {
+            (Certainty::Unknown, _) => f.write_str(" (it may have happened)"),
+            (_, Fault::Denied) => f.write_str(" (check the permissions of the storage)"),
+            (_, Fault::Full) => f.write_str(" (free some space)"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A result of a store call.
+pub type StoreResult<T> = Result<T, StoreError>;
+
+/// Keeps objects by key. Safe to share; calls block.
+pub trait ObjectStore: Send + Sync + 'static {
+    /// Puts an object unless there is one. Atomic and durable once answered; of
+    /// concurrent calls for a key exactly one is answered with [`Put::Created`].
+    fn put_if_absent(&self, key: &ObjectKey, bytes: &[u8]) -> StoreResult<Put>;
+
+    /// Puts an object whether or not there is one. Atomic and durable.
+    fn put(&self, key: &ObjectKey, bytes: &[u8]) -> StoreResult<()>;
+
+    /// Begins a large object, which is there once the writer is finished.
+    fn create(&self, key: &ObjectKey) -> StoreResult<Box<dyn ObjectWriter>>;
+
+    /// All of an object; `None` if there is none.
+    fn get(&self, key: &ObjectKey) -> StoreResult<Option<Vec<u8>>>;
+
+    /// Part of an object. Beyond its end, or if there is none: an error.
+    fn get_range(&self, key: &ObjectKey, offset: u64, len: usize) -> StoreResult<Vec<u8>>;
+
+    /// An object's length in bytes; `None` if there is none.
+    fn size(&self, key: &ObjectKey) -> StoreResult<Option<u64>>;
+
+    /// All keys that begin with `prefix`, in no order. May miss recent puts and
+    /// may name what was just deleted: nothing may rest on it for safety.
+    fn list(&self, prefix: &Prefix) -> StoreResult<Vec<ObjectKey>>;
+
+    /// Deletes an object. No error if there is none.
+    fn delete(&self, key: &ObjectKey) -> StoreResult<()>;
+}
+
+/// Writes one object. Dropped without [`ObjectWriter::finish`], it leaves nothing.
+pub trait ObjectWriter: Send {
+    /// Appends bytes.
+    fn write(&mut self, bytes: &[u8]) -> StoreResult<()>;
+
+    /// Makes the object visible, durably; answers its length.
+    fn finish(self: Box<Self>) -> StoreResult<u64>;
+
+    /// Removes what was written.
+    fn abort(self: Box<Self>);
+}

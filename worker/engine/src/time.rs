@@ -1,0 +1,262 @@
+//! Event time: where timestamps come from, and how watermarks follow from them.
+//!
+//! A watermark `w` says: no row earlier than `w` is expected. A window `[start, end)`
+//! is complete when the watermark reaches `end`. Watermarks are a function of the rows
+//! of a split alone (not of the clock or of where batches end), so a restarted job
+//! judges lateness exactly as the first run did; only idleness looks at the clock.
+//!
+//! Watermarks advance in steps of a **grain** (1/32 of the out-of-orderness, between
+//! 1 ms and 1 s, unless set), so that ordered input does not carry one per row.
+
+use crate::data::{Fun, TS_MIN, Ts};
+use std::marker::PhantomData;
+use std::time::Duration;
+
+/// Milliseconds of a duration, saturating.
+pub fn millis(duration: Duration) -> Ts {
+    Ts::try_from(duration.as_millis()).unwrap_or(Ts::MAX)
+}
+
+/// A user's rule for watermarks.
+pub trait WatermarkGenerator<T>: Fun {
+    /// Looks at a row; the watermark that now holds. It may stay, and never goes back.
+    fn on_row(&mut self, row: &T, ts: Ts) -> Ts;
+
+    /// Continues from a checkpoint: the highest timestamp that the split had shown.
+    fn restore(&mut self, max_ts: Ts);
+}
+
+/// Clock of one split.
+pub trait LaneClock<T>: Send {
+    /// Appends a timestamp for each value to `ts`, and marks (see [`crate::data::Rows`])
+    /// where the split's watermark advances. `given`: timestamps from the source, or empty.
+    fn stamp(&mut self, values: &[T], given: &[Ts], ts: &mut Vec<Ts>, marks: &mut Vec<(u32, Ts)>);
+    /// The split's watermark.
+    fn watermark(&self) -> Ts;
+    /// The highest timestamp seen.
+    fn max_ts(&self) -> Ts;
+}
+
+trait Strategy<T>: Send {
+    fn lane(&self, max_ts: Ts) -> Box<dyn LaneClock<T>>;
+    fn copy(&self) -> Box<dyn Strategy<T>>;
+}
+
+/// How a source's rows get timestamps and watermarks.
+pub struct Watermarks<T> {
+    strategy: Box<dyn Strategy<T>>,
+    idle: Option<Duration>,
+}
+
+impl<T> Clone for Watermarks<T> {
+    fn clone(&self) -> Self {
+        Self { strategy: self.strategy.copy(), idle: self.idle }
+    }
+}
+
+impl<T: 'static> Watermarks<T> {
+    /// Rows may come up to `delay` out of order: the watermark is the highest timestamp
+    /// less `delay`. `timestamp` gives milliseconds since the epoch.
+    pub fn bounded(delay: Duration, timestamp: impl FnMut(&T) -> Ts + Fun) -> Self {
+        let grain = (millis(delay) / 32).clamp(1, 1000);
+        Self::custom(timestamp, Bounded { delay: millis(delay), grain, max: TS_MIN, next: TS_MIN, watermark: TS_MIN })
+    }
+
+    /// As [`Watermarks::bounded`], with watermarks at multiples of `grain` (at least 1 ms).
+    pub fn bounded_with_grain(
+        delay: Duration,
+        grain: Duration,
+        timestamp: impl FnMut(&T) -> Ts + Fun,
+    ) -> Self {
+        let grain = millis(grain).max(1);
+        Self::custom(timestamp, Bounded { delay: millis(delay), grain, max: TS_MIN, next: TS_MIN, watermark: TS_MIN })
+    }
+
+    /// Timestamps never fall within a split.
+    pub fn monotonous(timestamp: impl FnMut(&T) -> Ts + Fun) -> Self {
+        Self::bounded(Duration::ZERO, timestamp)
+    }
+
+    /// No event time: rows have no timestamp, and there is no watermark before the end.
+    pub fn none() -> Self {
+        Self { strategy: Box::new(NoTime), idle: None }
+    }
+
+    /// Watermarks come from the rows themselves: `watermark` gives one for the rows that carry it.
+    pub fn punctuated(
+        timestamp: impl FnMut(&T) -> Ts + Fun,
+        watermark: impl FnMut(&T) -> Option<Ts> + Fun,
+    ) -> Self {
+        Self::custom(timestamp, Punctuated { of: watermark, watermark: TS_MIN })
+    }
+
+    /// A generator of the user's.
+    pub fn custom(
+        timestamp: impl FnMut(&T) -> Ts + Fun,
+        generator: impl WatermarkGenerator<T>,
+    ) -> Self {
+        let strategy = Custom { timestamp, generator, _row: PhantomData };
+        Self { strategy: Box::new(strategy), idle: None }
+    }
+
+    /// A split without rows for `timeout` no longer holds the watermark back.
+    pub fn idle_after(mut self, timeout: Duration) -> Self {
+        self.idle = Some(timeout);
+        self
+    }
+
+    /// What [`Watermarks::idle_after`] set.
+    pub fn idle_timeout(&self) -> Option<Duration> {
+        self.idle
+    }
+
+    /// The clock of a split that has shown `max_ts` before ([`TS_MIN`]: a new one).
+    pub fn lane(&self, max_ts: Ts) -> Box<dyn LaneClock<T>> {
+        self.strategy.lane(max_ts)
+    }
+}
+
+/// Bounded out-of-orderness.
+#[derive(Debug, Clone)]
+struct Bounded {
+    delay: Ts,
+    grain: Ts,
+    max: Ts,
+    /// The timestamp that moves the watermark next.
+    next: Ts,
+    watermark: Ts,
+}
+
+impl Bounded {
+    #[inline(never)]
+    fn advance(&mut self, ts: Ts) {
+        let exact = ts.saturating_sub(self.delay);
+        self.watermark = exact.div_euclid(self.grain).saturating_mul(self.grain);
+        self.next = self.watermark.saturating_add(self.grain).saturating_add(self.delay);
+    }
+}
+
+impl<T> WatermarkGenerator<T> for Bounded {
+    #[inline]
+    fn on_row(&mut self, _: &T, ts: Ts) -> Ts {
+        if ts > self.max {
+            self.max = ts;
+            if ts >= self.next {
+                self.advance(ts);
+            }
+        }
+        self.watermark
+    }
+
+    fn restore(&mut self, max_ts: Ts) {
+        self.max = max_ts;
+        self.advance(max_ts);
+    }
+}
+
+#[derive(Clone)]
+struct Punctuated<W> {
+    of: W,
+    watermark: Ts,
+}
+
+impl<T, W: FnMut(&T) -> Option<Ts> + Fun> WatermarkGenerator<T> for Punctuated<W> {
+    fn on_row(&mut self, row: &T, _: Ts) -> Ts {
+        if let Some(w) = (self.of)(row) {
+            self.watermark = self.watermark.max(w);
+        }
+        self.watermark
+    }
+
+    fn restore(&mut self, _max_ts: Ts) {}
+}
+
+struct Custom<T, A, G> {
+    timestamp: A,
+    generator: G,
+    _row: PhantomData<fn(T)>,
+}
+
+impl<T: 'static, A: FnMut(&T) -> Ts + Fun, G: WatermarkGenerator<T>> Strategy<T>
+    for Custom<T, A, G>
+{
+    fn lane(&self, max_ts: Ts) -> Box<dyn LaneClock<T>> {
+        let mut generator = self.generator.clone();
+        if max_ts != TS_MIN {
+            generator.restore(max_ts);
+        }
+        Box::new(Lane { timestamp: self.timestamp.clone(), generator, max_ts, watermark: TS_MIN })
+    }
+
+    fn copy(&self) -> Box<dyn Strategy<T>> {
+        Box::new(Self {
+            timestamp: self.timestamp.clone(),
+            generator: self.generator.clone(),
+            _row: PhantomData,
+        })
+    }
+}
+
+struct Lane<A, G> {
+    timestamp: A,
+    generator: G,
+    max_ts: Ts,
+    watermark: Ts,
+}
+
+impl<T, A: FnMut(&T) -> Ts + Fun, G: WatermarkGenerator<T>> LaneClock<T> for Lane<A, G> {
+    fn stamp(&mut self, values: &[T], given: &[Ts], ts: &mut Vec<Ts>, marks: &mut Vec<(u32, Ts)>) {
+        ts.reserve(values.len());
+        for (i, value) in values.iter().enumerate() {
+            let at = match given.get(i) {
+                Some(given) => *given,
+                None => (self.timestamp)(value),
+            };
+            ts.push(at);
+            self.max_ts = self.max_ts.max(at);
+            let watermark = self.generator.on_row(value, at);
+            if watermark > self.watermark {
+                self.watermark = watermark;
+                marks.push((ts.len() as u32, watermark));
+            }
+        }
+    }
+
+    fn watermark(&self) -> Ts {
+        self.watermark
+    }
+
+    fn max_ts(&self) -> Ts {
+        self.max_ts
+    }
+}
+
+struct NoTime;
+
+impl<T> Strategy<T> for NoTime {
+    fn lane(&self, _: Ts) -> Box<dyn LaneClock<T>> {
+        Box::new(Self)
+    }
+
+    fn copy(&self) -> Box<dyn Strategy<T>> {
+        Box::new(Self)
+    }
+}
+
+impl<T> LaneClock<T> for NoTime {
+    fn stamp(&mut self, values: &[T], given: &[Ts], ts: &mut Vec<Ts>, _: &mut Vec<(u32, Ts)>) {
+        if given.is_empty() {
+            ts.resize(ts.len() + values.len(), TS_MIN);
+        } else {
+            ts.extend_from_slice(given);
+        }
+    }
+
+    fn watermark(&self) -> Ts {
+        TS_MIN
+    }
+
+    fn max_ts(&self) -> Ts {
+        TS_MIN
+    }
+}
