@@ -138,7 +138,11 @@ impl<'r> Deserializer<'r> for Record<'r> {
     }
 
     fn deserialize_any<V: Visitor<'r>>(self, visitor: V) -> Result<V::Value, Error> {
-        if self.names.is_empty() { self.deserialize_seq(visitor) } else { self.deserialize_map(visitor) }
+        if self.names.is_empty() {
+            self.deserialize_seq(visitor)
+        } else {
+            self.deserialize_map(visitor)
+        }
     }
 
     fn deserialize_enum<V: Visitor<'r>>(
@@ -147,9 +151,7 @@ impl<'r> Deserializer<'r> for Record<'r> {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
-        self.field(0)?
-            .deserialize_enum(name, variants, visitor)
-            .map_err(|e| self.in_column(0, e))
+        self.field(0)?.deserialize_enum(name, variants, visitor).map_err(|e| self.in_column(0, e))
     }
 
     fn deserialize_unit_struct<V: Visitor<'r>>(
@@ -187,7 +189,10 @@ impl<'r> de::MapAccess<'r> for ByName<'r> {
     type Error = Error;
 
     #[inline]
-    fn next_key_seed<K: DeserializeSeed<'r>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
+    fn next_key_seed<K: DeserializeSeed<'r>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Error> {
         let Some(&column) = self.record.plan.columns.get(self.at) else {
             return Ok(None);
         };
@@ -213,7 +218,10 @@ impl<'r> de::SeqAccess<'r> for ByPosition<'r> {
     type Error = Error;
 
     #[inline]
-    fn next_element_seed<S: DeserializeSeed<'r>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
+    fn next_element_seed<S: DeserializeSeed<'r>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, Error> {
         if self.column == self.record.fields.len() {
             return Ok(None);
         }

@@ -103,7 +103,11 @@ fn agrees_with_the_csv_crate() {
         let mut input = Vec::new();
         for _ in 0..rng.usize(1..6) {
             let fields: Vec<String> = (0..3)
-                .map(|_| (0..rng.usize(0..5)).map(|_| rng.choice(['a', 'b', '"', ',', '\n', '\u{e9}', ' ']).unwrap()).collect())
+                .map(|_| {
+                    (0..rng.usize(0..5))
+                        .map(|_| rng.choice(['a', 'b', '"', ',', '\n', '\u{e9}', ' ']).unwrap())
+                        .collect()
+                })
                 .collect();
             let mut writer = ::csv::WriterBuilder::new().from_writer(Vec::new());
             writer.write_record(&fields).unwrap();

@@ -1,0 +1,3 @@
+//! Writes files.
+/// Placeholder.
+pub struct FileSink;
