@@ -138,8 +138,8 @@ impl<T: Clone> Reader<T, CollectionSplit> for CollectionReader<T> {
 #[derive(Debug)]
 pub struct Collected<T>(Arc<Mutex<BTreeMap<BatchId, Vec<T>>>>);
 
-/// Attempt, subtask, number of the barrier: in the order of writing, per subtask.
-type BatchId = (u64, u16, u64);
+/// Job, sink, attempt, subtask, number of the barrier: in the order of writing, per subtask.
+type BatchId = (String, String, u64, u16, u64);
 
 impl<T> Clone for Collected<T> {
     fn clone(&self) -> Self {
@@ -191,9 +191,7 @@ impl<T> Clone for CollectSink<T> {
 /// The rows between two barriers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CollectCommit<T> {
-    attempt: u64,
-    subtask: u16,
-    barrier: u64,
+    id: BatchId,
     rows: Vec<T>,
 }
 
@@ -226,12 +224,9 @@ impl<T: Data> Writer<T, CollectCommit<T>> for CollectWriter<T> {
     }
 
     fn prepare(&mut self, _: bool) -> Res<Pending<CollectCommit<T>>> {
-        let commit = CollectCommit {
-            attempt: self.cx.attempt.0,
-            subtask: self.cx.subtask.0,
-            barrier: self.barrier,
-            rows: std::mem::take(&mut self.rows),
-        };
+        let SinkCx { job, uid, attempt, subtask } = &self.cx;
+        let id = (job.0.clone(), uid.0.clone(), attempt.0, subtask.0, self.barrier);
+        let commit = CollectCommit { id, rows: std::mem::take(&mut self.rows) };
         self.barrier += 1;
         let commit = if commit.rows.is_empty() { vec![] } else { vec![commit] };
         Ok(Box::new(move || Ok(Prepared { commit, open: Vec::new() })))
@@ -243,8 +238,7 @@ pub struct CollectCommitter<T>(Collected<T>);
 
 impl<T: Data + Clone> Committer<CollectCommit<T>> for CollectCommitter<T> {
     fn commit(&mut self, commit: &CollectCommit<T>) -> Res<Committed> {
-        let id = (commit.attempt, commit.subtask, commit.barrier);
-        Ok(match self.0.lock().insert(id, commit.rows.clone()) {
+        Ok(match self.0.lock().insert(commit.id.clone(), commit.rows.clone()) {
             None => Committed::Done,
             Some(_) => Committed::Before,
         })
