@@ -65,8 +65,6 @@ fn options(mut args: impl Iterator<Item = String>) -> Result<Options> {
 }
 
 fn run(options: &Options) -> Result<ExitCode> {
-    // Before anything large is allocated and given back: resident memory is
-    // told from a process that has touched little.
     let mut measured = Vec::new();
     for row in &options.rows {
         eprintln!("{} ...", row.name);
