@@ -158,6 +158,47 @@ impl<T> SourceOut<'_, T> {
     }
 }
 
+/// What polls have emitted: the vectors behind a [`SourceOut`], for those who
+/// drive a reader by hand (tests of custom sources, contract suites).
+#[derive(Debug)]
+pub struct SourceBuffer<T> {
+    /// The rows.
+    pub values: Vec<T>,
+    /// Timestamps that the source itself knows; empty, or as long as `values`.
+    pub ts: Vec<Ts>,
+    /// (lane, one past its last row in `values`), in order.
+    pub runs: Vec<(Lane, u32)>,
+    /// Lanes that reached their end, in order.
+    pub finished: Vec<Lane>,
+}
+
+impl<T> Default for SourceBuffer<T> {
+    fn default() -> Self {
+        Self { values: Vec::new(), ts: Vec::new(), runs: Vec::new(), finished: Vec::new() }
+    }
+}
+
+impl<T> SourceBuffer<T> {
+    /// An output that is full once the buffer holds `capacity` rows.
+    pub fn out(&mut self, capacity: usize) -> SourceOut<'_, T> {
+        SourceOut {
+            values: &mut self.values,
+            ts: &mut self.ts,
+            runs: &mut self.runs,
+            finished: &mut self.finished,
+            capacity,
+        }
+    }
+
+    /// Empties it, keeps the allocations.
+    pub fn clear(&mut self) {
+        self.values.clear();
+        self.ts.clear();
+        self.runs.clear();
+        self.finished.clear();
+    }
+}
+
 /// What a writer knows of its surroundings.
 #[derive(Debug, Clone)]
 pub struct SinkCx {

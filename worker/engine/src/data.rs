@@ -9,6 +9,13 @@ pub type Fail = Box<dyn std::error::Error + Send + Sync>;
 /// What user code and connectors return.
 pub type Res<T = ()> = Result<T, Fail>;
 
+/// An error that only the user can mend: a file that is missing, a directory
+/// that cannot be written. A connector returns it as its [`Fail`]; it is not
+/// retried, and the program exits with 2.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct UserError(pub String);
+
 /// Event time in milliseconds since the Unix epoch, UTC.
 pub type Ts = i64;
 

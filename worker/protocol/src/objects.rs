@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use thiserror::Error;
 
-/// Name of an object in a store: segments of `A-Z a-z 0-9 . _ - =`, joined by `/`.
+/// Name of an object in a store: segments of `A-Z a-z 0-9 . _ - =`, none with a
+/// leading dot, joined by `/`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ObjectKey(String);
@@ -32,7 +33,8 @@ pub struct BadKey(pub String);
 
 fn segment_is_fine(segment: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-=".contains(&b);
-    !segment.is_empty() && segment != "." && segment != ".." && segment.bytes().all(allowed)
+    // A leading dot is for the stores' own files.
+    !segment.is_empty() && !segment.starts_with('.') && segment.bytes().all(allowed)
 }
 
 impl ObjectKey {
@@ -264,7 +266,7 @@ mod tests {
 
     #[test]
     fn keys_cannot_leave_the_store() {
-        for text in ["", "/a", "a//b", "../a", "a/..", "a/", "a b", "a\\b", "ä"] {
+        for text in ["", "/a", ".a", "a/.b", "a//b", "../a", "a/..", "a/", "a b", "a\\b", "ä"] {
             assert!(ObjectKey::parse(text).is_err(), "{text}");
         }
         assert!(Home::new(&JobUid::from("a/b")).is_err());

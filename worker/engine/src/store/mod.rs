@@ -4,7 +4,17 @@
 //! answers is elsewhere ([`crate::coordinator`]). An error says whether the
 //! call certainly did nothing or may have had its effect.
 
-use millrace_protocol::objects::{ObjectKey, Prefix};
+#[cfg(any(test, feature = "testing"))]
+pub mod contract;
+pub mod directory;
+#[cfg(any(test, feature = "testing"))]
+pub mod faulty;
+pub mod lock;
+
+pub use directory::DirectoryStore;
+pub use lock::{InUse, OwnerLock};
+
+use millrace_protocol::objects::{self, ObjectKey, Prefix};
 use std::fmt;
 use thiserror::Error;
 
@@ -110,4 +120,27 @@ pub trait ObjectWriter: Send {
 
     /// Removes what was written.
     fn abort(self: Box<Self>);
+}
+
+/// Asks a store whether it honours put-if-absent, with a key made of `nonce`,
+/// which nobody else uses. A store that does not is no place for a job.
+pub fn probe(store: &dyn ObjectStore, nonce: &str) -> StoreResult<()> {
+    let bad = |object: &str, reason: &str| StoreError {
+        action: "use",
+        object: object.to_owned(),
+        certainty: Certainty::Failed,
+        fault: Fault::Other,
+        reason: reason.to_owned(),
+    };
+    let key = objects::probe(nonce).map_err(|error| bad(nonce, &error.to_string()))?;
+    let first = store.put_if_absent(&key, b"a")?;
+    let second = store.put_if_absent(&key, b"b")?;
+    let found = store.get(&key)?;
+    store.delete(&key)?;
+    if first != Put::Created || second != Put::Exists || found.as_deref() != Some(b"a") {
+        let why = "the storage does not honour conditional writes, so two processes could \
+                   both own a job there: use another storage";
+        return Err(bad(key.as_str(), why));
+    }
+    Ok(())
 }

@@ -1,0 +1,76 @@
+# What a person does here. `make` alone lists it.
+#
+# Build output and tools live in the user's cache directory, so that a clone
+# stays small and a second clone builds warm. Override with CARGO_TARGET_DIR.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millrace
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+TOOLS := $(CACHE)/tools
+DENY_VERSION := 0.20.2
+DENY := $(TOOLS)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+BENCH := $(CARGO_TARGET_DIR)/release/millrace-bench
+
+# Arguments for run, bench and bench-flink, as in: make bench ARGS='--scale 0.1 chain'
+ARGS ?=
+
+.PHONY: help
+help: ## List what there is to do
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build everything, unoptimised
+	cargo build --workspace --all-targets
+
+.PHONY: test
+test: lint policy doc ## All that CI checks: lint, licences, docs, tests
+	cargo test --workspace
+
+.PHONY: lint
+lint: ## Formatting and clippy
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+.PHONY: doc
+doc: ## API documentation; a warning is an error
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
+
+# Advisories are not part of it: their database is fetched from the network at
+# every run, and a build must not turn red for what nobody changed.
+.PHONY: policy
+policy: $(DENY) ## Licences, sources and versions of dependencies (deny.toml)
+	$(DENY) --log-level error check licenses bans sources
+
+.PHONY: deny
+deny: $(DENY) ## The same with security advisories and all warnings; needs the network
+	$(DENY) check
+
+# Three minutes on two cores, once per version.
+$(DENY):
+	env -u CARGO_TARGET_DIR cargo install --locked --root $(TOOLS)/cargo-deny-$(DENY_VERSION) cargo-deny@$(DENY_VERSION)
+
+.PHONY: run
+run: ## Run the flight-delays example; ARGS='--input FILE --output DIR ...'
+	cargo run --package flight-delays -- run $(ARGS)
+
+.PHONY: chaos
+chaos: ## Kill the example with SIGKILL 50 times and compare its output
+	cargo test --package flight-delays --test chaos -- --ignored --nocapture
+
+$(BENCH): FORCE
+	cargo build --release --package millrace-benches
+
+.PHONY: bench
+bench: $(BENCH) ## Each row of the table beside its plain loop; ARGS=row names
+	$(BENCH) $(ARGS)
+
+.PHONY: bench-flink
+bench-flink: $(BENCH) ## The rows that Flink can run, ours beside Flink's (10 min, Java 17)
+	benches/flink/run.sh | tee $(CACHE)/flink.tsv
+	$(BENCH) --flink $(CACHE)/flink.tsv $(or $(ARGS),window-count-1k window-count-1m running-reduce-1m)
+
+.PHONY: FORCE
+FORCE:

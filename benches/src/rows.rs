@@ -1,0 +1,199 @@
+//! The rows of the table: which halves are measured, and what must be reached.
+
+use crate::engine;
+use crate::flink::Flink;
+use crate::measure::{Rate, Runs, resident_bytes};
+use crate::plain;
+use crate::report::{Beside, Bound, Measured, Target};
+use anyhow::{Context, Result, ensure};
+use std::fs::File;
+
+/// A row's name on the command line, and how it is measured.
+pub struct Row {
+    /// Its name.
+    pub name: &'static str,
+    /// Measures it; some give several lines.
+    pub measure: fn(Runs, &Flink) -> Result<Vec<Measured>>,
+}
+
+/// All rows, in the order of the table.
+pub const ROWS: &[Row] = &[
+    Row { name: "window-count-1k", measure: window_count_1k },
+    Row { name: "window-count-1m", measure: window_count_1m },
+    Row { name: "running-reduce-1m", measure: running_reduce_1m },
+    Row { name: "checkpoint", measure: checkpoint },
+    Row { name: "chain", measure: chain },
+    Row { name: "csv", measure: csv },
+    Row { name: "latency", measure: latency },
+    Row { name: "idle", measure: idle },
+    Row { name: "memory", measure: memory },
+];
+
+const MROWS: &str = "M rows/s";
+
+fn at_least(ours: f64, ratio: Option<f64>) -> Target {
+    Target { ours: Some(Bound::AtLeast(ours)), ratio: ratio.map(Bound::AtLeast) }
+}
+
+/// A row of ours beside the plain loop, and one beside each of Flink's figures.
+fn against_plain(
+    name: &str,
+    ours: Option<Rate>,
+    plain: Rate,
+    target: Target,
+    flink: &[(&str, Option<f64>)],
+) -> Result<Vec<Measured>> {
+    if let Some(ours) = ours.filter(|ours| ours.rows == plain.rows) {
+        ensure!(
+            ours.checksum == plain.checksum,
+            "{name}: the engine's checksum is {:016x}, the plain loop's {:016x}",
+            ours.checksum,
+            plain.checksum
+        );
+    }
+    let row = |what: &str, value, target| Measured {
+        name: name.to_owned(),
+        unit: MROWS,
+        ours: ours.map(|rate| rate.mrows_per_s),
+        beside: Some(Beside { what: what.to_owned(), value }),
+        target,
+    };
+    let mut rows = vec![row("plain loop", plain.mrows_per_s, target)];
+    // What the engine is for: an order of magnitude over the peer.
+    let peer_target = Target { ours: None, ratio: Some(Bound::AtLeast(10.0)) };
+    for (what, value) in flink {
+        rows.extend(value.map(|value| row(what, value, peer_target)));
+    }
+    Ok(rows)
+}
+
+fn window_count_1k(runs: Runs, flink: &Flink) -> Result<Vec<Measured>> {
+    let (rows, keys) = (100_000_000, 1_000);
+    let plain = runs.rate(rows, |n| plain::window_count(n, keys));
+    let peer = flink.rate("window-count-1k", |n| plain::window_count(n, keys))?;
+    against_plain(
+        "1 s tumbling count, 1 K keys",
+        engine::window_count(runs, rows, keys)?,
+        plain,
+        at_least(80.0, Some(0.6)),
+        &[("Flink, heap", peer)],
+    )
+}
+
+fn window_count_1m(runs: Runs, flink: &Flink) -> Result<Vec<Measured>> {
+    let (rows, keys) = (50_000_000, 1_000_000);
+    let plain = runs.rate(rows, |n| plain::window_count(n, keys));
+    let peer = flink.rate("window-count-1m", |n| plain::window_count(n, keys))?;
+    against_plain(
+        "1 s tumbling count, 1 M keys",
+        engine::window_count(runs, rows, keys)?,
+        plain,
+        at_least(24.0, Some(1.8)),
+        &[("Flink, heap", peer)],
+    )
+}
+
+fn running_reduce_1m(runs: Runs, flink: &Flink) -> Result<Vec<Measured>> {
+    let (rows, keys) = (50_000_000, 1_000_000);
+    let plain = runs.rate(rows, |n| plain::running_reduce(n, keys));
+    let check = |n| plain::running_reduce(n, keys);
+    let heap = flink.rate("running-reduce-1m", check)?;
+    let rocksdb = flink.rate("running-reduce-1m-rocksdb", check)?;
+    against_plain(
+        "running reduce, every update, 1 M keys",
+        engine::running_reduce(runs, rows, keys)?,
+        plain,
+        at_least(20.0, None),
+        &[("Flink, heap", heap), ("Flink, RocksDB", rocksdb)],
+    )
+}
+
+fn chain(runs: Runs, _: &Flink) -> Result<Vec<Measured>> {
+    let (rows, keys) = (200_000_000, 1_000);
+    against_plain(
+        "map -> filter -> map, no shuffle",
+        engine::chain(runs, rows, keys)?,
+        runs.rate(rows, |n| plain::chain(n, keys)),
+        Target { ours: None, ratio: Some(Bound::AtLeast(0.9)) },
+        &[],
+    )
+}
+
+fn csv(runs: Runs, _: &Flink) -> Result<Vec<Measured>> {
+    let rows = runs.rows(1_000_000);
+    let file = tempfile::NamedTempFile::new()?;
+    plain::write_departures(rows, file.as_file())?;
+    let (time, checksum) = runs.median(|| plain::parse_departures(File::open(file.path())?));
+    let parse = Rate {
+        rows,
+        mrows_per_s: rows as f64 / 1e6 / time.as_secs_f64(),
+        checksum: checksum.context("parsing the CSV file")?,
+    };
+    let mut measured = against_plain(
+        "CSV file -> parse -> window -> file",
+        engine::csv(runs, rows, file.path())?,
+        parse,
+        Target { ours: None, ratio: Some(Bound::AtLeast(0.8)) },
+        &[],
+    )?;
+    for row in measured.iter_mut().flat_map(|row| &mut row.beside) {
+        row.what = "parsing alone".to_owned();
+    }
+    Ok(measured)
+}
+
+/// A row with no plain half.
+fn alone(name: &str, unit: &'static str, ours: Option<f64>, target: Bound) -> Measured {
+    let target = Target { ours: Some(target), ratio: None };
+    Measured { name: name.to_owned(), unit, ours, beside: None, target }
+}
+
+fn checkpoint(runs: Runs, _: &Flink) -> Result<Vec<Measured>> {
+    let often = engine::checkpoint_cost(runs, 20.0)?;
+    let seldom = engine::checkpoint_cost(runs, 1.6)?;
+    let throughput = |updates: &str, cost: Option<engine::CheckpointCost>, share| Measured {
+        name: format!("checkpoint each second, 10 M keys, {updates} updates an entry"),
+        unit: MROWS,
+        ours: cost.map(|cost| cost.with),
+        beside: cost.map(|cost| Beside { what: "without".to_owned(), value: cost.without }),
+        target: Target { ours: None, ratio: Some(Bound::AtLeast(share)) },
+    };
+    let stall = seldom.map(|cost| cost.stall_p99_ms);
+    let delta = seldom.map(|cost| cost.delta_ratio);
+    Ok(vec![
+        throughput("20", often, 0.97),
+        throughput("1.6", seldom, 0.75),
+        alone("stall by a checkpoint, 10 M keys, p99", "ms", stall, Bound::AtMost(10.0)),
+        alone("delta bytes by bytes of changed entries", "x", delta, Bound::AtMost(1.2)),
+    ])
+}
+
+fn latency(runs: Runs, _: &Flink) -> Result<Vec<Measured>> {
+    let ours = engine::latency_p99_ms(runs)?;
+    let name = "latency through a shuffle, 100 K events/s, p99";
+    Ok(vec![alone(name, "ms", ours, Bound::AtMost(10.0))])
+}
+
+fn idle(_: Runs, _: &Flink) -> Result<Vec<Measured>> {
+    let idle = engine::idle()?;
+    Ok(vec![
+        alone("idle job, resident", "MiB", idle.map(|idle| idle.resident_mib), Bound::AtMost(30.0)),
+        alone("idle job, of a core", "%", idle.map(|idle| idle.core_percent), Bound::AtMost(0.5)),
+    ])
+}
+
+fn memory(runs: Runs, _: &Flink) -> Result<Vec<Measured>> {
+    let keys = runs.rows(10_000_000);
+    let before = resident_bytes()?;
+    let table = plain::table_of(keys);
+    let bytes = resident_bytes()?.saturating_sub(before);
+    drop(std::hint::black_box(table));
+    let mut row = alone(
+        "10 M keys of (u64 -> u64)",
+        "B/key",
+        engine::bytes_per_key(keys)?,
+        Bound::AtMost(64.0),
+    );
+    row.beside = Some(Beside { what: "plain table".to_owned(), value: bytes as f64 / keys as f64 });
+    Ok(vec![row])
+}

@@ -1,0 +1,11 @@
+//! Files: a source that reads them once or watches a directory, and a sink that
+//! writes each row to them exactly once.
+
+mod input;
+pub mod sink;
+pub mod source;
+#[cfg(feature = "zip")]
+mod zip;
+
+pub use sink::FileSink;
+pub use source::FileSource;

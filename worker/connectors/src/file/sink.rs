@@ -1,0 +1,268 @@
+//! Writes files, each row exactly once.
+//!
+//! **Parts.** Every subtask writes parts of its own, under
+//! `DIR/.millrace/<job>/<sink uid>/`. A part is closed when it is large or old
+//! enough (see [`Rolling`]), and at the end of input or a stop; it gets its final
+//! name once the checkpoint that it was closed for is complete. Readers of the
+//! directory never see a row that could be taken back.
+//!
+//! **Names.** `DIR/[partition/]<sink uid>-<subtask>-<attempt>-<counter>-<job>.csv`,
+//! with numbers of fixed width: the parts of a subtask, in the order of their
+//! names, hold its rows in the order in which they were written. A file that is
+//! there is never overwritten.
+//!
+//! **Open parts.** A part that stays open over a checkpoint is in it with the
+//! length it had. A job that is restored from there copies that much, and
+//! commits the copy: the writer it was taken from may still be appending.
+//!
+//! **Guarantee.** Exactly once, also after the loss of power: parts and the
+//! directories they are in are flushed before the checkpoint is acknowledged. If
+//! a part is gone and its target does not exist, the loss is reported. The
+//! directory must be one file system, shared by all workers.
+
+mod commit;
+mod names;
+mod part;
+mod writer;
+
+pub use commit::FileCommitter;
+pub use names::FileCommit;
+pub use writer::FileWriter;
+
+#[cfg(feature = "csv")]
+use crate::format::Csv;
+use crate::format::Encode;
+#[cfg(feature = "json")]
+use crate::format::JsonLines;
+use millrace_engine::connector::{Sink, SinkCx};
+use millrace_engine::data::{Fail, Res, UserError};
+use millrace_protocol::ids::{JobUid, Uid};
+use names::Places;
+use std::io;
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How parts are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compression {
+    /// Not at all.
+    #[default]
+    None,
+    /// Gzip, a member for each stretch between checkpoints.
+    #[cfg(feature = "gzip")]
+    Gzip,
+    /// Zstandard, a frame for each stretch between checkpoints.
+    #[cfg(feature = "zstd")]
+    Zstd,
+}
+
+impl Compression {
+    /// What it adds to the names of files.
+    fn extension(self) -> &'static str {
+        match self {
+            Compression::None => "",
+            #[cfg(feature = "gzip")]
+            Compression::Gzip => ".gz",
+            #[cfg(feature = "zstd")]
+            Compression::Zstd => ".zst",
+        }
+    }
+}
+
+/// When a part is closed. Whatever is first; at the end of input and at a stop always.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rolling {
+    /// Once its file is as large as this: 128 MiB by default.
+    pub max_bytes: u64,
+    /// At the first checkpoint after this age: a minute by default. Zero: at
+    /// every checkpoint, so that output is seen soonest and in most files.
+    pub max_age: Duration,
+}
+
+impl Default for Rolling {
+    fn default() -> Self {
+        Self { max_bytes: 128 << 20, max_age: Duration::from_secs(60) }
+    }
+}
+
+/// Gives the sub path of a row.
+type Partition<T> = Arc<dyn Fn(&T, &mut String) + Send + Sync>;
+
+/// A sink that writes files. See the [module](self) for what it promises.
+///
+/// ```
+/// use millrace_connectors::file::FileSink;
+/// use std::fmt::Write;
+///
+/// #[derive(serde::Serialize)]
+/// struct Delay {
+///     date: String,
+///     minutes: f64,
+/// }
+///
+/// let sink = FileSink::csv("out/delays")
+///     .partition_by(|row: &Delay, path| _ = write!(path, "date={}", row.date));
+/// ```
+pub struct FileSink<T, F> {
+    config: Config<T, F>,
+}
+
+struct Config<T, F> {
+    dir: PathBuf,
+    format: F,
+    compression: Compression,
+    rolling: Rolling,
+    partition: Option<Partition<T>>,
+    max_open: usize,
+    rows: PhantomData<fn(T)>,
+}
+
+impl<T, F: Clone> Clone for Config<T, F> {
+    fn clone(&self) -> Self {
+        Self {
+            dir: self.dir.clone(),
+            format: self.format.clone(),
+            compression: self.compression,
+            rolling: self.rolling.clone(),
+            partition: self.partition.clone(),
+            max_open: self.max_open,
+            rows: PhantomData,
+        }
+    }
+}
+
+impl<T, F: Clone> Clone for FileSink<T, F> {
+    fn clone(&self) -> Self {
+        Self { config: self.config.clone() }
+    }
+}
+
+#[cfg(feature = "csv")]
+impl<T> FileSink<T, Csv> {
+    /// CSV, with a header in every file.
+    pub fn csv(dir: impl AsRef<Path>) -> Self {
+        Self::new(dir, Csv::new())
+    }
+}
+
+#[cfg(feature = "json")]
+impl<T> FileSink<T, JsonLines> {
+    /// JSON lines.
+    pub fn json_lines(dir: impl AsRef<Path>) -> Self {
+        Self::new(dir, JsonLines::new())
+    }
+}
+
+impl<T, F> FileSink<T, F> {
+    /// Writes to files in `dir`, which is created if necessary.
+    pub fn new(dir: impl AsRef<Path>, format: F) -> Self {
+        let config = Config {
+            dir: dir.as_ref().to_path_buf(),
+            format,
+            compression: Compression::None,
+            rolling: Rolling::default(),
+            partition: None,
+            max_open: 64,
+            rows: PhantomData,
+        };
+        Self { config }
+    }
+
+    /// How parts are packed.
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.config.compression = compression;
+        self
+    }
+
+    /// When a part is closed.
+    pub fn rolling(mut self, rolling: Rolling) -> Self {
+        self.config.rolling = rolling;
+        self
+    }
+
+    /// Puts each row into a file below the path that `partition` appends to the
+    /// empty string it is given: `date=2013-01-01`. `/` separates directories. A
+    /// path that is absolute, or has a component that is empty or begins with
+    /// `.`, fails the job.
+    pub fn partition_by(
+        mut self,
+        partition: impl Fn(&T, &mut String) + Send + Sync + 'static,
+    ) -> Self {
+        self.config.partition = Some(Arc::new(partition));
+        self
+    }
+
+    /// At most this many parts are open in a subtask, 64 by default: when there
+    /// are more partitions, the part that was opened first is closed.
+    pub fn max_open(mut self, parts: usize) -> Self {
+        self.config.max_open = parts.max(1);
+        self
+    }
+}
+
+impl<T: 'static, F: Encode<T>> Sink<T> for FileSink<T, F> {
+    type Commit = FileCommit;
+    type Writer = FileWriter<T, F>;
+    type Committer = FileCommitter;
+
+    fn writer(&self, cx: SinkCx) -> Res<Self::Writer> {
+        let places =
+            Places::create(&self.config.dir, &cx.job, &cx.uid).map_err(Error::into_fail)?;
+        Ok(FileWriter::new(self.config.clone(), places, cx))
+    }
+
+    fn committer(&self, job: &JobUid, uid: &Uid) -> Res<Self::Committer> {
+        let places = Places::create(&self.config.dir, job, uid).map_err(Error::into_fail)?;
+        Ok(FileCommitter::new(places))
+    }
+}
+
+/// Why a file could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The directory cannot be created or written.
+    #[error("cannot write to output directory `{path}`: {source}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file cannot be written.
+    #[error("cannot write output `{path}`: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The partition of a row is no sub path.
+    #[error(
+        "`{path}` cannot be the partition of a row: a relative path is needed, without `..` or hidden directories"
+    )]
+    Partition {
+        /// What was given.
+        path: String,
+    },
+}
+
+impl Error {
+    fn write(path: &Path, source: io::Error) -> Self {
+        Error::Write { path: path.into(), source }
+    }
+
+    /// As the runtime takes it: what only the user can mend is a [`UserError`].
+    fn into_fail(self) -> Fail {
+        match self {
+            Error::Directory { .. } | Error::Partition { .. } => {
+                Box::new(UserError(self.to_string()))
+            }
+            Error::Write { .. } => Box::new(self),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+//! Every source and sink of this crate against the contract suites.
+
+use millrace_connectors::contract::{self, Guarantee, SinkUnderTest};
+use millrace_connectors::file::sink::{Compression, Rolling};
+use millrace_connectors::file::{FileSink, FileSource};
+use millrace_connectors::format::{Csv, Decode, Encode, JsonLines};
+use millrace_connectors::{Blackhole, Collected, Collection, Generator};
+use millrace_engine::connector::{Next, Reader, Source, SourceBuffer, SourceCx};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Row {
+    n: u64,
+    text: String,
+}
+
+/// Rows of various lengths; with line breaks in quotes unless `plain`.
+fn rows(plain: bool) -> Vec<Row> {
+    let text = |n: u64| match n % 7 {
+        3 if !plain => "two\nlines, \"quoted\"".to_owned(),
+        k => "x".repeat((k * n % 40) as usize),
+    };
+    (0..1500).map(|n| Row { n, text: text(n) }).collect()
+}
+
+fn csv_bytes(rows: &[Row]) -> Vec<u8> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    rows.iter().for_each(|row| writer.serialize(row).unwrap());
+    writer.into_inner().unwrap()
+}
+
+fn json_bytes(rows: &[Row]) -> Vec<u8> {
+    rows.iter()
+        .flat_map(|row| [serde_json::to_vec(row).unwrap(), b"\n".to_vec()].concat())
+        .collect()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    writer.write_all(bytes).unwrap();
+    writer.finish().unwrap()
+}
+
+/// Puts files into a directory, and lets the suite read it.
+fn files<F: Decode<Row>>(files: &[(&str, Vec<u8>)], format: F) {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    contract::source(|| FileSource::<Row, F>::new(dir.path(), format.clone()).split_bytes(5000));
+}
+
+#[test]
+fn csv_files() {
+    files(
+        &[("a/b.csv", csv_bytes(&rows(false)[..900])), ("c", csv_bytes(&rows(false)[900..]))],
+        Csv::new(),
+    );
+}
+
+#[test]
+fn csv_files_by_byte_range() {
+    files(&[("a.csv", csv_bytes(&rows(true)))], Csv::new().splittable(true));
+}
+
+#[test]
+fn json_lines_files_by_byte_range_with_bad_rows_and_packed_ones() {
+    let bad = [json_bytes(&rows(false)[..400]), b"{\n\n".to_vec(), json_bytes(&rows(false)[400..])];
+    files(
+        &[("a.jsonl", bad.concat()), ("b.gz", gzip(&json_bytes(&rows(false))))],
+        JsonLines::new(),
+    );
+}
+
+#[cfg(feature = "zstd")]
+#[test]
+fn zstd_files() {
+    let packed = zstd::encode_all(&csv_bytes(&rows(false))[..], 1).unwrap();
+    files(&[("a.csv.zst", packed)], Csv::new());
+}
+
+#[test]
+fn generator() {
+    contract::source(|| Generator::new(|i| i * 3).count(1234).splits(5));
+    contract::source(|| Generator::new(|i| i).count(300).splits(2).rate(200_000));
+    contract::source(|| Generator::new(|i| i).count(2).splits(3));
+}
+
+#[test]
+fn collection() {
+    contract::source(|| Collection::new(0..777).splits(4));
+    contract::source(|| Collection::with_timestamps((0..99).map(|i| (i, i))));
+    contract::source(|| Collection::<u8>::new([]));
+}
+
+#[test]
+fn collect_sink() {
+    contract::sink(|| {
+        let results = Collected::new();
+        SinkUnderTest {
+            sink: results.sink(),
+            committed: Box::new(move || results.rows()),
+            guarantee: Guarantee::ExactlyOnce,
+        }
+    });
+}
+
+#[test]
+fn blackhole() {
+    // Nothing is seen, so nothing can be seen wrongly; the calls must be in order.
+    use millrace_engine::connector::{Sink, SinkCx, Writer};
+    use millrace_protocol::ids::{Attempt, Subtask};
+    let cx = SinkCx { job: "j".into(), uid: "u".into(), attempt: Attempt(1), subtask: Subtask(0) };
+    let mut writer = Sink::<u64>::writer(&Blackhole, cx).unwrap();
+    let mut batch = millrace_engine::data::Rows::default();
+    batch.push(0, 1u64);
+    writer.write(&mut batch).unwrap();
+    assert!(batch.is_empty());
+    let pending = Writer::<u64, ()>::prepare(&mut writer, true).unwrap();
+    assert!(pending().unwrap().commit.is_empty());
+}
+
+/// Reads what a sink wrote, with the source.
+fn read_back<F: Decode<u64>>(dir: &Path, format: F) -> Vec<u64> {
+    struct Fails;
+    impl millrace_engine::connector::DeadLetters for Fails {
+        fn put(
+            &self,
+            _: &millrace_protocol::ids::Uid,
+            origin: &str,
+            at: u64,
+            why: &str,
+            raw: &[u8],
+        ) {
+            panic!("{origin} {at}: {why}: {raw:?}");
+        }
+    }
+    if !dir.exists() {
+        return vec![];
+    }
+    let mut source = FileSource::new(dir, format);
+    let cx = SourceCx {
+        uid: "back".into(),
+        subtask: millrace_protocol::ids::Subtask(0),
+        parallelism: 1,
+        waker: Arc::new(|| ()),
+        dead_letters: Arc::new(Fails),
+    };
+    let mut reader = source.reader(cx).unwrap();
+    for (lane, split) in source.discover(&[]).unwrap().into_iter().enumerate() {
+        reader.assign(millrace_engine::connector::Lane(lane as u32), split).unwrap();
+    }
+    let mut buffer = SourceBuffer::default();
+    while reader.poll(&mut buffer.out(usize::MAX)).unwrap() == Next::More {}
+    buffer.values
+}
+
+fn file_sink<F>(format: F, change: impl Fn(FileSink<u64, F>) -> FileSink<u64, F>)
+where
+    F: Encode<u64> + Decode<u64>,
+{
+    contract::sink(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let sink = change(FileSink::new(dir.path().join("out"), format.clone()));
+        let format = format.clone();
+        SinkUnderTest {
+            sink,
+            committed: Box::new(move || read_back(&dir.path().join("out"), format.clone())),
+            guarantee: Guarantee::ExactlyOnce,
+        }
+    });
+}
+
+#[test]
+fn file_sink_with_parts_open_over_checkpoints() {
+    file_sink(Csv::new().no_header(), |sink| sink);
+}
+
+#[test]
+fn file_sink_rolling_at_every_checkpoint_and_by_size() {
+    file_sink(JsonLines::new(), |sink| {
+        sink.rolling(Rolling { max_bytes: 50, max_age: Duration::ZERO })
+    });
+    file_sink(Csv::new().no_header(), |sink| {
+        sink.rolling(Rolling { max_bytes: 1, max_age: Duration::MAX })
+    });
+}
+
+#[test]
+fn file_sink_with_partitions_and_few_open_parts() {
+    use std::fmt::Write;
+    file_sink(Csv::new().no_header(), |sink| {
+        sink.partition_by(|row, path| _ = write!(path, "mod={}/tens={}", row / 5 % 2, row / 10 % 2))
+            .max_open(3)
+    });
+}
+
+#[test]
+fn file_sink_packed() {
+    file_sink(JsonLines::new(), |sink| sink.compression(Compression::Gzip));
+    #[cfg(feature = "zstd")]
+    file_sink(JsonLines::new(), |sink| sink.compression(Compression::Zstd));
+}
