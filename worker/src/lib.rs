@@ -1,1 +1,53 @@
 //! Millrace: stateful stream processing that belongs to Kubernetes.
+//!
+//! This is the one crate a program depends on. A program is a function that builds a
+//! dataflow from an [`Env`](prelude::Env) and its own options, given to [`main`]; it gets
+//! the command line described in [`cli`].
+//!
+//! ```no_run
+//! use millrace::prelude::*;
+//! use std::time::Duration;
+//!
+//! #[derive(clap::Args, Clone)]
+//! struct Options {
+//!     /// Rows to count.
+//!     #[arg(long, default_value_t = 1_000_000)]
+//!     rows: u64,
+//! }
+//!
+//! fn build(env: &Env, options: &Options) -> Res {
+//!     let rows = Generator::new(|i| (i % 10, i as i64)).count(options.rows);
+//!     env.source("rows", rows, Watermarks::monotonous(|row: &(u64, i64)| row.1))
+//!         .key_by(|row| row.0)
+//!         .window(TumblingWindows::of(Duration::from_secs(60)))
+//!         .aggregate("counts", Count, |key, window, n| (*key, window.start, n))
+//!         .sink("print", Print::new());
+//!     Ok(())
+//! }
+//!
+//! fn main() -> std::process::ExitCode {
+//!     millrace::main(build)
+//! }
+//! ```
+
+pub mod cli;
+
+pub use cli::main;
+pub use millrace_connectors as connectors;
+pub use millrace_engine as engine;
+pub use millrace_protocol as protocol;
+
+/// What programs use.
+pub mod prelude {
+    pub use clap;
+    pub use millrace_connectors::file::{FileSink, FileSource};
+    pub use millrace_connectors::{Blackhole, Collected, Collection, Generator, Print};
+    pub use millrace_engine::api::env::Env;
+    pub use millrace_engine::api::keyed::KeyedStream;
+    pub use millrace_engine::api::stream::DataStream;
+    pub use millrace_engine::api::tags::OutputTag;
+    pub use millrace_engine::api::window::{Aggregate, Count, TumblingWindows, Window};
+    pub use millrace_engine::data::{Data, Res, Ts, UserError};
+    pub use millrace_engine::time::Watermarks;
+    pub use millrace_protocol::key::Key;
+}

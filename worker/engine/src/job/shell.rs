@@ -220,6 +220,7 @@ pub fn run(handle: &Handle, options: JobOptions) -> Result<Outcome, JobError> {
         ended: BTreeSet::new(),
         timer: None,
         begun: Instant::now(),
+        refused: None,
         options,
     };
     let outcome = shell.run();
@@ -250,6 +251,8 @@ struct Shell {
     ended: BTreeSet<Slot>,
     timer: Option<Duration>,
     begun: Instant,
+    /// What only the user can mend.
+    refused: Option<String>,
     options: JobOptions,
 }
 
@@ -272,6 +275,9 @@ impl Shell {
                 if let Some(outcome) = self.carry_out(effect) {
                     if let Some(deployment) = self.deployment.take() {
                         deployment.stop();
+                    }
+                    if let Some(why) = self.refused.take() {
+                        return Err(JobError::User(why));
                     }
                     return match outcome {
                         Outcome::Refused(why) => Err(JobError::User(why)),
@@ -310,6 +316,10 @@ impl Shell {
                 let current = self.deployment.as_ref().filter(|d| d.attempt == attempt)?.len();
                 match report {
                     Report::Event(event) => Some(event),
+                    Report::Refused(why) => {
+                        self.refused.get_or_insert(why);
+                        Some(Event::Cancel)
+                    }
                     Report::Ready(slot) => {
                         self.ready.insert(slot);
                         (self.ready.len() == current).then(|| {

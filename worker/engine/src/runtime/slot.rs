@@ -5,7 +5,7 @@
 //! the thread sleeps until it is woken or a timer is due. Nothing here blocks.
 
 use crate::coordinator::{Event, Failure};
-use crate::data::{Fail, Res, Ts};
+use crate::data::{Fail, Res, Ts, UserError};
 use crate::graph::{AttemptCx, BuildCx, Graph, NodeId};
 use crate::runtime::channel::TaskWaker;
 use crate::runtime::signal::Signal;
@@ -47,6 +47,8 @@ pub enum Report {
     Ended(Slot),
     /// For the coordinator.
     Event(Event),
+    /// Only the user can mend it: the job is not to be tried again.
+    Refused(String),
 }
 
 /// Whom slots report to.
@@ -85,7 +87,14 @@ pub fn run(spec: SlotSpec) {
     let outcome = catch_unwind(AssertUnwindSafe(|| SlotLoop::start(spec, &mut at)?.run(&mut at)));
     let cause = match outcome {
         Ok(Ok(())) => return,
-        Ok(Err(cause)) => cause.to_string(),
+        Ok(Err(cause)) => {
+            if let Some(error) = cause.downcast_ref::<UserError>() {
+                let operator = at.current.and_then(|i| at.names.get(i).cloned());
+                let operator = operator.map_or(String::new(), |o| format!("operator {o:?}: "));
+                return reports(Report::Refused(format!("{operator}{error}")));
+            }
+            cause.to_string()
+        }
         Err(panic) => format!("panicked: {}", panic_text(panic.as_ref())),
     };
     let operator = at.current.and_then(|i| at.names.get(i).cloned());

@@ -1,6 +1,6 @@
 //! A task: an operator with its gate and everything chained behind it.
 
-use crate::data::{AnyBatch, Fail, Res, Ts};
+use crate::data::{AnyBatch, Res, Ts};
 use crate::runtime::emit::Emitter;
 use crate::runtime::gate::{Event, Gate};
 use crate::runtime::metrics::NodeMetrics;
@@ -9,20 +9,6 @@ use crate::runtime::snapshot::{Barrier, SnapshotParts};
 use crate::state::StateTable;
 use millrace_protocol::ids::Uid;
 use std::sync::Arc;
-use thiserror::Error;
-
-/// A failure of user code, a connector or the runtime, with its place.
-#[derive(Debug, Error)]
-#[error("operator {operator} (subtask {subtask}): {cause}")]
-pub struct UserError {
-    /// The operator's uid or name.
-    pub operator: String,
-    /// Its subtask.
-    pub subtask: u16,
-    /// What went wrong.
-    #[source]
-    pub cause: Fail,
-}
 
 /// What a turn of a task came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
