@@ -1,9 +1,9 @@
 //! The state types that live in a row: [`Value`], [`ListState`],
 //! [`ReducingState`], [`AggregatingState`]; and [`State`], a struct of them. Pure.
 
-use super::row::{FieldKind, FieldShape, RowReader, decode, encode};
+use super::row::{FieldKind, FieldShape, decode, encode};
 use crate::data::{Data, Res};
-use millrace_protocol::shape::{self, Fit, ShapeError};
+use millrace_protocol::shape::{self, ShapeError};
 use std::time::Duration;
 
 /// How long state lives that nobody writes to.
@@ -78,18 +78,17 @@ pub trait Field: Default + Send + 'static {
 #[derive(Debug)]
 pub struct Value<T>(Cell<T>);
 
+/// A value, or none, and whether that was written: 16 bytes for a `u64`.
 #[derive(Debug)]
 enum Cell<T> {
-    Empty,
-    Cleared,
-    Clean(T),
-    Dirty(T),
+    Full(T, bool),
+    Void(bool),
 }
 
 impl<T> Default for Value<T> {
     /// Empty, and counted as written: so that assigning it is a change.
     fn default() -> Self {
-        Self(Cell::Cleared)
+        Self(Cell::Void(true))
     }
 }
 
@@ -98,37 +97,30 @@ impl<T: Data> Value<T> {
     #[inline]
     pub fn get(&self) -> Option<&T> {
         match &self.0 {
-            Cell::Clean(v) | Cell::Dirty(v) => Some(v),
-            Cell::Empty | Cell::Cleared => None,
+            Cell::Full(v, _) => Some(v),
+            Cell::Void(_) => None,
         }
     }
 
     /// Sets the value.
     #[inline]
     pub fn set(&mut self, value: T) {
-        self.0 = Cell::Dirty(value);
+        self.0 = Cell::Full(value, true);
     }
 
     /// Removes the value.
     #[inline]
     pub fn clear(&mut self) {
-        if !matches!(self.0, Cell::Empty) {
-            self.0 = Cell::Cleared;
-        }
+        self.take();
     }
 
     /// Removes the value and gives it.
     #[inline]
     pub fn take(&mut self) -> Option<T> {
-        match std::mem::replace(&mut self.0, Cell::Empty) {
-            Cell::Clean(v) | Cell::Dirty(v) => {
-                self.0 = Cell::Cleared;
-                Some(v)
-            }
-            other => {
-                self.0 = other;
-                None
-            }
+        let dirty = self.is_dirty() || self.get().is_some();
+        match std::mem::replace(&mut self.0, Cell::Void(dirty)) {
+            Cell::Full(v, _) => Some(v),
+            Cell::Void(_) => None,
         }
     }
 
@@ -141,28 +133,27 @@ impl<T: Data> Value<T> {
     /// The value to be changed, made if there is none.
     #[inline]
     pub fn or_insert_with(&mut self, make: impl FnOnce() -> T) -> &mut T {
-        let value = match std::mem::replace(&mut self.0, Cell::Empty) {
-            Cell::Clean(v) | Cell::Dirty(v) => v,
-            Cell::Empty | Cell::Cleared => make(),
-        };
-        self.0 = Cell::Dirty(value);
+        if let Cell::Void(_) = self.0 {
+            self.0 = Cell::Full(make(), true);
+        }
         match &mut self.0 {
-            Cell::Dirty(v) => v,
-            _ => unreachable!(),
+            Cell::Full(v, dirty) => {
+                *dirty = true;
+                v
+            }
+            Cell::Void(_) => unreachable!("it has just been filled"),
         }
     }
 
     /// The value to be changed, if there is one; counts as written.
     #[inline]
     pub fn get_mut(&mut self) -> Option<&mut T> {
-        if let Cell::Clean(_) = self.0
-            && let Cell::Clean(v) = std::mem::replace(&mut self.0, Cell::Empty)
-        {
-            self.0 = Cell::Dirty(v);
-        }
         match &mut self.0 {
-            Cell::Dirty(v) => Some(v),
-            _ => None,
+            Cell::Full(v, dirty) => {
+                *dirty = true;
+                Some(v)
+            }
+            Cell::Void(_) => None,
         }
     }
 }
@@ -170,20 +161,19 @@ impl<T: Data> Value<T> {
 impl<T: Data> Field for Value<T> {
     #[inline]
     fn is_empty(&self) -> bool {
-        matches!(self.0, Cell::Empty | Cell::Cleared)
+        matches!(self.0, Cell::Void(_))
     }
 
     #[inline]
     fn is_dirty(&self) -> bool {
-        matches!(self.0, Cell::Cleared | Cell::Dirty(_))
+        matches!(self.0, Cell::Full(_, true) | Cell::Void(true))
     }
 
     #[inline]
     fn clean(&mut self) {
-        self.0 = match std::mem::replace(&mut self.0, Cell::Empty) {
-            Cell::Clean(v) | Cell::Dirty(v) => Cell::Clean(v),
-            Cell::Empty | Cell::Cleared => Cell::Empty,
-        };
+        match &mut self.0 {
+            Cell::Full(_, dirty) | Cell::Void(dirty) => *dirty = false,
+        }
     }
 
     #[inline]
@@ -192,9 +182,15 @@ impl<T: Data> Field for Value<T> {
     }
 
     fn read(bytes: &mut &[u8], old: Option<&FieldShape>) -> Res<Self> {
-        let _ = (old, shape::compatible, Fit::Fast, RowReader::same);
-        let value: Option<T> = decode(bytes)?;
-        Ok(Self(value.map_or(Cell::Empty, Cell::Clean)))
+        let Some(old) = old else {
+            let value: Option<T> = decode(bytes)?;
+            return Ok(Self(value.map_or(Cell::Void(false), |v| Cell::Full(v, false))));
+        };
+        match bytes.split_off_first() {
+            Some(0) => Ok(Self(Cell::Void(false))),
+            Some(1) => Ok(Self(Cell::Full(shape::read_by_name(bytes, &old.value)?, false))),
+            _ => Err("neither a value nor none".into()),
+        }
     }
 
     fn shape(name: &str) -> Result<FieldShape, ShapeError> {
@@ -249,6 +245,50 @@ impl<T: Data> ListState<T> {
     }
 }
 
+impl<T: Data> Field for ListState<T> {
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    #[inline]
+    fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    #[inline]
+    fn clean(&mut self) {
+        self.dirty = false;
+    }
+
+    fn write(&self, out: &mut Vec<u8>) -> Res {
+        encode(&self.items, out)
+    }
+
+    fn read(bytes: &mut &[u8], old: Option<&FieldShape>) -> Res<Self> {
+        let items = match old {
+            None => decode(bytes)?,
+            Some(old) => {
+                let mut items = Vec::new();
+                for _ in 0..decode::<usize>(bytes)? {
+                    items.push(shape::read_by_name(bytes, &old.value)?);
+                }
+                items
+            }
+        };
+        Ok(Self { items, dirty: false })
+    }
+
+    fn shape(name: &str) -> Result<FieldShape, ShapeError> {
+        let value = shape::trace::<T>()?;
+        Ok(FieldShape { name: name.to_owned(), kind: FieldKind::List, value, key: None })
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.items.capacity() * size_of::<T>()
+    }
+}
+
 /// How [`ReducingState`] joins two values.
 pub trait Reducer: 'static {
     /// What is reduced.
@@ -285,6 +325,35 @@ impl<R: Reducer> ReducingState<R> {
     /// Removes the value.
     pub fn clear(&mut self) {
         self.0.clear();
+    }
+}
+
+impl<R: Reducer> Field for ReducingState<R> {
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    #[inline]
+    fn is_dirty(&self) -> bool {
+        self.0.is_dirty()
+    }
+
+    #[inline]
+    fn clean(&mut self) {
+        self.0.clean();
+    }
+
+    fn write(&self, out: &mut Vec<u8>) -> Res {
+        self.0.write(out)
+    }
+
+    fn read(bytes: &mut &[u8], old: Option<&FieldShape>) -> Res<Self> {
+        Ok(Self(Field::read(bytes, old)?))
+    }
+
+    fn shape(name: &str) -> Result<FieldShape, ShapeError> {
+        Value::<R::Value>::shape(name)
     }
 }
 
@@ -329,5 +398,34 @@ impl<A: Aggregator> AggregatingState<A> {
     /// Removes the accumulator.
     pub fn clear(&mut self) {
         self.0.clear();
+    }
+}
+
+impl<A: Aggregator> Field for AggregatingState<A> {
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    #[inline]
+    fn is_dirty(&self) -> bool {
+        self.0.is_dirty()
+    }
+
+    #[inline]
+    fn clean(&mut self) {
+        self.0.clean();
+    }
+
+    fn write(&self, out: &mut Vec<u8>) -> Res {
+        self.0.write(out)
+    }
+
+    fn read(bytes: &mut &[u8], old: Option<&FieldShape>) -> Res<Self> {
+        Ok(Self(Field::read(bytes, old)?))
+    }
+
+    fn shape(name: &str) -> Result<FieldShape, ShapeError> {
+        Value::<A::Acc>::shape(name)
     }
 }

@@ -13,8 +13,11 @@
 //! [`reader::RangeRead`]), no clock (`now` is an argument), no threads.
 
 pub mod delta;
+mod drain;
 pub mod fields;
+mod fire;
 pub mod fold;
+mod grow;
 pub mod keyed;
 pub mod map;
 pub mod panes;

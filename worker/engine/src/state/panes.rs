@@ -1,10 +1,16 @@
 //! One table for each namespace: the panes of windows. Pure.
 
+use super::delta::{DeltaWriter, StateSchema};
+use super::reader::Block;
 use super::row::Row;
 use super::segment::Epochs;
+use super::snapshot::{Sizes, SnapshotError, SnapshotSpec, StateTable};
 use super::table::Table;
+use crate::data::{Res, Ts};
+use millrace_protocol::ids::CheckpointId;
 use millrace_protocol::key::Key;
 use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
+use millrace_protocol::shape::ShapeError;
 
 /// Tables in order of their namespace (a pane's start, say).
 pub struct PaneTables<K, R> {
@@ -15,14 +21,34 @@ pub struct PaneTables<K, R> {
     /// Index of the pane asked for last.
     pub(super) last: usize,
     pub(super) dead_before: i64,
+    /// What a new pane begins with.
     pub(super) epochs: Epochs,
+    pub(super) draining: Option<PanesDraining>,
+    /// An emptied table, whose memory the next pane gets.
+    pub(super) spare: Option<Table<K, R>>,
+}
+
+/// A snapshot of all panes.
+pub(super) struct PanesDraining {
+    pub checkpoint: CheckpointId,
+    pub whole: KeyGroupRange,
+    /// What the section says; panes may die while it drains.
+    pub dead_before: i64,
 }
 
 impl<K: Key, R: Row> PaneTables<K, R> {
     /// No panes yet, for the groups in `range`, of `max`.
     pub fn new(max: MaxParallelism, range: KeyGroupRange) -> Self {
-        let (panes, epochs) = (Vec::new(), Epochs::new());
-        Self { max, range, panes, last: 0, dead_before: i64::MIN, epochs }
+        Self {
+            max,
+            range,
+            panes: Vec::new(),
+            last: 0,
+            dead_before: i64::MIN,
+            epochs: Epochs::new(),
+            draining: None,
+            spare: None,
+        }
     }
 
     /// The table of a namespace, made if there is none.
@@ -40,8 +66,10 @@ impl<K: Key, R: Row> PaneTables<K, R> {
         match self.panes.binary_search_by_key(&namespace, |(ns, _)| *ns) {
             Ok(at) => at,
             Err(at) => {
-                let mut table = Table::new(self.max, self.range);
+                let spare = self.spare.take();
+                let mut table = spare.unwrap_or_else(|| Table::new(self.max, self.range));
                 table.epochs = self.epochs.clone();
+                table.epochs.draining = None;
                 self.panes.insert(at, (namespace, table));
                 at
             }
@@ -88,15 +116,44 @@ impl<K: Key, R: Row> PaneTables<K, R> {
     /// snapshot begun.
     pub fn fire(&mut self, namespace: i64, limit: usize, f: impl FnMut(K, R, u64)) -> bool {
         let doomed = namespace < self.dead_before;
-        match self.get_mut(namespace) {
-            Some(table) => table.consume(limit, doomed, f),
-            None => true,
+        let Some(table) = self.get_mut(namespace) else { return true };
+        let done = table.consume(limit, doomed, f);
+        if done {
+            self.retire(namespace);
         }
+        done
     }
 
     /// Drops a pane with its rows.
     pub fn drop_pane(&mut self, namespace: i64) {
-        let _ = namespace; // skeleton
+        let doomed = namespace < self.dead_before;
+        let Some(table) = self.get_mut(namespace) else { return };
+        table.discard(doomed);
+        self.retire(namespace);
+    }
+
+    /// Removes an empty pane, unless a snapshot or tombstones still need it. Its
+    /// memory serves the next new pane.
+    fn retire(&mut self, namespace: i64) {
+        let Ok(at) = self.panes.binary_search_by_key(&namespace, |(ns, _)| *ns) else { return };
+        let table = &self.panes[at].1;
+        if !table.is_empty() || table.epochs.draining.is_some() {
+            return;
+        }
+        if namespace >= self.dead_before && table.has_dead() {
+            return;
+        }
+        let (_, mut table) = self.panes.remove(at);
+        self.last = 0;
+        table.recycle();
+        self.spare = Some(table);
+    }
+
+    /// Removes panes that were kept for a snapshot or for tombstones only.
+    fn retire_all(&mut self) {
+        let empty: Vec<i64> =
+            self.panes.iter().filter(|(_, t)| t.is_empty()).map(|(ns, _)| *ns).collect();
+        empty.into_iter().for_each(|namespace| self.retire(namespace));
     }
 
     /// Number of rows of all panes.
@@ -111,7 +168,8 @@ impl<K: Key, R: Row> PaneTables<K, R> {
 
     /// Approximate bytes of memory held.
     pub fn bytes(&self) -> usize {
-        self.panes.iter().map(|(_, t)| t.bytes()).sum()
+        let spare = self.spare.as_ref().map_or(0, Table::bytes);
+        spare + self.panes.iter().map(|(_, t)| t.bytes()).sum::<usize>()
     }
 
     /// Housekeeping, to be called once per batch.
@@ -120,5 +178,78 @@ impl<K: Key, R: Row> PaneTables<K, R> {
         if let Some((_, table)) = self.panes.get_mut(self.last) {
             table.tend();
         }
+    }
+}
+
+impl<K: Key, R: Row> StateTable for PaneTables<K, R> {
+    fn schema(&self) -> Result<StateSchema, ShapeError> {
+        Ok(StateSchema { panes: true, ..Table::<K, R>::new(self.max, self.range).schema()? })
+    }
+
+    fn begin(&mut self, spec: &SnapshotSpec) -> Res {
+        if self.panes.iter().any(|(_, t)| t.firing.is_some()) {
+            return Err(SnapshotError::Firing { checkpoint: spec.checkpoint }.into());
+        }
+        self.retire_all();
+        self.epochs.begin(spec, self.range.start)?;
+        let owing = self.epochs.draining.take().map(|d| d.owing);
+        let whole = owing.map_or(self.range, |o| o.whole(self.range));
+        let (checkpoint, dead_before) = (spec.checkpoint, self.dead_before);
+        self.draining = Some(PanesDraining { checkpoint, whole, dead_before });
+        self.panes.iter_mut().try_for_each(|(_, table)| table.begin(spec))
+    }
+
+    fn drain(&mut self, out: &mut DeltaWriter, budget: usize) -> Res<bool> {
+        let Some(draining) = &self.draining else { return Ok(true) };
+        out.covers(self.range, draining.whole, draining.dead_before);
+        let mut left = budget;
+        for (namespace, table) in &mut self.panes {
+            if !table.is_draining() {
+                continue;
+            }
+            out.namespace(*namespace)?;
+            if !table.walk(out, &mut left)? {
+                return Ok(false);
+            }
+        }
+        self.draining = None;
+        self.retire_all();
+        Ok(true)
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.is_some()
+    }
+
+    fn completed(&mut self, checkpoint: CheckpointId) {
+        self.epochs.completed(checkpoint);
+        self.panes.iter_mut().for_each(|(_, table)| table.completed(checkpoint));
+        self.retire_all();
+    }
+
+    fn aborted(&mut self, checkpoint: CheckpointId) {
+        self.epochs.aborted(checkpoint);
+        self.draining.take_if(|d| d.checkpoint == checkpoint);
+        self.panes.iter_mut().for_each(|(_, table)| table.aborted(checkpoint));
+        self.retire_all();
+    }
+
+    fn load(&mut self, block: &Block<'_>) -> Res {
+        self.pane(block.namespace).load_block(block)
+    }
+
+    fn restored(&mut self, checkpoint: Option<CheckpointId>) {
+        self.epochs.restored(checkpoint);
+        self.panes.iter_mut().for_each(|(_, table)| table.restored(checkpoint));
+        self.retire_all();
+    }
+
+    fn sweep(&mut self, now: Ts, budget: usize) -> usize {
+        let each = budget / self.panes.len().max(1) + 1;
+        self.panes.iter_mut().map(|(_, table)| table.sweep(now, each)).sum()
+    }
+
+    fn sizes(&self) -> Sizes {
+        Sizes { keys: self.len() as u64, memory: self.bytes() as u64 }
     }
 }

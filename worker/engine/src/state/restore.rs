@@ -1,10 +1,17 @@
 //! From files to tables. Pure: bytes come from a [`RangeRead`].
+//!
+//! Files are applied oldest to newest: a newer entry replaces an older one, a
+//! tombstone removes it, and a newer file's `dead_before` keeps older panes out.
 
-use super::reader::RangeRead;
+use super::delta::{Section, StateSchema};
+use super::reader::{Block, DeltaReader, FileError, RangeRead, overlaps};
+use super::row::RowReader;
 use super::snapshot::StateTable;
 use crate::data::Res;
 use millrace_protocol::ids::Uid;
-use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
+use millrace_protocol::keygroup::{KeyGroup, KeyGroupRange, MaxParallelism};
+use millrace_protocol::shape::{self, Fit, Incompatible};
+use thiserror::Error;
 
 /// A file of a manifest, and the groups for which it counts.
 pub struct RestoreFile {
@@ -16,31 +23,67 @@ pub struct RestoreFile {
     pub data: Box<dyn RangeRead>,
 }
 
+/// State that the program cannot read, because its types have changed.
+#[derive(Debug, Error)]
+#[error(
+    "operator {operator} state {state}: its type has changed so that what is stored cannot be \
+     read: {change}. Give new fields a serde default, or rename the state to start it empty"
+)]
+pub struct TypeChanged {
+    /// The operator.
+    pub operator: Uid,
+    /// The state.
+    pub state: String,
+    /// The difference.
+    #[source]
+    pub change: Incompatible,
+}
+
 /// The files of a checkpoint, opened.
 pub struct Restore {
-    files: Vec<RestoreFile>,
+    max: MaxParallelism,
+    files: Vec<(DeltaReader, KeyGroupRange)>,
 }
 
 impl Restore {
-    /// Opens files, in the manifest's order (oldest first).
-    pub fn open(files: Vec<RestoreFile>, max: MaxParallelism) -> Res<Self> {
-        let _ = max;
-        Ok(Self { files })
+    /// Opens files, in the manifest's order (oldest first). One file may come
+    /// several times, with disjoint groups.
+    pub fn open(files: Vec<RestoreFile>, max: MaxParallelism) -> Result<Self, FileError> {
+        let open = |file: RestoreFile| {
+            let reader = DeltaReader::open(&file.name, file.data)?;
+            reader.check_groups(max)?;
+            Ok((reader, file.groups))
+        };
+        Ok(Self { max, files: files.into_iter().map(open).collect::<Result<_, _>>()? })
     }
 
-    /// The states that the files hold: (operator uid, state).
+    /// The states that the files hold: (operator uid, state), each once.
     pub fn states(&self) -> Vec<(Uid, String)> {
-        Vec::new()
+        let sections = self.files.iter().flat_map(|(f, _)| &f.footer().sections);
+        let mut states: Vec<_> = sections.map(|s| (s.operator.clone(), s.state.clone())).collect();
+        states.sort();
+        states.dedup();
+        states
     }
 
-    /// Fails if the files' types cannot be read by a program with this schema.
-    pub fn check(&self, operator: &Uid, state: &str, schema: &super::delta::StateSchema) -> Res {
-        let _ = (operator, state, schema);
+    /// Fails if what the files hold of a state cannot be read by a program with
+    /// this schema.
+    pub fn check(
+        &self,
+        operator: &Uid,
+        state: &str,
+        schema: &StateSchema,
+    ) -> Result<(), TypeChanged> {
+        for (file, _) in &self.files {
+            if let Some((_, section)) = file.section(operator.as_str(), state) {
+                row_reader(section, schema)?;
+            }
+        }
         Ok(())
     }
 
-    /// Loads a state's entries in `range` into an empty table. Answers their
-    /// number. The caller then says [`StateTable::restored`].
+    /// Loads a state's entries in `range` into an empty table. Answers the number
+    /// of entries read. The caller then says [`StateTable::restored`].
     pub fn load(
         &self,
         operator: &Uid,
@@ -48,7 +91,76 @@ impl Restore {
         range: KeyGroupRange,
         table: &mut dyn StateTable,
     ) -> Res<u64> {
-        let _ = (operator, state, range, table, &self.files);
-        Ok(0)
+        let schema = table.schema()?;
+        let mut entries = 0;
+        for (at, (file, clip)) in self.files.iter().enumerate() {
+            let wanted = range.intersect(*clip);
+            let Some((index, section)) = file.section(operator.as_str(), state) else { continue };
+            if wanted.is_empty() {
+                continue;
+            }
+            let reader = row_reader(section, &schema)?;
+            let newer = self.dead_before(at, operator, state);
+            let live = |namespace: i64, group: KeyGroup| {
+                !newer.iter().any(|(groups, before)| namespace < *before && groups.contains(group))
+            };
+            file.blocks(
+                (index, section),
+                |block| {
+                    let groups = block.first.max(wanted.start)..=block.last.min(wanted.end - 1);
+                    overlaps(block, wanted)
+                        && groups.into_iter().any(|g| live(block.namespace, KeyGroup(g)))
+                },
+                |block, body| {
+                    let take = |group| wanted.contains(group) && live(block.namespace, group);
+                    let decoded = Block::new(body, &reader, &take)
+                        .ok_or_else(|| file.corrupt(section, "lengths do not add up".to_owned()))?;
+                    entries += u64::from(block.entries);
+                    table.load(&decoded).map_err(|e| {
+                        let what = format!("the block at {}: {e}", block.offset);
+                        file.corrupt(section, what)
+                    })?;
+                    Ok(())
+                },
+            )?;
+        }
+        Ok(entries)
     }
+
+    /// What files newer than that at `at` declare dead, by groups.
+    fn dead_before(&self, at: usize, operator: &Uid, state: &str) -> Vec<(KeyGroupRange, i64)> {
+        let newer = self.files.iter().skip(at + 1);
+        newer
+            .filter(|(file, _)| file.name() != self.files[at].0.name())
+            .filter_map(|(file, clip)| {
+                let (_, section) = file.section(operator.as_str(), state)?;
+                (section.dead_before > i64::MIN)
+                    .then(|| (section.groups.intersect(*clip), section.dead_before))
+            })
+            .collect()
+    }
+
+    /// The number of key groups.
+    pub fn max_parallelism(&self) -> MaxParallelism {
+        self.max
+    }
+}
+
+fn row_reader(section: &Section, schema: &StateSchema) -> Result<RowReader, TypeChanged> {
+    let changed = |change| TypeChanged {
+        operator: section.operator.clone(),
+        state: section.state.clone(),
+        change,
+    };
+    let (old, new) = (&section.schema.key, &schema.key);
+    if shape::compatible(old, new) != Ok(Fit::Fast) {
+        let change = Incompatible::new("the key", &old.to_string(), &new.to_string());
+        return Err(changed(change));
+    }
+    if section.schema.panes != schema.panes {
+        let kind = |panes| if panes { "state by pane" } else { "state without panes" };
+        let change = Incompatible::new("", kind(section.schema.panes), kind(schema.panes));
+        return Err(changed(change));
+    }
+    RowReader::new(&section.schema.row, &schema.row).map_err(changed)
 }

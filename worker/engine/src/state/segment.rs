@@ -47,6 +47,15 @@ impl Stamp {
 #[derive(Debug, Clone)]
 pub(crate) struct Draining {
     pub checkpoint: CheckpointId,
+    pub owing: Owing,
+    /// Where the walk stands in the segment that begins at `owing.passed`;
+    /// `None` before it has entered it.
+    pub inside: Option<Inside>,
+}
+
+/// Which entries a snapshot still owes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Owing {
     /// Entries written after this epoch are owed...
     pub base: u32,
     /// ...up to this one.
@@ -55,10 +64,17 @@ pub(crate) struct Draining {
     pub fold: KeyGroupRange,
     /// Groups below this one have been passed.
     pub passed: u16,
-    /// Where the walk stands in the segment that begins at `passed`.
+}
+
+/// A walk within a segment.
+#[derive(Debug, Clone)]
+pub(crate) struct Inside {
+    /// The first bucket not yet looked at.
     pub bucket: usize,
-    /// The segment's [`Segment::moves`] when the walk entered it.
+    /// The segment's [`Segment::moves`] when it was entered.
     pub moves: u32,
+    /// Buckets found to be owed and not yet written, by group, last first.
+    pub found: Vec<(u16, u32)>,
 }
 
 /// The epochs of a table.
@@ -69,11 +85,13 @@ pub(crate) struct Epochs {
     /// The last epoch in each checkpoint that may become a base.
     pub cuts: Vec<(CheckpointId, u32)>,
     pub draining: Option<Draining>,
+    /// Tombstones up to this epoch stand in a complete checkpoint.
+    pub complete: u32,
 }
 
 impl Epochs {
     pub fn new() -> Self {
-        Self { current: 1, cuts: Vec::new(), draining: None }
+        Self { current: 1, cuts: Vec::new(), draining: None, complete: 0 }
     }
 }
 
@@ -127,13 +145,35 @@ pub(crate) struct Dead<K> {
     pub epoch: u32,
 }
 
+/// The last two epochs in which a segment was written to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Written {
+    last: u32,
+    before: u32,
+}
+
+impl Written {
+    #[inline]
+    pub fn note(&mut self, epoch: u32) {
+        if self.last != epoch {
+            *self = Self { last: epoch, before: self.last };
+        }
+    }
+
+    /// Whether it was written to in an epoch after `base` and up to `cut`. Exact, for only one epoch is later than a draining cut.
+    pub fn between(self, base: u32, cut: u32) -> bool {
+        let last = if self.last <= cut { self.last } else { self.before };
+        last > base
+    }
+}
+
 pub(crate) struct Segment<K, R> {
     pub groups: KeyGroupRange,
     pub entries: HashTable<Entry<K, R>>,
     pub side: Side,
     pub dead: Vec<Dead<K>>,
-    /// Epoch of the last first-write: segments untouched since the base are skipped.
-    pub written: u32,
+    /// When it was written to: segments untouched since the base are skipped.
+    pub written: Written,
     /// How often entries may have moved between buckets.
     pub moves: u32,
 }
@@ -145,13 +185,18 @@ impl<K: Key, R: Row> Segment<K, R> {
             entries: HashTable::new(),
             side: Side::default(),
             dead: Vec::new(),
-            written: 0,
+            written: Written::default(),
             moves: 0,
         }
     }
 }
 
-impl Draining {
+impl Owing {
+    /// The groups of `range` that are written whole.
+    pub fn whole(self, range: KeyGroupRange) -> KeyGroupRange {
+        if self.base == 0 { range } else { self.fold.intersect(range) }
+    }
+
     /// Whether an entry with this stamp, in this group, is still owed.
     #[inline]
     pub fn owes(&self, stamp: Stamp, group: KeyGroup) -> bool {
@@ -173,7 +218,7 @@ pub(crate) fn preserve<K: Key, R: Row>(
     side: &mut Side,
 ) -> bool {
     let group = max.group(hash);
-    if !draining.owes(entry.stamp, group) {
+    if !draining.owing.owes(entry.stamp, group) {
         return false;
     }
     side.push(group, &entry.key, &entry.row);

@@ -7,6 +7,7 @@ use crate::data::{Res, Ts};
 use millrace_protocol::ids::CheckpointId;
 use millrace_protocol::keygroup::KeyGroupRange;
 use millrace_protocol::shape::ShapeError;
+use thiserror::Error;
 
 /// A snapshot to begin: what a barrier says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +20,33 @@ pub struct SnapshotSpec {
     /// Key groups to be written whole whatever changed, so that older files are
     /// no longer needed for them. See [`fold`](super::fold).
     pub fold: KeyGroupRange,
+}
+
+/// A snapshot that cannot begin: a fault of the runtime, not of the user.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum SnapshotError {
+    /// One at a time.
+    #[error("checkpoint {next} begins while {draining} is being written")]
+    StillDraining {
+        /// The one to begin.
+        next: CheckpointId,
+        /// The one that drains.
+        draining: CheckpointId,
+    },
+    /// The base is none of this attempt, or was aborted.
+    #[error("checkpoint {checkpoint} builds on {base}, which this state does not know")]
+    UnknownBase {
+        /// The one to begin.
+        checkpoint: CheckpointId,
+        /// What it should build on.
+        base: CheckpointId,
+    },
+    /// A pane is half consumed.
+    #[error("checkpoint {checkpoint} begins in the middle of a firing")]
+    Firing {
+        /// The one to begin.
+        checkpoint: CheckpointId,
+    },
 }
 
 /// How much state there is.

@@ -4,9 +4,9 @@
 //! first, split as it grows. See [`segment`](super::segment) for how a snapshot
 //! reads it while it is being written to.
 
+use super::fire::Firing;
 use super::row::Row;
 use super::segment::{Dead, Entry, Epochs, Segment, Stamp, preserve};
-use crate::data::Ts;
 use hashbrown::hash_table::AbsentEntry;
 use millrace_protocol::key::Key;
 use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
@@ -34,13 +34,8 @@ pub struct Table<K, R> {
     pub(super) directory: Vec<u16>,
     pub(super) epochs: Epochs,
     pub(super) firing: Option<Firing<K, R>>,
-    pub(super) sweep: (usize, usize),
-}
-
-/// A table that is being consumed: the rows of one segment, sorted.
-pub(super) struct Firing<K, R> {
-    pub segment: usize,
-    pub rows: std::vec::IntoIter<(u64, K, R)>,
+    pub(super) swept: (usize, usize),
+    pub(super) tended: usize,
 }
 
 impl<K: Key, R: Row> Table<K, R> {
@@ -53,7 +48,8 @@ impl<K: Key, R: Row> Table<K, R> {
             directory: vec![0; usize::from(range.len())],
             epochs: Epochs::new(),
             firing: None,
-            sweep: (0, 0),
+            swept: (0, 0),
+            tended: 0,
         }
     }
 
@@ -92,13 +88,13 @@ impl<K: Key, R: Row> Table<K, R> {
                         None => false,
                     };
                     entry.stamp = Stamp::new(epochs.current, entry.stamp.saved() || kept);
-                    *written = epochs.current;
+                    written.note(epochs.current);
                 }
                 &mut entry.row
             }
             Err(absent) => {
                 let row = init();
-                *written = epochs.current;
+                written.note(epochs.current);
                 let stamp = Stamp::new(epochs.current, false);
                 insert(absent, moves, hash, Entry { key: key.clone(), row, stamp })
             }
@@ -118,7 +114,7 @@ impl<K: Key, R: Row> Table<K, R> {
                 None => false,
             };
             entry.stamp = Stamp::new(epochs.current, entry.stamp.saved() || kept);
-            *written = epochs.current;
+            written.note(epochs.current);
         }
         Some(&mut entry.row)
     }
@@ -153,7 +149,7 @@ impl<K: Key, R: Row> Table<K, R> {
                         if old {
                             entry.stamp =
                                 Stamp::new(epochs.current, entry.stamp.saved() || kept);
-                            *written = epochs.current;
+                            written.note(epochs.current);
                         }
                     }
                     Change::Removed => {
@@ -161,7 +157,7 @@ impl<K: Key, R: Row> Table<K, R> {
                         if entry.stamp.saved() || kept {
                             let (group, epoch) = (max.group(hash), epochs.current);
                             dead.push(Dead { key: entry.key, group, epoch });
-                            *written = epochs.current;
+                            written.note(epochs.current);
                         }
                     }
                 }
@@ -171,7 +167,7 @@ impl<K: Key, R: Row> Table<K, R> {
                 let mut row = init();
                 let (answer, change) = f(&mut row);
                 if change == Change::Changed {
-                    *written = epochs.current;
+                    written.note(epochs.current);
                     let stamp = Stamp::new(epochs.current, false);
                     insert(absent, moves, hash, Entry { key: key.clone(), row, stamp });
                 }
@@ -193,19 +189,20 @@ impl<K: Key, R: Row> Table<K, R> {
         let (entry, _) = found.remove();
         if entry.stamp.saved() || kept {
             dead.push(Dead { key: entry.key, group: max.group(hash), epoch: epochs.current });
-            *written = epochs.current;
+            written.note(epochs.current);
         }
         Some(entry.row)
     }
 
     /// Number of keys.
     pub fn len(&self) -> usize {
-        self.segments.iter().map(|s| s.entries.len()).sum()
+        let firing = self.firing.as_ref().map_or(0, |f| f.rows.len());
+        firing + self.segments.iter().map(|s| s.entries.len()).sum::<usize>()
     }
 
     /// Whether there is no key.
     pub fn is_empty(&self) -> bool {
-        self.segments.iter().all(|s| s.entries.is_empty())
+        self.firing.is_none() && self.segments.iter().all(|s| s.entries.is_empty())
     }
 
     /// Calls `f` with every key, row and hash, in no order.
@@ -228,39 +225,6 @@ impl<K: Key, R: Row> Table<K, R> {
                 f(&e.key, &e.row, e.key.hash64());
             }
         }
-    }
-
-    /// Takes rows out of the table, at most `limit` of them, in order of key
-    /// group, hash and key, and answers whether that was the last. To be called
-    /// until it is; in between nothing may be written to the table, and no
-    /// snapshot begun.
-    pub fn drain_sorted(&mut self, limit: usize, f: impl FnMut(K, R, u64)) -> bool {
-        self.consume(limit, false, f)
-    }
-
-    pub(super) fn consume(
-        &mut self,
-        _limit: usize,
-        _doomed: bool,
-        _f: impl FnMut(K, R, u64),
-    ) -> bool {
-        true // skeleton
-    }
-
-    /// Housekeeping, to be called once per batch: grows and splits segments
-    /// ahead of need, a bounded amount at a time.
-    #[inline]
-    pub fn tend(&mut self) {}
-
-    /// Removes rows that expired, looking at no more than about `budget` of
-    /// them; goes on where the last call stopped. Answers how many went.
-    pub fn sweep(&mut self, _now: Ts, _budget: usize) -> usize {
-        0 // skeleton
-    }
-
-    /// Approximate bytes of memory held.
-    pub fn bytes(&self) -> usize {
-        self.segments.iter().map(|s| s.entries.allocation_size()).sum()
     }
 }
 

@@ -1,0 +1,331 @@
+//! [`StateTable`] for [`Table`]: the walk of a snapshot, and loading. Pure.
+
+use super::delta::{DeltaWriter, StateSchema};
+use super::reader::Block;
+use super::row::Row;
+use super::segment::{Dead, Draining, Entry, Epochs, Inside, Owing, Segment, Stamp};
+use super::snapshot::{Sizes, SnapshotError, SnapshotSpec, StateTable};
+use super::table::Table;
+use crate::data::{Res, Ts};
+use millrace_protocol::ids::CheckpointId;
+use millrace_protocol::key::Key;
+use millrace_protocol::keygroup::{KeyGroup, MaxParallelism};
+use millrace_protocol::shape::{self, ShapeError};
+use std::ops::Range;
+
+/// Buckets looked through before what was found is written.
+const WINDOW: usize = 32 * 1024;
+/// Buckets that may be looked through for one unit of the budget.
+const SCANNED: usize = 8;
+
+impl Epochs {
+    /// A barrier: the epoch ends.
+    pub fn begin(&mut self, spec: &SnapshotSpec, first: u16) -> Result<(), SnapshotError> {
+        if let Some(draining) = &self.draining {
+            let (next, draining) = (spec.checkpoint, draining.checkpoint);
+            return Err(SnapshotError::StillDraining { next, draining });
+        }
+        let base = match spec.base {
+            None => 0,
+            Some(base) => {
+                let cut = self.cuts.iter().find(|(id, _)| *id == base);
+                cut.ok_or(SnapshotError::UnknownBase { checkpoint: spec.checkpoint, base })?.1
+            }
+        };
+        let (checkpoint, cut, fold) = (spec.checkpoint, self.current, spec.fold);
+        let owing = Owing { base, cut, fold, passed: first };
+        self.draining = Some(Draining { checkpoint, owing, inside: None });
+        self.cuts.push((checkpoint, cut));
+        self.current += 1;
+        Ok(())
+    }
+
+    /// Forgets what no later checkpoint can build on.
+    pub fn completed(&mut self, checkpoint: CheckpointId) {
+        let Some((_, cut)) = self.cuts.iter().find(|(id, _)| *id == checkpoint).copied() else {
+            return;
+        };
+        self.complete = self.complete.max(cut);
+        self.cuts.retain(|(_, c)| *c >= cut);
+    }
+
+    /// Forgets a checkpoint; whether it was draining.
+    pub fn aborted(&mut self, checkpoint: CheckpointId) -> bool {
+        self.cuts.retain(|(id, _)| *id != checkpoint);
+        let draining = self.draining.as_ref().is_some_and(|d| d.checkpoint == checkpoint);
+        if draining {
+            self.draining = None;
+        }
+        draining
+    }
+
+    /// After a restore: what was loaded is of epoch 1.
+    pub fn restored(&mut self, checkpoint: Option<CheckpointId>) {
+        self.current = self.current.max(2);
+        self.cuts = checkpoint.map(|id| (id, 1)).into_iter().collect();
+    }
+}
+
+impl<K: Key, R: Row> Table<K, R> {
+    /// Goes on writing what the snapshot is owed; takes what it looks at off
+    /// `budget`. Whether it is through.
+    pub(super) fn walk(&mut self, out: &mut DeltaWriter, budget: &mut usize) -> Res<bool> {
+        let Some(mut draining) = self.epochs.draining.take() else { return Ok(true) };
+        let through = loop {
+            if draining.owing.passed >= self.range.end {
+                break Ok(true);
+            }
+            let at = usize::from(draining.owing.passed.saturating_sub(self.range.start));
+            let at = usize::from(self.directory.get(at).copied().unwrap_or(0));
+            let complete = self.epochs.complete;
+            match self.segments[at].walk(self.max, complete, &mut draining, out, budget) {
+                Ok(true) => {}
+                other => break other,
+            }
+        };
+        if !matches!(through, Ok(true)) {
+            self.epochs.draining = Some(draining);
+        }
+        through
+    }
+}
+
+impl<K: Key, R: Row> Segment<K, R> {
+    /// As [`Table::walk`], of this segment, which the walk has come to.
+    fn walk(
+        &mut self,
+        max: MaxParallelism,
+        complete: u32,
+        Draining { owing, inside, .. }: &mut Draining,
+        out: &mut DeltaWriter,
+        budget: &mut usize,
+    ) -> Res<bool> {
+        if *budget == 0 {
+            return Ok(false);
+        }
+        let moves = self.moves;
+        let inside = match inside {
+            Some(inside) => {
+                if inside.moves != moves {
+                    // What was written before is still owed, and written again: the
+                    // same bytes, so it does no harm.
+                    *inside = Inside { bucket: 0, moves, found: Vec::new() };
+                }
+                inside
+            }
+            None => {
+                *budget -= 1;
+                self.dead.retain(|d| d.epoch > complete);
+                self.write_dead(*owing, out)?;
+                let untouched = !self.written.between(owing.base, owing.cut)
+                    && owing.fold.intersect(self.groups).is_empty();
+                let bucket = if untouched { usize::MAX } else { 0 };
+                inside.insert(Inside { bucket, moves, found: Vec::new() })
+            }
+        };
+        loop {
+            while let Some((group, bucket)) = inside.found.pop() {
+                if *budget == 0 {
+                    inside.found.push((group, bucket));
+                    return Ok(false);
+                }
+                *budget -= 1;
+                let Some(entry) = self.entries.get_bucket_mut(bucket as usize) else { continue };
+                // Written since it was found: then a copy is in the side buffer.
+                if owing.owes(entry.stamp, KeyGroup(group)) {
+                    entry.stamp = Stamp::new(entry.stamp.epoch(), true);
+                    out.entry(KeyGroup(group), |keys, rows| {
+                        entry.key.write(keys);
+                        entry.row.write(rows)
+                    })?;
+                }
+            }
+            if inside.bucket >= self.entries.num_buckets() {
+                break;
+            }
+            if *budget == 0 {
+                return Ok(false);
+            }
+            let end = self.entries.num_buckets().min(inside.bucket.saturating_add(WINDOW));
+            *budget = budget.saturating_sub((end - inside.bucket) / SCANNED + 1);
+            self.find_owed(max, *owing, inside.bucket..end, &mut inside.found);
+            inside.bucket = end;
+        }
+        self.write_side(out)?;
+        owing.passed = self.groups.end;
+        Ok(true)
+    }
+
+    /// Finds the owed entries in some buckets, in descending order of group.
+    fn find_owed(
+        &self,
+        max: MaxParallelism,
+        owing: Owing,
+        buckets: Range<usize>,
+        found: &mut Vec<(u16, u32)>,
+    ) {
+        let one_group = self.groups.len() == 1;
+        for bucket in buckets {
+            let Some(entry) = self.entries.get_bucket(bucket) else { continue };
+            if entry.stamp.epoch() > owing.cut {
+                continue;
+            }
+            let group = if one_group {
+                KeyGroup(self.groups.start)
+            } else if entry.stamp.epoch() <= owing.base && owing.fold.is_empty() {
+                continue;
+            } else {
+                max.group(entry.key.hash64())
+            };
+            if owing.owes(entry.stamp, group) {
+                found.push((group.0, bucket as u32));
+            }
+        }
+        if !one_group {
+            found.sort_unstable_by(|a, b| b.cmp(a));
+        }
+    }
+
+    /// Writes the tombstones that the snapshot owes.
+    fn write_dead(&self, owing: Owing, out: &mut DeltaWriter) -> Res {
+        if owing.base == 0 {
+            return Ok(()); // Nothing older counts.
+        }
+        let owed = |d: &&Dead<K>| owing.base < d.epoch && d.epoch <= owing.cut;
+        for dead in self.dead.iter().filter(owed) {
+            out.dead(dead.group, |keys| dead.key.write(keys))?;
+        }
+        Ok(())
+    }
+
+    /// Writes what was copied aside.
+    fn write_side(&mut self, out: &mut DeltaWriter) -> Res {
+        let side = std::mem::take(&mut self.side);
+        if let Some(failed) = side.failed {
+            return Err(failed);
+        }
+        match side.groups {
+            Some(groups) if side.count > 0 => {
+                out.entries(groups, side.count, &side.keys, &side.rows)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl<K: Key, R: Row> Table<K, R> {
+    /// Drops what was copied aside.
+    pub(super) fn drop_side(&mut self) {
+        self.segments.iter_mut().for_each(|s| s.side = Default::default());
+    }
+
+    /// Whether tombstones wait for a complete checkpoint.
+    pub(super) fn has_dead(&self) -> bool {
+        let complete = self.epochs.complete;
+        self.segments.iter().any(|s| s.dead.iter().any(|d| d.epoch > complete))
+    }
+
+    /// Applies a block of a file.
+    pub(super) fn load_block(&mut self, block: &Block<'_>) -> Res {
+        let mut dead = block.dead_keys;
+        for _ in 0..block.dead {
+            let key = K::read(&mut dead)?;
+            let hash = key.hash64();
+            if (block.take)(self.group_in(block, hash)?) {
+                let at = self.segment_of(hash);
+                let entries = &mut self.segments[at].entries;
+                if let Ok(found) = entries.find_entry(hash, |e| e.key == key) {
+                    found.remove();
+                }
+            }
+        }
+        let (mut keys, mut rows) = (block.keys, block.rows);
+        for _ in 0..block.entries {
+            let key = K::read(&mut keys)?;
+            let row = R::read(&mut rows, block.reader)?;
+            let hash = key.hash64();
+            if (block.take)(self.group_in(block, hash)?) {
+                let at = self.segment_of(hash);
+                let entries = &mut self.segments[at].entries;
+                let entry = Entry { key, row, stamp: Stamp::new(1, true) };
+                match entries.find_mut(hash, |e| e.key == entry.key) {
+                    Some(old) => *old = entry,
+                    None => {
+                        entries.insert_unique(hash, entry, |e| e.key.hash64());
+                    }
+                }
+                self.segments[at].written.note(1);
+            }
+        }
+        if !(dead.is_empty() && keys.is_empty() && rows.is_empty()) {
+            return Err("bytes are left over".into());
+        }
+        self.tend_all();
+        Ok(())
+    }
+
+    /// The group of a key of a block, which must be one that the block holds: else
+    /// the key hash is not the one that it was written with.
+    fn group_in(&self, block: &Block<'_>, hash: u64) -> Res<KeyGroup> {
+        let group = self.max.group(hash);
+        let (first, last) = block.groups;
+        if group.0 < first || last < group.0 {
+            let group = group.0;
+            return Err(format!(
+                "a key of group {group} in a block of groups {first} to {last}: the key's hash                  is not what it was"
+            )
+            .into());
+        }
+        Ok(group)
+    }
+}
+
+impl<K: Key, R: Row> StateTable for Table<K, R> {
+    fn schema(&self) -> Result<StateSchema, ShapeError> {
+        Ok(StateSchema { key: shape::trace::<K>()?, row: R::shape()?, panes: false })
+    }
+
+    fn begin(&mut self, spec: &SnapshotSpec) -> Res {
+        if self.firing.is_some() {
+            return Err(SnapshotError::Firing { checkpoint: spec.checkpoint }.into());
+        }
+        Ok(self.epochs.begin(spec, self.range.start)?)
+    }
+
+    fn drain(&mut self, out: &mut DeltaWriter, budget: usize) -> Res<bool> {
+        let Some(draining) = &self.epochs.draining else { return Ok(true) };
+        out.covers(self.range, draining.owing.whole(self.range), i64::MIN);
+        out.namespace(0)?;
+        self.walk(out, &mut { budget })
+    }
+
+    fn is_draining(&self) -> bool {
+        self.epochs.draining.is_some()
+    }
+
+    fn completed(&mut self, checkpoint: CheckpointId) {
+        self.epochs.completed(checkpoint);
+    }
+
+    fn aborted(&mut self, checkpoint: CheckpointId) {
+        if self.epochs.aborted(checkpoint) {
+            self.drop_side();
+        }
+    }
+
+    fn load(&mut self, block: &Block<'_>) -> Res {
+        self.load_block(block)
+    }
+
+    fn restored(&mut self, checkpoint: Option<CheckpointId>) {
+        self.epochs.restored(checkpoint);
+    }
+
+    fn sweep(&mut self, now: Ts, budget: usize) -> usize {
+        Table::sweep(self, now, budget)
+    }
+
+    fn sizes(&self) -> Sizes {
+        Sizes { keys: self.len() as u64, memory: self.bytes() as u64 }
+    }
+}

@@ -1,0 +1,175 @@
+//! A table's housekeeping: growth ahead of need, splits, expired rows. Pure.
+//!
+//! A hash table that doubles moves all its entries at once. So a table is many
+//! small ones, and each grows at its own fill: they do not double together.
+
+use super::row::Row;
+use super::segment::{Dead, Segment, preserve};
+use super::table::Table;
+use crate::data::Ts;
+use millrace_protocol::key::{Key, mix64};
+use millrace_protocol::keygroup::KeyGroupRange;
+
+/// A segment with this many buckets is split rather than grown.
+const SPLIT_BUCKETS: usize = 32 * 1024;
+/// Segments looked at in one [`Table::tend`].
+const LOOKED_AT: usize = 32;
+/// Segments grown or split in one [`Table::tend`].
+const GROWN: usize = 2;
+
+impl<K: Key, R: Row> Table<K, R> {
+    /// Housekeeping, to be called once per batch: grows and splits segments
+    /// ahead of need, a bounded amount at a time.
+    #[inline]
+    pub fn tend(&mut self) {
+        if self.segments.len() == 1 {
+            let segment = &self.segments[0];
+            if segment.entries.len() * 4 >= segment.entries.capacity() * 3 {
+                self.grow_if_due(0);
+            }
+            return;
+        }
+        self.tend_some();
+    }
+
+    fn tend_some(&mut self) {
+        let mut grown = 0;
+        for _ in 0..LOOKED_AT.min(self.segments.len()) {
+            self.tended = if self.tended + 1 < self.segments.len() { self.tended + 1 } else { 0 };
+            grown += usize::from(self.grow_if_due(self.tended));
+            if grown >= GROWN {
+                return;
+            }
+        }
+    }
+
+    /// Grows or splits every segment that is due: for loading.
+    pub(super) fn tend_all(&mut self) {
+        let mut at = 0;
+        while at < self.segments.len() {
+            // A split leaves halves that may be due too.
+            if !(self.grow_if_due(at)) {
+                at += 1;
+            }
+        }
+    }
+
+    /// Grows or splits a segment if it is full enough; whether it did.
+    fn grow_if_due(&mut self, at: usize) -> bool {
+        let Some(segment) = self.segments.get_mut(at) else { return false };
+        let (len, capacity) = (segment.entries.len(), segment.entries.capacity());
+        if len < 768 || len < threshold(segment.groups.start, capacity) {
+            return false;
+        }
+        let splits = segment.entries.num_buckets() >= SPLIT_BUCKETS && segment.groups.len() > 1;
+        if splits && self.may_split(at) {
+            self.split(at);
+            return true;
+        }
+        segment_grow(&mut self.segments[at], capacity);
+        true
+    }
+
+    /// A segment that the snapshot stands in, or that holds owed copies, stays whole.
+    fn may_split(&self, at: usize) -> bool {
+        let segment = &self.segments[at];
+        let entered = self.epochs.draining.as_ref().is_some_and(|d| {
+            d.inside.is_some() && d.owing.passed == segment.groups.start
+        });
+        segment.side.count == 0 && !entered
+    }
+
+    fn split(&mut self, at: usize) {
+        let max = self.max;
+        let low = &mut self.segments[at];
+        let middle = low.groups.start + low.groups.len() / 2;
+        let mut high = Segment::new(KeyGroupRange { start: middle, end: low.groups.end });
+        high.written = low.written;
+        low.groups.end = middle;
+        low.moves += 1;
+        // Both halves anew: an entry removed would leave a mark in the old table
+        // that costs room until it is rehashed.
+        let room = low.entries.len() / 2 + low.entries.len() / 16;
+        let hasher = |e: &super::segment::Entry<K, R>| e.key.hash64();
+        let mut kept = hashbrown::HashTable::with_capacity(room);
+        high.entries.reserve(room, hasher);
+        for entry in low.entries.drain() {
+            let hash = entry.key.hash64();
+            let half =
+                if max.group(hash).0 < middle { &mut kept } else { &mut high.entries };
+            half.insert_unique(hash, entry, hasher);
+        }
+        low.entries = kept;
+        high.dead = low.dead.extract_if(.., |d| d.group.0 >= middle).collect();
+        self.segments.insert(at + 1, high);
+        let first = usize::from(middle.saturating_sub(self.range.start));
+        self.directory.iter_mut().skip(first).for_each(|segment| *segment += 1);
+    }
+
+    /// Removes rows that expired at `now`, looking at no more than about `budget`
+    /// of them; goes on where the last call stopped. Answers how many went.
+    pub fn sweep(&mut self, now: Ts, budget: usize) -> usize {
+        if !R::EXPIRES || self.firing.is_some() {
+            return 0;
+        }
+        let (mut left, mut gone) = (budget, 0);
+        let (max, epochs) = (self.max, &self.epochs);
+        let (at, bucket) = &mut self.swept;
+        for _ in 0..=self.segments.len() {
+            if *at >= self.segments.len() {
+                (*at, *bucket) = (0, 0);
+            }
+            let Segment { entries, side, dead, written, .. } = &mut self.segments[*at];
+            while *bucket < entries.num_buckets() {
+                if left == 0 {
+                    return gone;
+                }
+                left -= 1;
+                let expired = entries.get_bucket(*bucket).is_some_and(|e| e.row.expired(now));
+                if expired && let Ok(found) = entries.get_bucket_entry(*bucket) {
+                    let hash = found.get().key.hash64();
+                    let kept = epochs
+                        .draining
+                        .as_ref()
+                        .is_some_and(|d| preserve(d, max, hash, found.get(), side));
+                    let (entry, _) = found.remove();
+                    if entry.stamp.saved() || kept {
+                        let (group, epoch) = (max.group(hash), epochs.current);
+                        dead.push(Dead { key: entry.key, group, epoch });
+                        written.note(epoch);
+                    }
+                    gone += 1;
+                }
+                *bucket += 1;
+            }
+            (*at, *bucket) = (*at + 1, 0);
+        }
+        gone
+    }
+
+    /// Approximate bytes of memory held. Rows' own memory is estimated from a few.
+    pub fn bytes(&self) -> usize {
+        const SAMPLE: usize = 8;
+        let of = |s: &Segment<K, R>| {
+            let sampled = s.entries.len().min(SAMPLE);
+            let heap: usize = s.entries.iter().take(SAMPLE).map(|e| e.row.heap_bytes()).sum();
+            let heap = heap.checked_div(sampled).unwrap_or(0) * s.entries.len();
+            let owed = s.side.keys.capacity() + s.side.rows.capacity();
+            let dead = s.dead.capacity() * size_of::<Dead<K>>();
+            s.entries.allocation_size() + heap + owed + dead
+        };
+        self.segments.iter().map(of).sum()
+    }
+}
+
+/// At how many entries a segment grows: 0.75 to 0.98 of its capacity.
+fn threshold(first_group: u16, capacity: usize) -> usize {
+    let share = 750 + (mix64(u64::from(first_group)) >> 16) as usize % 230;
+    capacity * share / 1000
+}
+
+fn segment_grow<K: Key, R>(segment: &mut Segment<K, R>, capacity: usize) {
+    segment.moves += 1;
+    let additional = capacity + 1 - segment.entries.len().min(capacity);
+    segment.entries.reserve(additional, |e| e.key.hash64());
+}
