@@ -34,7 +34,8 @@ const LATE: OutputTag<Flight> = OutputTag::new("late");
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn build(env: &Env, options: &Options) -> Res {
-    let shipped = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/data/flights-2013-01.csv.gz"));
+    let shipped =
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/data/flights-2013-01.csv.gz"));
     let input = options.input.clone().unwrap_or_else(shipped);
     let flights = env.source(
         "flights",

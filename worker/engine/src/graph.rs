@@ -4,16 +4,16 @@
 //! as long as the process: each attempt builds its tasks anew from them, at whatever
 //! parallelism.
 
-use crate::data::{Fail, Res, Rows, TS_MIN, Ts};
 use crate::connector::{Committed, DeadLetters};
 use crate::coordinator::ListSpec;
+use crate::data::{Fail, Res, Rows, TS_MIN, Ts};
 use crate::runtime::channel::{Channel, TaskWaker};
 use crate::runtime::emit::{CopyRows, Fanout, Stage};
 use crate::runtime::metrics::NodeMetrics;
 use crate::runtime::pool::Pool;
 use crate::runtime::task::Task;
-use crate::state::{PaneTables, Row, StateTable, Table};
 use crate::state::delta::StateSchema;
+use crate::state::{PaneTables, Row, StateTable, Table};
 use millrace_protocol::ids::{Attempt, JobUid, Uid};
 use millrace_protocol::key::Key;
 use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
@@ -252,7 +252,9 @@ impl Graph {
             }
         }
         if self.nodes.is_empty() {
-            errors.push("the job has no source: the program's build function added nothing".to_owned());
+            errors.push(
+                "the job has no source: the program's build function added nothing".to_owned(),
+            );
         }
         if errors.is_empty() { Ok(()) } else { Err(errors.join("\n")) }
     }

@@ -59,7 +59,10 @@ impl<T: 'static> Watermarks<T> {
     /// less `delay`. `timestamp` gives milliseconds since the epoch.
     pub fn bounded(delay: Duration, timestamp: impl FnMut(&T) -> Ts + Fun) -> Self {
         let grain = (millis(delay) / 32).clamp(1, 1000);
-        Self::custom(timestamp, Bounded { delay: millis(delay), grain, max: TS_MIN, next: TS_MIN, watermark: TS_MIN })
+        Self::custom(
+            timestamp,
+            Bounded { delay: millis(delay), grain, max: TS_MIN, next: TS_MIN, watermark: TS_MIN },
+        )
     }
 
     /// As [`Watermarks::bounded`], with watermarks at multiples of `grain` (at least 1 ms).
@@ -69,7 +72,10 @@ impl<T: 'static> Watermarks<T> {
         timestamp: impl FnMut(&T) -> Ts + Fun,
     ) -> Self {
         let grain = millis(grain).max(1);
-        Self::custom(timestamp, Bounded { delay: millis(delay), grain, max: TS_MIN, next: TS_MIN, watermark: TS_MIN })
+        Self::custom(
+            timestamp,
+            Bounded { delay: millis(delay), grain, max: TS_MIN, next: TS_MIN, watermark: TS_MIN },
+        )
     }
 
     /// Timestamps never fall within a split.

@@ -42,7 +42,9 @@ impl Source for Numbers {
 
     fn discover(&mut self, _: &[Range]) -> Res<Vec<Range>> {
         let share = self.count / self.splits;
-        Ok((0..self.splits).map(|id| Range { id, next: id * share, end: (id + 1) * share }).collect())
+        Ok((0..self.splits)
+            .map(|id| Range { id, next: id * share, end: (id + 1) * share })
+            .collect())
     }
 
     fn reader(&self, _: SourceCx) -> Res<NumbersReader> {
@@ -132,11 +134,15 @@ const SIZE: i64 = 100;
 
 fn job(numbers: Numbers, sink: Collected) -> Handle {
     let env = Env::new();
-    env.source("numbers", numbers, Watermarks::bounded(Duration::from_millis(5), |n: &u64| *n as i64))
-        .key_by(|n| n % KEYS)
-        .window(TumblingWindows::of(Duration::from_millis(SIZE as u64)))
-        .aggregate("counts", Count, |key, window, n| (*key, window.start, n))
-        .sink("out", sink);
+    env.source(
+        "numbers",
+        numbers,
+        Watermarks::bounded(Duration::from_millis(5), |n: &u64| *n as i64),
+    )
+    .key_by(|n| n % KEYS)
+    .window(TumblingWindows::of(Duration::from_millis(SIZE as u64)))
+    .aggregate("counts", Count, |key, window, n| (*key, window.start, n))
+    .sink("out", sink);
     Handle::new(env.into_graph())
 }
 

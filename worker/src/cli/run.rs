@@ -53,7 +53,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         "" if number == 0 => 1,
         _ => return Err(format!("{text:?} needs a unit: ms, s, m, h or d")),
     };
-    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(|| format!("{text} is too long"))
+    number
+        .checked_mul(millis)
+        .map(Duration::from_millis)
+        .ok_or_else(|| format!("{text} is too long"))
 }
 
 fn program_name() -> String {

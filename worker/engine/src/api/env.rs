@@ -7,7 +7,8 @@ use crate::data::{Fail, Res, TS_MIN, Ts};
 use crate::graph::{Graph, NodeId, NodeKind, NodeSpec, Output, Partitioning};
 use crate::runtime::gate::Gate;
 use crate::runtime::source::{
-    EnumeratorParts, EnumeratorTask, COMPLETE, KNOWN, POSITIONS, ReaderParts, ReaderTask, split_marks,
+    COMPLETE, EnumeratorParts, EnumeratorTask, KNOWN, POSITIONS, ReaderParts, ReaderTask,
+    split_marks,
 };
 use crate::runtime::task::Task;
 use crate::time::Watermarks;
@@ -65,8 +66,7 @@ impl Env {
             NodeKind::Enumerator,
             type_name::<S::Split>().to_owned(),
         ));
-        let reader =
-            graph.add(spec(uid, NodeKind::Source, type_name::<S::Out>().to_owned()));
+        let reader = graph.add(spec(uid, NodeKind::Source, type_name::<S::Out>().to_owned()));
         let edge = graph.add_edge(enumerator, reader, 0, Partitioning::Splits);
         let output = Output::new(reader);
         {

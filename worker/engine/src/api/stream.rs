@@ -2,8 +2,8 @@
 
 use crate::api::env::Env;
 use crate::api::keyed::{ByRef, ByValue, KeySelector, KeyedStream};
-use crate::api::tags::{OutputTag, SideOutputs};
 use crate::api::pipe::{Filter, FlatMap, Head, Map, Pipe, TryMap};
+use crate::api::tags::{OutputTag, SideOutputs};
 use crate::connector::{Committed, Committer, Sink, SinkCx};
 use crate::data::{AnyBatch, Fail, Fun, Res, Ts};
 use crate::graph::{
@@ -34,8 +34,7 @@ pub struct DataStream<T, P: Pipe<Out = T> = Head<T>> {
 impl<T: Clone + Send + 'static> Clone for DataStream<T> {
     fn clone(&self) -> Self {
         self.output.share();
-        Self::new(self.env.clone(), self.output.clone(), Head::new())
-            .with_sides(self.sides.clone())
+        Self::new(self.env.clone(), self.output.clone(), Head::new()).with_sides(self.sides.clone())
     }
 }
 
@@ -407,9 +406,5 @@ pub type Controls = std::collections::BTreeMap<Uid, Box<dyn SinkControl>>;
 
 /// Makes the committing halves of all sinks of a graph.
 pub fn controls(graph: &crate::graph::Graph, job: &JobUid) -> Res<Controls> {
-    graph
-        .controls()
-        .iter()
-        .map(|(uid, factory)| Ok((uid.clone(), factory(job, uid)?)))
-        .collect()
+    graph.controls().iter().map(|(uid, factory)| Ok((uid.clone(), factory(job, uid)?))).collect()
 }

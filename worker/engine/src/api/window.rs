@@ -130,7 +130,8 @@ impl<T: Send + 'static, S: KeySelector<T>> WindowedStream<T, S> {
         }
         let selector = self.keyed.selector.clone();
         let (windows, lateness, late) = (self.windows, self.lateness, self.late);
-        let declared = crate::api::tags::SideOutputs::new(late.iter().map(OutputTag::any).collect());
+        let declared =
+            crate::api::tags::SideOutputs::new(late.iter().map(OutputTag::any).collect());
         let sides = declared.clone();
         let stream = self.keyed.operator("window", uid, states, move |cx, node| -> Res<_> {
             Ok(Tumbling::new(TumblingParts {

@@ -35,6 +35,11 @@ impl Coordinator {
         Self { config }
     }
 
+    /// The job's uid, once known.
+    pub fn job(&self) -> Option<&millrace_protocol::ids::JobUid> {
+        None
+    }
+
     /// Takes an event at a moment (monotonic, from any zero, never backwards)
     /// and answers with what is to be done, in order.
     #[must_use]

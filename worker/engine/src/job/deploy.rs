@@ -65,10 +65,7 @@ pub fn slots(graph: &Graph, default: u16) -> u16 {
 
 impl Deployment {
     /// Starts all slots. `reports` gets what they say.
-    pub fn start(
-        spec: DeploySpec<'_>,
-        reports: &Tell,
-    ) -> Res<Self> {
+    pub fn start(spec: DeploySpec<'_>, reports: &Tell) -> Res<Self> {
         let graph = spec.graph;
         let parallelisms = graph.parallelisms(spec.options.parallelism);
         let count = slots(graph, spec.options.parallelism);
@@ -106,7 +103,9 @@ impl Deployment {
         let max = spec.options.max_parallelism;
         let owned = |slot: u16| {
             let nodes = layouts[usize::from(slot)].iter();
-            nodes.map(move |n| (*n, max.range(slot, graph.parallelisms(spec.options.parallelism)[n.0 as usize])))
+            nodes.map(move |n| {
+                (*n, max.range(slot, graph.parallelisms(spec.options.parallelism)[n.0 as usize]))
+            })
         };
         let mut bases = Vec::new();
         for slot in 0..count {
@@ -191,5 +190,179 @@ impl Deployment {
             let _ = slot.thread.join();
         }
         self.pool.wait_quiet();
+    }
+}
+
+#[cfg(test)]
+mod hot {
+    use super::*;
+    use crate::api::env::Env;
+    use crate::api::window::{Count, TumblingWindows};
+    use crate::connector::*;
+    use crate::coordinator::Event;
+    use crate::data::Rows;
+    use crate::runtime::slot::Report;
+    use crate::store::directory::DirectoryStore;
+    use crate::time::Watermarks;
+    use millrace_protocol::ids::Uid;
+    use std::time::{Duration, Instant};
+
+    #[derive(Clone)]
+    struct Gen {
+        n: u64,
+        keys: u64,
+        splits: u64,
+    }
+    #[derive(Clone, serde::Serialize, serde::Deserialize)]
+    struct Sp(u64, u64, u64, u64);
+    impl Split for Sp {
+        fn id(&self) -> String {
+            self.0.to_string()
+        }
+    }
+    impl Source for Gen {
+        type Out = (u64, i64, u64);
+        type Split = Sp;
+        type Reader = R;
+        fn discover(&mut self, _: &[Sp]) -> Res<Vec<Sp>> {
+            Ok((0..self.splits).map(|i| Sp(i, i, self.n, self.splits)).collect())
+        }
+        fn reader(&self, _: SourceCx) -> Res<R> {
+            Ok(R { s: None, keys: self.keys })
+        }
+    }
+    struct R {
+        s: Option<(Lane, Sp)>,
+        keys: u64,
+    }
+    impl Reader<(u64, i64, u64), Sp> for R {
+        fn assign(&mut self, l: Lane, s: Sp) -> Res {
+            self.s = Some((l, s));
+            Ok(())
+        }
+        fn poll(&mut self, out: &mut SourceOut<'_, (u64, i64, u64)>) -> Res<Next> {
+            let Some((l, s)) = &mut self.s else { return Ok(Next::Wait) };
+            let n = (out.room() as u64).min((s.2 - s.1).div_ceil(s.3));
+            let (from, step, keys) = (s.1, s.3, self.keys);
+            out.extend(
+                *l,
+                (0..n).map(|i| {
+                    let i = from + i * step;
+                    let mut z = i.wrapping_mul(0x9e3779b97f4a7c15);
+                    z = (z ^ (z >> 30)).wrapping_mul(0xbf58476d1ce4e5b9);
+                    z ^= z >> 27;
+                    ((z as u128 * keys as u128 >> 64) as u64, (i / 10_000) as i64, i)
+                }),
+            );
+            s.1 += n * step;
+            if s.1 >= s.2 {
+                out.finish(*l);
+                self.s = None;
+            }
+            Ok(Next::More)
+        }
+        fn positions(&mut self) -> Res<Vec<(Lane, Sp)>> {
+            Ok(vec![])
+        }
+    }
+    #[derive(Clone)]
+    struct Bh;
+    struct W(u64);
+    impl<T: 'static> Sink<T> for Bh {
+        type Commit = ();
+        type Writer = W;
+        type Committer = Bh;
+        fn writer(&self, _: SinkCx) -> Res<W> {
+            Ok(W(0))
+        }
+        fn committer(&self, _: &JobUid, _: &Uid) -> Res<Bh> {
+            Ok(Bh)
+        }
+    }
+    impl<T> Writer<T, ()> for W {
+        fn write(&mut self, r: &mut Rows<T>) -> Res {
+            self.0 += r.len() as u64;
+            r.clear();
+            Ok(())
+        }
+        fn prepare(&mut self, _: bool) -> Res<Pending<()>> {
+            Ok(Box::new(|| Ok(Prepared { commit: vec![], open: vec![] })))
+        }
+    }
+    impl Drop for W {
+        fn drop(&mut self) {
+            println!("sink rows {}", self.0);
+        }
+    }
+    impl Committer<()> for Bh {
+        fn commit(&mut self, _: &()) -> Res<Committed> {
+            Ok(Committed::Done)
+        }
+        fn abort_others(&mut self, _: &[()]) -> Res {
+            Ok(())
+        }
+    }
+
+    #[test]
+    #[ignore]
+    fn hot() {
+        for (keys, n) in [(1_000u64, 400_000_000u64), (1_000_000, 200_000_000)] {
+            let env = Env::new();
+            env.source(
+                "gen",
+                Gen { n, keys, splits: 2 },
+                Watermarks::monotonous(|r: &(u64, i64, u64)| r.1),
+            )
+            .key_by(|r| r.0)
+            .window(TumblingWindows::of(Duration::from_secs(1)))
+            .aggregate("count", Count, |k, w, n| (*k, w.start, n))
+            .sink("bh", Bh);
+            let graph = Arc::new(env.into_graph());
+            let dir = tempfile::tempdir().unwrap();
+            let store: Arc<dyn ObjectStore> = Arc::new(DirectoryStore::open(dir.path()).unwrap());
+            let mut options = JobOptions::new("x", dir.path().to_owned());
+            options.parallelism = 2;
+            let (tx, rx) = channel();
+            let tell: Tell = Arc::new(move |r| {
+                let _ = tx.send(r);
+            });
+            let begun = Instant::now();
+            let d = Deployment::start(
+                DeploySpec {
+                    graph: &graph,
+                    options: &options,
+                    job: JobUid("j".into()),
+                    attempt: Attempt(1),
+                    base: None,
+                    store: &store,
+                    pool: &Arc::new(Pool::new(4)),
+                },
+                &tell,
+            )
+            .unwrap();
+            let mut ended = 0;
+            while ended < 2 {
+                match rx.recv().unwrap() {
+                    Report::Ended(_) => ended += 1,
+                    Report::Event(Event::TaskFailed { failure, .. }) => panic!("{failure}"),
+                    _ => {}
+                }
+            }
+            let t = begun.elapsed();
+            for ((n, s), m) in &d.metrics {
+                println!(
+                    "{n:?} {s} busy {} ms rows in {} out {}",
+                    m.busy_ns.get() / 1_000_000,
+                    m.rows_in.get(),
+                    m.rows_out.get()
+                );
+            }
+            d.stop();
+            println!(
+                "{keys} keys: {:.1} M/s, {:.1} core-ns per event",
+                n as f64 / t.as_secs_f64() / 1e6,
+                t.as_secs_f64() * 2e9 / n as f64
+            );
+        }
     }
 }

@@ -10,8 +10,8 @@ mod shell;
 
 pub use shell::{Handle, JobError, Stats, Status, run};
 
-use crate::coordinator::{CheckpointPolicy, RestartPolicy, RestoreChoice};
 use crate::connector::DeadLetters;
+use crate::coordinator::{CheckpointPolicy, RestartPolicy, RestoreChoice};
 use millrace_protocol::keygroup::MaxParallelism;
 use std::path::PathBuf;
 use std::sync::Arc;

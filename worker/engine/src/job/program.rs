@@ -31,10 +31,10 @@ pub fn describe(graph: &Graph, default: u16, max: MaxParallelism) -> ProgramSpec
             lists.push(list(COMPLETE, Redistribution::Union));
             lists.push(list(POSITIONS, Redistribution::Even));
         }
-        let keyed = node.states.iter().map(|s| KeyedState {
-            name: s.name.clone(),
-            shape: schema_bytes(&s.schema),
-        });
+        let keyed = node
+            .states
+            .iter()
+            .map(|s| KeyedState { name: s.name.clone(), shape: schema_bytes(&s.schema) });
         operators.push(OperatorSpec {
             uid: node.uid.clone(),
             uid_by_user: node.explicit_uid,
@@ -67,7 +67,8 @@ pub fn check_shapes(stored: &ShapeBytes, wanted: &ShapeBytes) -> Result<(), Stri
         return Ok(());
     }
     let schema = |bytes: &ShapeBytes| {
-        serde_json::from_slice::<StateSchema>(&bytes.0).map_err(|e| format!("unreadable shape: {e}"))
+        serde_json::from_slice::<StateSchema>(&bytes.0)
+            .map_err(|e| format!("unreadable shape: {e}"))
     };
     let (stored, wanted) = (schema(stored)?, schema(wanted)?);
     if stored.key != wanted.key {

@@ -142,25 +142,31 @@ impl Handle {
     pub fn status(&self) -> Status {
         let shared = lock(&self.shared);
         let mut status = shared.status.clone();
-        status.nodes = self.graph.nodes().iter().map(|node| {
-            let mut stats = Stats { name: node.name.clone(), kind: Some(node.kind), ..Stats::default() };
-            let mut watermark: Option<Ts> = None;
-            for ((_, _), m) in shared.metrics.iter().filter(|((id, _), _)| *id == node.id) {
-                stats.parallelism += 1;
-                stats.rows_in += m.rows_in.get();
-                stats.rows_out += m.rows_out.get();
-                stats.late_dropped += m.late_dropped.get();
-                stats.state_bytes += m.state_bytes.get().unsigned_abs();
-                stats.state_entries += m.state_entries.get().unsigned_abs();
-                stats.busy_ns += m.busy_ns.get();
-                stats.blocked_ms += m.blocked_ms.get();
-                if let Some(w) = m.watermark() {
-                    watermark = Some(watermark.map_or(w, |lowest| lowest.min(w)));
+        status.nodes = self
+            .graph
+            .nodes()
+            .iter()
+            .map(|node| {
+                let mut stats =
+                    Stats { name: node.name.clone(), kind: Some(node.kind), ..Stats::default() };
+                let mut watermark: Option<Ts> = None;
+                for ((_, _), m) in shared.metrics.iter().filter(|((id, _), _)| *id == node.id) {
+                    stats.parallelism += 1;
+                    stats.rows_in += m.rows_in.get();
+                    stats.rows_out += m.rows_out.get();
+                    stats.late_dropped += m.late_dropped.get();
+                    stats.state_bytes += m.state_bytes.get().unsigned_abs();
+                    stats.state_entries += m.state_entries.get().unsigned_abs();
+                    stats.busy_ns += m.busy_ns.get();
+                    stats.blocked_ms += m.blocked_ms.get();
+                    if let Some(w) = m.watermark() {
+                        watermark = Some(watermark.map_or(w, |lowest| lowest.min(w)));
+                    }
                 }
-            }
-            stats.watermark = watermark;
-            stats
-        }).collect();
+                stats.watermark = watermark;
+                stats
+            })
+            .collect();
         status
     }
 }
@@ -174,8 +180,8 @@ pub fn run(handle: &Handle, options: JobOptions) -> Result<Outcome, JobError> {
     handle.graph.check(options.parallelism, max).map_err(JobError::User)?;
     let owner_lock =
         OwnerLock::acquire(&options.storage).map_err(|e| JobError::User(e.to_string()))?;
-    let directory = DirectoryStore::open(&options.storage)
-        .map_err(|e| JobError::User(e.to_string()))?;
+    let directory =
+        DirectoryStore::open(&options.storage).map_err(|e| JobError::User(e.to_string()))?;
     directory.remove_leftovers(&owner_lock).map_err(|e| JobError::User(e.to_string()))?;
     let store: Arc<dyn ObjectStore> = Arc::new(directory);
     let mut rng = fastrand::Rng::new();
@@ -190,7 +196,11 @@ pub fn run(handle: &Handle, options: JobOptions) -> Result<Outcome, JobError> {
             process: std::process::id(),
             address: "local".to_owned(),
         },
-        config: ConfigRef { generation: 0, hash: String::new(), program: program.fingerprint.clone() },
+        config: ConfigRef {
+            generation: 0,
+            hash: String::new(),
+            program: program.fingerprint.clone(),
+        },
         program,
         slots: (0..count).map(Slot).collect(),
         from: options.from.clone(),
@@ -381,7 +391,10 @@ impl Shell {
                 let (graph, job) = (Arc::clone(&self.graph), self.job());
                 self.pool.spawn("commit", move || {
                     let result = abort_others(&graph, job.as_ref(), &committers, &sinks);
-                    send(Event::OthersAborted { attempt, result: result.map_err(|e| e.to_string()) });
+                    send(Event::OthersAborted {
+                        attempt,
+                        result: result.map_err(|e| e.to_string()),
+                    });
                 });
             }
             Effect::Deploy { attempt, base } => {
@@ -566,7 +579,10 @@ fn abort_others(
 pub fn read_manifest(path: &Path) -> Result<FoundManifest, String> {
     let file: PathBuf = if path.is_dir() { path.join("_manifest") } else { path.to_owned() };
     let bytes = std::fs::read(&file).map_err(|e| {
-        format!("cannot read {}: {e}: give the directory of a savepoint, or a manifest", file.display())
+        format!(
+            "cannot read {}: {e}: give the directory of a savepoint, or a manifest",
+            file.display()
+        )
     })?;
     let manifest =
         Manifest::decode(&file.display().to_string(), &bytes).map_err(|e| e.to_string())?;
@@ -592,7 +608,9 @@ fn export(
         let mut at = 0;
         while at < len {
             let part = (len - at).min(1 << 20);
-            writer.write(&store.get_range(&file.key, at as u64, part).map_err(text)?).map_err(text)?;
+            writer
+                .write(&store.get_range(&file.key, at as u64, part).map_err(text)?)
+                .map_err(text)?;
             at += part;
         }
         writer.finish().map_err(text)?;

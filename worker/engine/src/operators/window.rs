@@ -90,8 +90,7 @@ where
                 loop {
                     let (_, hash, row) = next;
                     let init = || Plain(aggregate.create());
-                    let acc =
-                        selector.with(&row, |key| table.get_or_insert_with(hash, key, init));
+                    let acc = selector.with(&row, |key| table.get_or_insert_with(hash, key, init));
                     aggregate.add(&mut acc.0, &row);
                     match rows.next() {
                         Some(row) => next = row,

@@ -103,7 +103,9 @@ impl Channel {
     pub fn send_control(&self, element: Element) {
         let mut queue = self.lock();
         match (queue.elements.back_mut(), &element) {
-            (Some(Element::Watermark(last)), Element::Watermark(next)) => *last = (*last).max(*next),
+            (Some(Element::Watermark(last)), Element::Watermark(next)) => {
+                *last = (*last).max(*next)
+            }
             (Some(Element::Idle(last)), Element::Idle(next)) => *last = *next,
             _ => queue.elements.push_back(element),
         }

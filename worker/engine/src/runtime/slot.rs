@@ -238,8 +238,7 @@ impl SlotLoop {
             }
             at.current = Some(index);
             let mut passed = None;
-            let mut turn =
-                Turn { now, parts: self.snapshots.parts(index), passed: &mut passed };
+            let mut turn = Turn { now, parts: self.snapshots.parts(index), passed: &mut passed };
             let progress = task.run(&mut turn)?;
             if let Some(barrier) = passed {
                 self.snapshots.passed(index, &barrier, task.as_mut())?;

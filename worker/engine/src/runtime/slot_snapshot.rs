@@ -6,15 +6,17 @@
 //! sealing work, and acknowledges. Side jobs of a slot follow one another, so that
 //! answers come in the order of checkpoints.
 
-use crate::coordinator::{Event, Failure, PreparedCommit, SlotSnapshot, SnapshotStats, SubtaskState};
+use crate::coordinator::{
+    Event, Failure, PreparedCommit, SlotSnapshot, SnapshotStats, SubtaskState,
+};
 use crate::data::{Fail, Res, TS_MIN};
 use crate::runtime::pool::Pool;
 use crate::runtime::slot::{Report, Tell};
 use crate::runtime::snapshot::{Barrier, PrepareJob, SnapshotParts};
 use crate::runtime::task::Task;
+use crate::state::SnapshotSpec;
 use crate::state::delta::{DeltaWriter, Written};
 use crate::state::fold::Folding;
-use crate::state::SnapshotSpec;
 use crate::store::{ObjectStore, StoreError};
 use millrace_protocol::ids::{Attempt, CheckpointId, Slot, Subtask, Uid};
 use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
@@ -23,8 +25,8 @@ use millrace_protocol::manifest::{
 };
 use millrace_protocol::objects::{Home, ObjectKey};
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// Entries looked at in one turn: about half a millisecond.
 const TURN_ENTRIES: usize = 4096;
@@ -262,7 +264,8 @@ impl SlotSnapshots {
         for (task, parts) in tasks.iter().zip(&mut self.parts) {
             let parts = std::mem::take(parts);
             for list in parts.lists {
-                let operator = operators.entry(list.uid.clone()).or_insert_with(|| state(&list.uid));
+                let operator =
+                    operators.entry(list.uid.clone()).or_insert_with(|| state(&list.uid));
                 // A task that passed the barrier of an aborted checkpoint too has put it twice.
                 operator.lists.retain(|l| l.name != list.state);
                 operator.lists.push(ListState {

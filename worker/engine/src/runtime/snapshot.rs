@@ -1,7 +1,7 @@
 //! Barriers, and what the tasks of a slot contribute to a checkpoint.
 
-use crate::data::{Res, Ts};
 use crate::coordinator::BarrierKind;
+use crate::data::{Res, Ts};
 use millrace_protocol::ids::{Attempt, CheckpointId, Uid};
 use millrace_protocol::manifest::{Redistribution, ShapeBytes};
 

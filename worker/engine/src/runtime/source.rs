@@ -21,8 +21,8 @@ use crate::time::{LaneClock, Watermarks};
 use millrace_protocol::ids::Uid;
 use millrace_protocol::manifest::{Redistribution, ShapeBytes};
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 /// State name of the splits that the enumerator has handed out.
@@ -113,7 +113,8 @@ impl<S: Source> EnumeratorTask<S> {
     }
 
     fn deal_out(&mut self, found: Vec<S::Split>) {
-        let mut shares: Vec<Rows<S::Split>> = self.readers.iter().map(|_| Rows::default()).collect();
+        let mut shares: Vec<Rows<S::Split>> =
+            self.readers.iter().map(|_| Rows::default()).collect();
         for split in found {
             self.known.push(split.clone());
             let reader = self.next_reader % shares.len().max(1);
@@ -154,7 +155,8 @@ impl<S: Source> Task for EnumeratorTask<S> {
     fn run(&mut self, turn: &mut Turn<'_>) -> Res<Progress> {
         let mut worked = false;
         if let Some(barrier) = self.barrier.take() {
-            let items = self.known.iter().map(postcard::to_stdvec).collect::<Result<Vec<_>, _>>()?;
+            let items =
+                self.known.iter().map(postcard::to_stdvec).collect::<Result<Vec<_>, _>>()?;
             let flag = postcard::to_stdvec(&self.complete)?;
             for (state, items) in [(KNOWN, items), (COMPLETE, vec![flag])] {
                 turn.parts.lists.push(ListBlob {
@@ -399,7 +401,12 @@ impl<S: Source> ReaderTask<S> {
             state.last_row = now;
             let given = if native.is_empty() { &[] } else { &native[from..to] };
             let marks_from = self.rows.marks.len();
-            state.clock.stamp(&self.rows.values[from..to], given, &mut self.rows.ts, &mut self.rows.marks);
+            state.clock.stamp(
+                &self.rows.values[from..to],
+                given,
+                &mut self.rows.ts,
+                &mut self.rows.marks,
+            );
             let mut merged = self.watermark;
             let mut kept = marks_from;
             for i in marks_from..self.rows.marks.len() {

@@ -136,6 +136,8 @@ pub struct Written {
     pub entries: u64,
     /// Tombstones in it.
     pub dead: u64,
+    /// CRC32 of the footer, which holds offsets and checksums of all else.
+    pub footer_crc32: u32,
 }
 
 impl DeltaWriter {
@@ -172,12 +174,7 @@ impl DeltaWriter {
     }
 
     /// Says what the open section covers.
-    pub(super) fn covers(
-        &mut self,
-        groups: KeyGroupRange,
-        whole: KeyGroupRange,
-        dead_before: i64,
-    ) {
+    pub(super) fn covers(&mut self, groups: KeyGroupRange, whole: KeyGroupRange, dead_before: i64) {
         if let Some(section) = self.footer.sections.get_mut(self.section) {
             (section.groups, section.whole) = (groups, whole.intersect(groups));
             section.dead_before = dead_before;
@@ -295,7 +292,8 @@ impl DeltaWriter {
         let footer = postcard::to_stdvec(&self.footer)?;
         self.out.extend_from_slice(&footer);
         self.out.extend_from_slice(&u32::try_from(footer.len())?.to_le_bytes());
-        self.out.extend_from_slice(&crc32fast::hash(&footer).to_le_bytes());
+        written.footer_crc32 = crc32fast::hash(&footer);
+        self.out.extend_from_slice(&written.footer_crc32.to_le_bytes());
         self.out.extend_from_slice(&FORMAT.to_le_bytes());
         self.out.extend_from_slice(&MAGIC);
         self.hand_over(0)?;

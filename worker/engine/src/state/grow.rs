@@ -73,9 +73,11 @@ impl<K: Key, R: Row> Table<K, R> {
     /// A segment that the snapshot stands in, or that holds owed copies, stays whole.
     fn may_split(&self, at: usize) -> bool {
         let segment = &self.segments[at];
-        let entered = self.epochs.draining.as_ref().is_some_and(|d| {
-            d.inside.is_some() && d.owing.passed == segment.groups.start
-        });
+        let entered = self
+            .epochs
+            .draining
+            .as_ref()
+            .is_some_and(|d| d.inside.is_some() && d.owing.passed == segment.groups.start);
         segment.side.count == 0 && !entered
     }
 
@@ -95,8 +97,7 @@ impl<K: Key, R: Row> Table<K, R> {
         high.entries.reserve(room, hasher);
         for entry in low.entries.drain() {
             let hash = entry.key.hash64();
-            let half =
-                if max.group(hash).0 < middle { &mut kept } else { &mut high.entries };
+            let half = if max.group(hash).0 < middle { &mut kept } else { &mut high.entries };
             half.insert_unique(hash, entry, hasher);
         }
         low.entries = kept;
