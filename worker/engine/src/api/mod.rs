@@ -5,6 +5,7 @@
 //! become one loop ([`pipe`]); steps with state sit behind [`keyed`] streams.
 
 pub mod env;
+pub mod join;
 pub mod keyed;
 pub mod pipe;
 pub mod stream;
