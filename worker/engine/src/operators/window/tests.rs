@@ -7,6 +7,7 @@ mod join;
 mod merges;
 mod random;
 mod scripts;
+mod speed;
 
 use crate::api::keyed::ByValue;
 use crate::api::window::Aggregate;
