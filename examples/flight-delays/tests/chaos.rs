@@ -1,0 +1,118 @@
+//! The example as a process, killed with SIGKILL at random moments and started again,
+//! beside a run that nothing disturbed.
+
+#[allow(dead_code)]
+mod common;
+
+use common::{Run, january, lines, multiset, wait};
+use std::path::Path;
+use std::time::Duration;
+
+const OUTPUTS: [&str; 2] = ["delays", "late"];
+
+fn seed() -> u64 {
+    let seed = std::env::var("MILLRACE_SEED").ok().and_then(|s| s.parse().ok());
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    println!("MILLRACE_SEED={seed}");
+    seed
+}
+
+/// Kills the job `kills` times, then lets it finish; returns how often it was really
+/// killed before its end.
+fn disturbed(dir: &Path, input: &Path, kills: usize, parallelism: &[u16], seed: u64) -> usize {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let (output, storage) = (dir.join("out"), dir.join("storage"));
+    let mut killed = 0;
+    for round in 0..=kills {
+        let run = Run {
+            input,
+            output: &output,
+            storage: &storage,
+            parallelism: parallelism[round % parallelism.len()],
+            interval: "20ms",
+            more: &[],
+        };
+        if round == kills {
+            run.finish();
+            break;
+        }
+        let mut child = run.start();
+        std::thread::sleep(Duration::from_millis(rng.u64(5..400)));
+        child.kill().unwrap();
+        let (code, log) = wait(child);
+        match code {
+            None => killed += 1,
+            Some(0) => {}
+            Some(code) => panic!("exit code {code} in round {round}:\n{log}"),
+        }
+    }
+    killed
+}
+
+/// Input that takes long enough to be killed in: January several times over, each a
+/// month later, so that event time goes on.
+fn long_input(dir: &Path, months: usize) -> std::path::PathBuf {
+    let lines = common::golden(&january());
+    let header = "year,month,day,dep_time,sched_dep_time,dep_delay,arr_time,sched_arr_time,arr_delay,carrier,flight,tailnum,origin,dest,air_time,distance,hour,minute,time_hour";
+    let path = dir.join("flights.csv");
+    let mut text = format!("{header}\n");
+    for month in 0..months {
+        let (year, month) = (2013 + month / 12, month % 12 + 1);
+        for line in &lines {
+            // Days 29 to 31 are left out, for February's sake.
+            let (head, hour) = line.rsplit_once(",2013-01-").unwrap_or((line, ""));
+            if hour.is_empty() || hour[..2].parse::<u32>().unwrap() > 28 {
+                continue;
+            }
+            text.push_str(&format!("{head},{year}-{month:02}-{hour}\n"));
+        }
+    }
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+fn compare(kills: usize, months: usize, parallelism: &[u16], bytes: bool) {
+    let seed = seed();
+    let dir = tempfile::tempdir().unwrap();
+    let input = long_input(dir.path(), months);
+    let calm = dir.path().join("calm");
+    let (output, storage) = (calm.join("out"), calm.join("storage"));
+    Run { input: &input, output: &output, storage: &storage, parallelism: 2, interval: "1s", more: &[] }
+        .finish();
+    let wild = dir.path().join("wild");
+    let killed = disturbed(&wild, &input, kills, parallelism, seed);
+    println!("killed {killed} times before the end");
+    assert!(killed >= kills / 3, "only {killed} of {kills} kills came before the end");
+    for name in OUTPUTS {
+        let expected = lines(&calm.join("out").join(name));
+        let found = lines(&wild.join("out").join(name));
+        assert!(!expected.is_empty(), "no {name} in the undisturbed run");
+        if bytes {
+            assert_eq!(found.len(), expected.len(), "{name}, seed {seed}");
+            // Parts are named by attempt: a subtask's rows are in order, subtasks apart.
+            assert_eq!(multiset(found), multiset(expected), "{name}, seed {seed}");
+        } else {
+            assert_eq!(multiset(found), multiset(expected), "{name}, seed {seed}");
+        }
+    }
+}
+
+/// A short one, for every run of the tests.
+#[test]
+fn killed_and_started_again_it_gives_what_an_undisturbed_run_gives() {
+    compare(12, 6, &[2], true);
+}
+
+/// The same while the parallelism changes at every start.
+#[test]
+fn killed_and_rescaled_it_gives_what_an_undisturbed_run_gives() {
+    compare(8, 6, &[2, 1, 3], false);
+}
+
+/// At least 50 kills.
+#[test]
+#[ignore = "takes minutes: make chaos"]
+fn killed_sixty_times() {
+    compare(60, 24, &[2], true);
+    compare(60, 24, &[1, 2, 3, 4], false);
+}
