@@ -8,6 +8,8 @@
 mod logs;
 mod run;
 
+pub use run::parse_duration;
+
 use clap::{Args, FromArgMatches, Parser, Subcommand};
 use millrace_engine::api::env::Env;
 use millrace_engine::data::Res;

@@ -38,7 +38,7 @@ pub trait LaneClock<T>: Send {
 }
 
 trait Strategy<T>: Send {
-    fn lane(&self, max_ts: Ts) -> Box<dyn LaneClock<T>>;
+    fn lane(&self, max_ts: Ts, watermark: Ts) -> Box<dyn LaneClock<T>>;
     fn copy(&self) -> Box<dyn Strategy<T>>;
 }
 
@@ -116,9 +116,10 @@ impl<T: 'static> Watermarks<T> {
         self.idle
     }
 
-    /// The clock of a split that has shown `max_ts` before ([`TS_MIN`]: a new one).
-    pub fn lane(&self, max_ts: Ts) -> Box<dyn LaneClock<T>> {
-        self.strategy.lane(max_ts)
+    /// The clock of a split that has shown `max_ts` and come to `watermark` before
+    /// (both [`TS_MIN`]: a new one).
+    pub fn lane(&self, max_ts: Ts, watermark: Ts) -> Box<dyn LaneClock<T>> {
+        self.strategy.lane(max_ts, watermark)
     }
 }
 
@@ -186,12 +187,12 @@ struct Custom<T, A, G> {
 impl<T: 'static, A: FnMut(&T) -> Ts + Fun, G: WatermarkGenerator<T>> Strategy<T>
     for Custom<T, A, G>
 {
-    fn lane(&self, max_ts: Ts) -> Box<dyn LaneClock<T>> {
+    fn lane(&self, max_ts: Ts, watermark: Ts) -> Box<dyn LaneClock<T>> {
         let mut generator = self.generator.clone();
         if max_ts != TS_MIN {
             generator.restore(max_ts);
         }
-        Box::new(Lane { timestamp: self.timestamp.clone(), generator, max_ts, watermark: TS_MIN })
+        Box::new(Lane { timestamp: self.timestamp.clone(), generator, max_ts, watermark })
     }
 
     fn copy(&self) -> Box<dyn Strategy<T>> {
@@ -240,7 +241,7 @@ impl<T, A: FnMut(&T) -> Ts + Fun, G: WatermarkGenerator<T>> LaneClock<T> for Lan
 struct NoTime;
 
 impl<T> Strategy<T> for NoTime {
-    fn lane(&self, _: Ts) -> Box<dyn LaneClock<T>> {
+    fn lane(&self, _: Ts, _: Ts) -> Box<dyn LaneClock<T>> {
         Box::new(Self)
     }
 

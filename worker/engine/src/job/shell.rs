@@ -3,7 +3,7 @@
 use crate::api::stream::{Controls, controls};
 use crate::connector::Committed;
 use crate::coordinator::{
-    Base, CheckpointReport, CommitOutcome, Config, Coordinator, Desired, Effect, Event, Failure,
+    self, Base, CheckpointReport, CommitOutcome, Config, Coordinator, Desired, Effect, Event, Failure,
     FilesIn, FoundManifest, Level, Note, Outcome, StopMode,
 };
 use crate::data::{Fail, Res, Ts};
@@ -21,7 +21,6 @@ use crate::store::{ObjectStore, probe};
 use millrace_protocol::head::{ConfigRef, Owner};
 use millrace_protocol::ids::{Attempt, JobUid, Slot, Uid};
 use millrace_protocol::manifest::{Manifest, PendingCommit, sha256_hex};
-use millrace_protocol::objects;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -448,7 +447,7 @@ impl Shell {
     }
 
     fn job(&self) -> Option<JobUid> {
-        self.coordinator.job().cloned()
+        Some(self.coordinator.job().clone())
     }
 
     fn deploy(&mut self, attempt: Attempt, base: Option<Base>) -> Res {
@@ -595,30 +594,7 @@ fn export(
     target: &str,
     manifest: &Manifest,
 ) -> Result<(), String> {
-    let text = |e: crate::store::StoreError| e.to_string();
     std::fs::create_dir_all(target).map_err(|e| format!("cannot make {target}: {e}"))?;
-    let to = DirectoryStore::open(Path::new(target)).map_err(text)?;
-    let mut exported = manifest.clone();
-    exported.kind = millrace_protocol::manifest::ManifestKind::Savepoint;
-    exported.pending.clear();
-    for (n, file) in exported.files.iter_mut().enumerate() {
-        let key = objects::savepoint_file(id, n).map_err(|e| e.to_string())?;
-        let len = usize::try_from(file.len).map_err(|e| e.to_string())?;
-        let mut writer = to.create(&key).map_err(text)?;
-        let mut at = 0;
-        while at < len {
-            let part = (len - at).min(1 << 20);
-            writer
-                .write(&store.get_range(&file.key, at as u64, part).map_err(text)?)
-                .map_err(text)?;
-            at += part;
-        }
-        writer.finish().map_err(text)?;
-        file.key = key;
-    }
-    let bytes = exported.encode().map_err(|e| e.to_string())?;
-    let key = objects::savepoint_manifest(id).map_err(|e| e.to_string())?;
-    // Exists: an earlier try of this export put it; the savepoint is there.
-    to.put_if_absent(&key, &bytes).map_err(text)?;
-    Ok(())
+    let to = DirectoryStore::open(Path::new(target)).map_err(|e| e.to_string())?;
+    coordinator::export::export(store, &to, id, manifest).map_err(|e| e.to_string())
 }
