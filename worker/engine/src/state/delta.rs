@@ -172,12 +172,7 @@ impl DeltaWriter {
     }
 
     /// Says what the open section covers.
-    pub(super) fn covers(
-        &mut self,
-        groups: KeyGroupRange,
-        whole: KeyGroupRange,
-        dead_before: i64,
-    ) {
+    pub(super) fn covers(&mut self, groups: KeyGroupRange, whole: KeyGroupRange, dead_before: i64) {
         if let Some(section) = self.footer.sections.get_mut(self.section) {
             (section.groups, section.whole) = (groups, whole.intersect(groups));
             section.dead_before = dead_before;

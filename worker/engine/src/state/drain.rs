@@ -14,7 +14,7 @@ use millrace_protocol::shape::{self, ShapeError};
 use std::ops::Range;
 
 /// Buckets looked through before what was found is written.
-const WINDOW: usize = 32 * 1024;
+const WINDOW: usize = if cfg!(test) { 64 } else { 32 * 1024 };
 /// Buckets that may be looked through for one unit of the budget.
 const SCANNED: usize = 8;
 
@@ -104,7 +104,8 @@ impl<K: Key, R: Row> Segment<K, R> {
             return Ok(false);
         }
         let moves = self.moves;
-        let inside = match inside {
+        let walk = inside;
+        let inside = match walk {
             Some(inside) => {
                 if inside.moves != moves {
                     // What was written before is still owed, and written again: the
@@ -120,7 +121,7 @@ impl<K: Key, R: Row> Segment<K, R> {
                 let untouched = !self.written.between(owing.base, owing.cut)
                     && owing.fold.intersect(self.groups).is_empty();
                 let bucket = if untouched { usize::MAX } else { 0 };
-                inside.insert(Inside { bucket, moves, found: Vec::new() })
+                walk.insert(Inside { bucket, moves, found: Vec::new() })
             }
         };
         loop {
@@ -153,6 +154,7 @@ impl<K: Key, R: Row> Segment<K, R> {
         }
         self.write_side(out)?;
         owing.passed = self.groups.end;
+        *walk = None;
         Ok(true)
     }
 

@@ -11,7 +11,9 @@ use millrace_protocol::key::{Key, mix64};
 use millrace_protocol::keygroup::KeyGroupRange;
 
 /// A segment with this many buckets is split rather than grown.
-const SPLIT_BUCKETS: usize = 32 * 1024;
+const SPLIT_BUCKETS: usize = if cfg!(test) { 256 } else { 32 * 1024 };
+/// Smaller ones grow when they are full.
+const SMALL: usize = if cfg!(test) { 24 } else { 768 };
 /// Segments looked at in one [`Table::tend`].
 const LOOKED_AT: usize = 32;
 /// Segments grown or split in one [`Table::tend`].
@@ -58,7 +60,7 @@ impl<K: Key, R: Row> Table<K, R> {
     fn grow_if_due(&mut self, at: usize) -> bool {
         let Some(segment) = self.segments.get_mut(at) else { return false };
         let (len, capacity) = (segment.entries.len(), segment.entries.capacity());
-        if len < 768 || len < threshold(segment.groups.start, capacity) {
+        if len < SMALL || len < threshold(segment.groups.start, capacity) {
             return false;
         }
         let splits = segment.entries.num_buckets() >= SPLIT_BUCKETS && segment.groups.len() > 1;
@@ -73,9 +75,11 @@ impl<K: Key, R: Row> Table<K, R> {
     /// A segment that the snapshot stands in, or that holds owed copies, stays whole.
     fn may_split(&self, at: usize) -> bool {
         let segment = &self.segments[at];
-        let entered = self.epochs.draining.as_ref().is_some_and(|d| {
-            d.inside.is_some() && d.owing.passed == segment.groups.start
-        });
+        let entered = self
+            .epochs
+            .draining
+            .as_ref()
+            .is_some_and(|d| d.inside.is_some() && d.owing.passed == segment.groups.start);
         segment.side.count == 0 && !entered
     }
 
@@ -95,8 +99,7 @@ impl<K: Key, R: Row> Table<K, R> {
         high.entries.reserve(room, hasher);
         for entry in low.entries.drain() {
             let hash = entry.key.hash64();
-            let half =
-                if max.group(hash).0 < middle { &mut kept } else { &mut high.entries };
+            let half = if max.group(hash).0 < middle { &mut kept } else { &mut high.entries };
             half.insert_unique(hash, entry, hasher);
         }
         low.entries = kept;

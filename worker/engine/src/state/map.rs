@@ -105,9 +105,9 @@ impl<K: Key, V: Data> MapState<K, V> {
     /// Sets the value of a key and gives the one it had.
     pub fn put(&mut self, key: K, value: V) -> Res<Option<V>> {
         self.dirty = true;
-        let inner = self
-            .inner
-            .get_or_insert_with(|| Box::new(Inner { entries: Vec::new(), index: HashTable::new() }));
+        let inner = self.inner.get_or_insert_with(|| {
+            Box::new(Inner { entries: Vec::new(), index: HashTable::new() })
+        });
         match inner.find(&key) {
             Some(at) => Ok(Some(std::mem::replace(&mut inner.entries[at].1, value))),
             None => {

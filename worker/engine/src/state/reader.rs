@@ -184,9 +184,8 @@ impl DeltaReader {
     /// The section of a state, if the file has one, with its index.
     pub fn section(&self, operator: &str, state: &str) -> Option<(u16, &Section)> {
         let sections = self.footer.sections.iter();
-        let found = sections.enumerate().find(|(_, s)| {
-            s.operator.as_str() == operator && s.state == state
-        });
+        let found =
+            sections.enumerate().find(|(_, s)| s.operator.as_str() == operator && s.state == state);
         found.and_then(|(i, s)| Some((u16::try_from(i).ok()?, s)))
     }
 
@@ -214,8 +213,7 @@ impl DeltaReader {
                 return Err(self.corrupt(section, "a block beyond the end".to_owned()).into());
             }
             let bytes = self.data.read(first.offset..end);
-            let bytes =
-                bytes.map_err(|cause| FileError::Io { file: self.name.clone(), cause })?;
+            let bytes = bytes.map_err(|cause| FileError::Io { file: self.name.clone(), cause })?;
             let mut rest = bytes.as_slice();
             for block in &wanted[at..next] {
                 let body = rest.split_off(..block.bytes as usize);

@@ -147,8 +147,7 @@ impl<K: Key, R: Row> Table<K, R> {
                     Change::Kept => {}
                     Change::Changed => {
                         if old {
-                            entry.stamp =
-                                Stamp::new(epochs.current, entry.stamp.saved() || kept);
+                            entry.stamp = Stamp::new(epochs.current, entry.stamp.saved() || kept);
                             written.note(epochs.current);
                         }
                     }
