@@ -13,11 +13,6 @@ use millrace_protocol::keygroup::{KeyGroup, MaxParallelism};
 use millrace_protocol::shape::{self, ShapeError};
 use std::ops::Range;
 
-/// Buckets looked through before what was found is written.
-const WINDOW: usize = if cfg!(test) { 64 } else { 32 * 1024 };
-/// Buckets that may be looked through for one unit of the budget.
-const SCANNED: usize = 8;
-
 impl Epochs {
     /// A barrier: the epoch ends.
     pub fn begin(&mut self, spec: &SnapshotSpec, first: u16) -> Result<(), SnapshotError> {
@@ -110,7 +105,7 @@ impl<K: Key, R: Row> Segment<K, R> {
                 if inside.moves != moves {
                     // What was written before is still owed, and written again: the
                     // same bytes, so it does no harm.
-                    *inside = Inside { bucket: 0, moves, found: Vec::new() };
+                    *inside = Inside { bucket: 0, moves };
                 }
                 inside
             }
@@ -121,36 +116,18 @@ impl<K: Key, R: Row> Segment<K, R> {
                 let untouched = !self.written.between(owing.base, owing.cut)
                     && owing.fold.intersect(self.groups).is_empty();
                 let bucket = if untouched { usize::MAX } else { 0 };
-                walk.insert(Inside { bucket, moves, found: Vec::new() })
+                walk.insert(Inside { bucket, moves })
             }
         };
-        loop {
-            while let Some((group, bucket)) = inside.found.pop() {
-                if *budget == 0 {
-                    inside.found.push((group, bucket));
-                    return Ok(false);
-                }
-                *budget -= 1;
-                let Some(entry) = self.entries.get_bucket_mut(bucket as usize) else { continue };
-                // Written since it was found: then a copy is in the side buffer.
-                if owing.owes(entry.stamp, KeyGroup(group)) {
-                    entry.stamp = Stamp::new(entry.stamp.epoch(), true);
-                    out.entry(KeyGroup(group), |keys, rows| {
-                        entry.key.write(keys);
-                        entry.row.write(rows)
-                    })?;
-                }
-            }
-            if inside.bucket >= self.entries.num_buckets() {
-                break;
-            }
-            if *budget == 0 {
-                return Ok(false);
-            }
-            let end = self.entries.num_buckets().min(inside.bucket.saturating_add(WINDOW));
-            *budget = budget.saturating_sub((end - inside.bucket) / SCANNED + 1);
-            self.find_owed(max, *owing, inside.bucket..end, &mut inside.found);
-            inside.bucket = end;
+        let end = self.entries.num_buckets();
+        let until = end.min(inside.bucket.saturating_add(*budget));
+        if inside.bucket < until {
+            *budget -= until - inside.bucket;
+            self.write_owed(max, *owing, inside.bucket..until, out)?;
+            inside.bucket = until;
+        }
+        if inside.bucket < end {
+            return Ok(false);
         }
         self.write_side(out)?;
         owing.passed = self.groups.end;
@@ -158,34 +135,35 @@ impl<K: Key, R: Row> Segment<K, R> {
         Ok(true)
     }
 
-    /// Finds the owed entries in some buckets, in descending order of group.
-    fn find_owed(
-        &self,
+    /// Writes the owed entries in some buckets.
+    fn write_owed(
+        &mut self,
         max: MaxParallelism,
         owing: Owing,
         buckets: Range<usize>,
-        found: &mut Vec<(u16, u32)>,
-    ) {
-        let one_group = self.groups.len() == 1;
+        out: &mut DeltaWriter,
+    ) -> Res {
+        let groups = (self.groups.start, self.groups.end - 1);
+        // Whether a group is folded is asked for only where both sorts meet.
+        let folded = owing.fold.intersect(self.groups);
+        let base = if folded == self.groups { 0 } else { owing.base };
         for bucket in buckets {
-            let Some(entry) = self.entries.get_bucket(bucket) else { continue };
-            if entry.stamp.epoch() > owing.cut {
-                continue;
-            }
-            let group = if one_group {
-                KeyGroup(self.groups.start)
-            } else if entry.stamp.epoch() <= owing.base && owing.fold.is_empty() {
-                continue;
-            } else {
-                max.group(entry.key.hash64())
-            };
-            if owing.owes(entry.stamp, group) {
-                found.push((group.0, bucket as u32));
+            let Some(entry) = self.entries.get_bucket_mut(bucket) else { continue };
+            let epoch = entry.stamp.epoch();
+            let changed = base < epoch && epoch <= owing.cut;
+            let owed = changed
+                || !folded.is_empty()
+                    && epoch <= owing.cut
+                    && folded.contains(max.group(entry.key.hash64()));
+            if owed {
+                entry.stamp = Stamp::new(epoch, true);
+                out.entry(groups, |keys, rows| {
+                    entry.key.write(keys);
+                    entry.row.write(rows)
+                })?;
             }
         }
-        if !one_group {
-            found.sort_unstable_by(|a, b| b.cmp(a));
-        }
+        Ok(())
     }
 
     /// Writes the tombstones that the snapshot owes.

@@ -117,7 +117,11 @@ impl<K: Key + Ord + std::fmt::Debug> Job<K> {
                 let max = self.max;
                 while !panes.fire(namespace, limit, |key, row, hash| {
                     assert_eq!(self.model.get(&(namespace, key.clone())), Some(&row.0));
-                    let place = (max.group(hash), hash);
+                    let rotation = match max.get() {
+                        n if n.is_power_of_two() => 32 + n.trailing_zeros(),
+                        _ => 56,
+                    };
+                    let place = (max.group(hash), hash.rotate_right(rotation));
                     assert!(last < Some(place), "in order");
                     last = Some(place);
                 }) {}
