@@ -9,9 +9,12 @@ use super::table::Table;
 use crate::data::{Res, Ts};
 use millrace_protocol::ids::CheckpointId;
 use millrace_protocol::key::Key;
-use millrace_protocol::keygroup::{KeyGroup, MaxParallelism};
+use millrace_protocol::keygroup::{KeyGroup, KeyGroupRange, MaxParallelism};
 use millrace_protocol::shape::{self, ShapeError};
 use std::ops::Range;
+
+/// Segments of up to so many buckets may be walked at once.
+const WHOLE: usize = if cfg!(test) { 32 } else { 64 * 1024 };
 
 impl Epochs {
     /// A barrier: the epoch ends.
@@ -85,6 +88,48 @@ impl<K: Key, R: Row> Table<K, R> {
     }
 }
 
+/// [`Owing`] as it concerns one segment.
+struct Owes {
+    /// The segment's lowest and highest group.
+    groups: (u16, u16),
+    base: u32,
+    cut: u32,
+    folded: KeyGroupRange,
+}
+
+impl Owes {
+    fn new(owing: Owing, groups: KeyGroupRange) -> Self {
+        let folded = owing.fold.intersect(groups);
+        let base = if folded == groups { 0 } else { owing.base };
+        Self { groups: (groups.start, groups.end - 1), base, cut: owing.cut, folded }
+    }
+
+    /// Writes an entry if it is owed.
+    #[inline(always)]
+    fn write<K: Key, R: Row>(
+        &self,
+        entry: &mut Entry<K, R>,
+        max: MaxParallelism,
+        out: &mut DeltaWriter,
+    ) -> Res {
+        let epoch = entry.stamp.epoch();
+        if epoch > self.cut {
+            return Ok(());
+        }
+        // Which group it is of is asked only where a segment is folded in part.
+        if epoch > self.base
+            || !self.folded.is_empty() && self.folded.contains(max.group(entry.key.hash64()))
+        {
+            entry.stamp = Stamp::new(epoch, true);
+            out.entry(self.groups, |keys, rows| {
+                entry.key.write(keys);
+                entry.row.write(rows)
+            })?;
+        }
+        Ok(())
+    }
+}
+
 impl<K: Key, R: Row> Segment<K, R> {
     /// As [`Table::walk`], of this segment, which the walk has come to.
     fn walk(
@@ -120,6 +165,11 @@ impl<K: Key, R: Row> Segment<K, R> {
             }
         };
         let end = self.entries.num_buckets();
+        if inside.bucket == 0 && Self::WHOLE && end <= WHOLE {
+            *budget = budget.saturating_sub(end);
+            inside.bucket = end;
+            self.write_all_owed(max, *owing, out)?;
+        }
         let until = end.min(inside.bucket.saturating_add(*budget));
         if inside.bucket < until {
             *budget -= until - inside.bucket;
@@ -135,6 +185,18 @@ impl<K: Key, R: Row> Segment<K, R> {
         Ok(true)
     }
 
+    /// Whether a walk takes a segment at once, which is faster: if its entries
+    /// are small, so that it stays well below a millisecond.
+    const WHOLE: bool = !std::mem::needs_drop::<R>() && size_of::<Entry<K, R>>() <= 64;
+
+    fn write_all_owed(&mut self, max: MaxParallelism, owing: Owing, out: &mut DeltaWriter) -> Res {
+        let owes = Owes::new(owing, self.groups);
+        for entry in &mut self.entries {
+            owes.write(entry, max, out)?;
+        }
+        Ok(())
+    }
+
     /// Writes the owed entries in some buckets.
     fn write_owed(
         &mut self,
@@ -143,24 +205,10 @@ impl<K: Key, R: Row> Segment<K, R> {
         buckets: Range<usize>,
         out: &mut DeltaWriter,
     ) -> Res {
-        let groups = (self.groups.start, self.groups.end - 1);
-        // Whether a group is folded is asked for only where both sorts meet.
-        let folded = owing.fold.intersect(self.groups);
-        let base = if folded == self.groups { 0 } else { owing.base };
+        let owes = Owes::new(owing, self.groups);
         for bucket in buckets {
-            let Some(entry) = self.entries.get_bucket_mut(bucket) else { continue };
-            let epoch = entry.stamp.epoch();
-            let changed = base < epoch && epoch <= owing.cut;
-            let owed = changed
-                || !folded.is_empty()
-                    && epoch <= owing.cut
-                    && folded.contains(max.group(entry.key.hash64()));
-            if owed {
-                entry.stamp = Stamp::new(epoch, true);
-                out.entry(groups, |keys, rows| {
-                    entry.key.write(keys);
-                    entry.row.write(rows)
-                })?;
+            if let Some(entry) = self.entries.get_bucket_mut(bucket) {
+                owes.write(entry, max, out)?;
             }
         }
         Ok(())
