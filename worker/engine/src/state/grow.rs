@@ -11,7 +11,9 @@ use millrace_protocol::key::{Key, mix64};
 use millrace_protocol::keygroup::KeyGroupRange;
 
 /// A segment with this many buckets is split rather than grown.
-const SPLIT_BUCKETS: usize = 32 * 1024;
+const SPLIT_BUCKETS: usize = if cfg!(test) { 256 } else { 32 * 1024 };
+/// Smaller ones grow when they are full.
+const SMALL: usize = if cfg!(test) { 24 } else { 768 };
 /// Segments looked at in one [`Table::tend`].
 const LOOKED_AT: usize = 32;
 /// Segments grown or split in one [`Table::tend`].
@@ -58,7 +60,7 @@ impl<K: Key, R: Row> Table<K, R> {
     fn grow_if_due(&mut self, at: usize) -> bool {
         let Some(segment) = self.segments.get_mut(at) else { return false };
         let (len, capacity) = (segment.entries.len(), segment.entries.capacity());
-        if len < 768 || len < threshold(segment.groups.start, capacity) {
+        if len < SMALL || len < threshold(segment.groups.start, capacity) {
             return false;
         }
         let splits = segment.entries.num_buckets() >= SPLIT_BUCKETS && segment.groups.len() > 1;

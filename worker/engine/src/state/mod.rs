@@ -27,6 +27,8 @@ pub mod row;
 mod segment;
 pub mod snapshot;
 pub mod table;
+#[cfg(test)]
+mod tests;
 
 pub use delta::DeltaWriter;
 pub use fields::{

@@ -190,13 +190,22 @@ impl<K: Key, R: Row> StateTable for PaneTables<K, R> {
         if self.panes.iter().any(|(_, t)| t.firing.is_some()) {
             return Err(SnapshotError::Firing { checkpoint: spec.checkpoint }.into());
         }
+        if let Some(PanesDraining { checkpoint: draining, .. }) = self.draining {
+            let next = spec.checkpoint;
+            return Err(SnapshotError::StillDraining { next, draining }.into());
+        }
         self.retire_all();
         self.epochs.begin(spec, self.range.start)?;
         let owing = self.epochs.draining.take().map(|d| d.owing);
         let whole = owing.map_or(self.range, |o| o.whole(self.range));
         let (checkpoint, dead_before) = (spec.checkpoint, self.dead_before);
         self.draining = Some(PanesDraining { checkpoint, whole, dead_before });
-        self.panes.iter_mut().try_for_each(|(_, table)| table.begin(spec))
+        // A pane made anew below `dead_before` is written whole each time, because
+        // its entries in older files are taken for dead.
+        let anew = SnapshotSpec { base: None, ..spec.clone() };
+        self.panes.iter_mut().try_for_each(|(namespace, table)| {
+            table.begin(if *namespace < dead_before { &anew } else { spec })
+        })
     }
 
     fn drain(&mut self, out: &mut DeltaWriter, budget: usize) -> Res<bool> {

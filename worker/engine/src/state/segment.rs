@@ -73,8 +73,6 @@ pub(crate) struct Inside {
     pub bucket: usize,
     /// The segment's [`Segment::moves`] when it was entered.
     pub moves: u32,
-    /// Buckets found to be owed and not yet written, by group, last first.
-    pub found: Vec<(u16, u32)>,
 }
 
 /// The epochs of a table.

@@ -6,7 +6,7 @@
 
 use super::fire::Firing;
 use super::row::Row;
-use super::segment::{Dead, Entry, Epochs, Segment, Stamp, preserve};
+use super::segment::{Dead, Entry, Epochs, Segment, Side, Stamp, Written, preserve};
 use hashbrown::hash_table::AbsentEntry;
 use millrace_protocol::key::Key;
 use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
@@ -66,7 +66,7 @@ impl<K: Key, R: Row> Table<K, R> {
     }
 
     /// The row of a key.
-    #[inline]
+    #[inline(always)]
     pub fn get(&self, hash: u64, key: &K) -> Option<&R> {
         let segment = &self.segments[self.segment_of(hash)];
         segment.entries.find(hash, |e| e.key == *key).map(|e| &e.row)
@@ -74,7 +74,7 @@ impl<K: Key, R: Row> Table<K, R> {
 
     /// The row of a key, made if there is none; counts as changed. The key is
     /// cloned only then.
-    #[inline]
+    #[inline(always)]
     pub fn get_or_insert_with(&mut self, hash: u64, key: &K, init: impl FnOnce() -> R) -> &mut R {
         let at = self.segment_of(hash);
         let (max, epochs) = (self.max, &self.epochs);
@@ -83,38 +83,26 @@ impl<K: Key, R: Row> Table<K, R> {
             Ok(found) => {
                 let entry = found.into_mut();
                 if entry.stamp.epoch() != epochs.current {
-                    let kept = match &epochs.draining {
-                        Some(draining) => preserve(draining, max, hash, entry, side),
-                        None => false,
-                    };
-                    entry.stamp = Stamp::new(epochs.current, entry.stamp.saved() || kept);
-                    written.note(epochs.current);
+                    first_write(entry, max, hash, epochs, side, written);
                 }
                 &mut entry.row
             }
             Err(absent) => {
-                let row = init();
                 written.note(epochs.current);
-                let stamp = Stamp::new(epochs.current, false);
-                insert(absent, moves, hash, Entry { key: key.clone(), row, stamp })
+                insert(absent, moves, hash, key, init(), epochs.current)
             }
         }
     }
 
     /// The row of a key; counts as changed.
-    #[inline]
+    #[inline(always)]
     pub fn get_mut(&mut self, hash: u64, key: &K) -> Option<&mut R> {
         let at = self.segment_of(hash);
         let (max, epochs) = (self.max, &self.epochs);
         let Segment { entries, side, written, .. } = &mut self.segments[at];
         let entry = entries.find_mut(hash, |e| e.key == *key)?;
         if entry.stamp.epoch() != epochs.current {
-            let kept = match &epochs.draining {
-                Some(draining) => preserve(draining, max, hash, entry, side),
-                None => false,
-            };
-            entry.stamp = Stamp::new(epochs.current, entry.stamp.saved() || kept);
-            written.note(epochs.current);
+            first_write(entry, max, hash, epochs, side, written);
         }
         Some(&mut entry.row)
     }
@@ -167,8 +155,7 @@ impl<K: Key, R: Row> Table<K, R> {
                 let (answer, change) = f(&mut row);
                 if change == Change::Changed {
                     written.note(epochs.current);
-                    let stamp = Stamp::new(epochs.current, false);
-                    insert(absent, moves, hash, Entry { key: key.clone(), row, stamp });
+                    insert(absent, moves, hash, key, row, epochs.current);
                 }
                 answer
             }
@@ -227,17 +214,36 @@ impl<K: Key, R: Row> Table<K, R> {
     }
 }
 
+/// Before an entry is written to for the first time in an epoch.
+#[inline(never)]
+fn first_write<K: Key, R: Row>(
+    entry: &mut Entry<K, R>,
+    max: MaxParallelism,
+    hash: u64,
+    epochs: &Epochs,
+    side: &mut Side,
+    written: &mut Written,
+) {
+    let draining = epochs.draining.as_ref();
+    let kept = draining.is_some_and(|d| preserve(d, max, hash, entry, side));
+    entry.stamp = Stamp::new(epochs.current, entry.stamp.saved() || kept);
+    written.note(epochs.current);
+}
+
 /// Puts an entry where there was none.
-#[inline]
+#[inline(never)]
 fn insert<'a, K: Key, R: Row>(
     absent: AbsentEntry<'a, Entry<K, R>>,
     moves: &mut u32,
     hash: u64,
-    entry: Entry<K, R>,
+    key: &K,
+    row: R,
+    epoch: u32,
 ) -> &'a mut R {
     let entries = absent.into_table();
     if entries.len() == entries.capacity() {
         *moves += 1;
     }
+    let entry = Entry { key: key.clone(), row, stamp: Stamp::new(epoch, false) };
     &mut entries.insert_unique(hash, entry, |e| e.key.hash64()).into_mut().row
 }
