@@ -129,7 +129,7 @@ struct OpenBlock {
 }
 
 /// What was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Written {
     /// Length of the file.
     pub bytes: u64,
@@ -139,6 +139,8 @@ pub struct Written {
     pub dead: u64,
     /// CRC32 of the footer, which holds offsets and checksums of all else.
     pub footer_crc32: u32,
+    /// `dead_before` of each section: a file without entries is needed for it too.
+    pub dead_before: Vec<i64>,
 }
 
 impl DeltaWriter {
@@ -287,6 +289,7 @@ impl DeltaWriter {
     pub fn finish(mut self) -> Res<Written> {
         self.cut()?;
         let mut written = Written::default();
+        written.dead_before.extend(self.footer.sections.iter().map(|s| s.dead_before));
         for block in self.footer.sections.iter().flat_map(|s| &s.blocks) {
             written.entries += u64::from(block.entries);
             written.dead += u64::from(block.dead);
