@@ -1,0 +1,121 @@
+//! How fast CSV is parsed: `cargo bench -p millrace-connectors --bench parse -- FILE`
+//! with a plain `flights.csv` (see examples/flight-delays/fetch.sh; unzip it).
+//! Prints medians of nine runs, beside the `csv` crate on the same row type.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a bench")]
+
+use millrace_connectors::file::{FileSink, FileSource};
+use millrace_connectors::format::Csv;
+use millrace_connectors::rfc3339;
+use millrace_engine::connector::{
+    DeadLetters, Lane, Next, Reader, Sink, SinkCx, Source, SourceBuffer, SourceCx, Writer,
+};
+use millrace_engine::data::{Rows, Ts};
+use millrace_protocol::ids::{Attempt, Subtask, Uid};
+use serde::{Deserialize, Serialize};
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Instant;
+
+#[derive(Clone, Deserialize, Serialize)]
+struct Flight {
+    dep_time: Option<u16>,
+    dep_delay: Option<i32>,
+    carrier: String,
+    tailnum: Option<String>,
+    origin: String,
+    minute: u8,
+    #[serde(with = "rfc3339")]
+    time_hour: Ts,
+}
+
+/// The same for the csv crate, which knows no other null than the empty field.
+#[derive(Deserialize)]
+#[allow(dead_code, reason = "only parsed")]
+struct Borrowed<'a> {
+    dep_time: &'a str,
+    dep_delay: &'a str,
+    carrier: String,
+    tailnum: Option<String>,
+    origin: String,
+    minute: u8,
+    #[serde(with = "rfc3339")]
+    time_hour: Ts,
+}
+
+struct Fails;
+
+impl DeadLetters for Fails {
+    fn put(&self, _: &Uid, origin: &str, offset: u64, reason: &str, _: &[u8]) {
+        panic!("{origin} {offset}: {reason}");
+    }
+}
+
+fn median(what: &str, mut run: impl FnMut() -> usize) {
+    let mut rows = 0;
+    let mut seconds: Vec<f64> = (0..9)
+        .map(|_| {
+            let start = Instant::now();
+            rows = run();
+            start.elapsed().as_secs_f64()
+        })
+        .collect();
+    seconds.sort_by(f64::total_cmp);
+    println!("{what:30} {:8.0} ns/row", seconds[4] * 1e9 / rows as f64);
+}
+
+fn source(path: &str, mut each: impl FnMut(&mut Vec<Flight>)) -> usize {
+    let mut source = FileSource::<Flight, _>::new(path, Csv::new().null("NA"));
+    let cx = SourceCx {
+        uid: "flights".into(),
+        subtask: Subtask(0),
+        parallelism: 1,
+        waker: Arc::new(|| ()),
+        dead_letters: Arc::new(Fails),
+    };
+    let mut reader = source.reader(cx).unwrap();
+    for split in source.discover(&[]).unwrap() {
+        reader.assign(Lane(0), split).unwrap();
+    }
+    let mut buffer = SourceBuffer::default();
+    let mut rows = 0;
+    loop {
+        let next = reader.poll(&mut buffer.out(1024)).unwrap();
+        rows += buffer.values.len();
+        each(&mut buffer.values);
+        buffer.clear();
+        if next == Next::Wait {
+            return rows;
+        }
+    }
+}
+
+fn main() {
+    let Some(path) = std::env::args().skip(1).find(|arg| !arg.starts_with('-')) else {
+        println!("no file given");
+        return;
+    };
+    median("csv crate, ByteRecord", || {
+        let mut reader = csv::Reader::from_path(&path).unwrap();
+        let headers = reader.byte_headers().unwrap().clone();
+        let mut record = csv::ByteRecord::new();
+        let mut rows = 0;
+        while reader.read_byte_record(&mut record).unwrap() {
+            black_box(record.deserialize::<Borrowed<'_>>(Some(&headers)).unwrap());
+            rows += 1;
+        }
+        rows
+    });
+    median("FileSource", || source(&path, |rows| _ = black_box(&*rows)));
+    median("FileSource, FileSink", || {
+        let dir = tempfile::tempdir().unwrap();
+        let cx =
+            SinkCx { job: "j".into(), uid: "u".into(), attempt: Attempt(1), subtask: Subtask(0) };
+        let mut writer = FileSink::<Flight, _>::csv(dir.path()).writer(cx).unwrap();
+        let mut batch = Rows::default();
+        source(&path, |rows| {
+            batch.ts.resize(rows.len(), 0);
+            batch.values.append(rows);
+            writer.write(&mut batch).unwrap();
+        })
+    });
+}
