@@ -1,6 +1,6 @@
 //! How fast CSV is parsed: `cargo bench -p millrace-connectors --bench parse -- FILE`
 //! with a plain `flights.csv` (see examples/flight-delays/fetch.sh; unzip it).
-//! Prints medians of nine runs, beside the `csv` crate on the same row type.
+//! Beside it the `csv` crate, on nearly the same row type.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a bench")]
 
 use millrace_connectors::file::{FileSink, FileSource};
@@ -50,17 +50,20 @@ impl DeadLetters for Fails {
     }
 }
 
-fn median(what: &str, mut run: impl FnMut() -> usize) {
-    let mut rows = 0;
-    let mut seconds: Vec<f64> = (0..9)
-        .map(|_| {
+/// Runs everything in turns, so that other work on the machine slows all alike.
+fn compare(mut works: Vec<(&str, Box<dyn FnMut() -> usize>)>) {
+    let mut taken = vec![Vec::new(); works.len()];
+    for _ in 0..15 {
+        for ((_, work), taken) in works.iter_mut().zip(&mut taken) {
             let start = Instant::now();
-            rows = run();
-            start.elapsed().as_secs_f64()
-        })
-        .collect();
-    seconds.sort_by(f64::total_cmp);
-    println!("{what:30} {:8.0} ns/row", seconds[4] * 1e9 / rows as f64);
+            let rows = work();
+            taken.push(start.elapsed().as_secs_f64() * 1e9 / rows as f64);
+        }
+    }
+    for ((what, _), mut taken) in works.into_iter().zip(taken) {
+        taken.sort_by(f64::total_cmp);
+        println!("{what:25} median {:5.0} ns/row, least {:5.0}", taken[taken.len() / 2], taken[0]);
+    }
 }
 
 fn source(path: &str, mut each: impl FnMut(&mut Vec<Flight>)) -> usize {
@@ -94,8 +97,9 @@ fn main() {
         println!("no file given");
         return;
     };
-    median("csv crate, ByteRecord", || {
-        let mut reader = csv::Reader::from_path(&path).unwrap();
+    let (theirs, ours, both) = (path.clone(), path.clone(), path);
+    let theirs = move || {
+        let mut reader = csv::Reader::from_path(&theirs).unwrap();
         let headers = reader.byte_headers().unwrap().clone();
         let mut record = csv::ByteRecord::new();
         let mut rows = 0;
@@ -104,18 +108,23 @@ fn main() {
             rows += 1;
         }
         rows
-    });
-    median("FileSource", || source(&path, |rows| _ = black_box(&*rows)));
-    median("FileSource, FileSink", || {
+    };
+    let ours = move || source(&ours, |rows| _ = black_box(&*rows));
+    let both = move || {
         let dir = tempfile::tempdir().unwrap();
         let cx =
             SinkCx { job: "j".into(), uid: "u".into(), attempt: Attempt(1), subtask: Subtask(0) };
         let mut writer = FileSink::<Flight, _>::csv(dir.path()).writer(cx).unwrap();
         let mut batch = Rows::default();
-        source(&path, |rows| {
+        source(&both, |rows| {
             batch.ts.resize(rows.len(), 0);
             batch.values.append(rows);
             writer.write(&mut batch).unwrap();
         })
-    });
+    };
+    compare(vec![
+        ("csv crate, ByteRecord", Box::new(theirs)),
+        ("FileSource", Box::new(ours)),
+        ("FileSource, FileSink", Box::new(both)),
+    ]);
 }
