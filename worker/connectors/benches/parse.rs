@@ -50,8 +50,11 @@ impl DeadLetters for Fails {
     }
 }
 
+/// Gives the number of rows.
+type Work = Box<dyn FnMut() -> usize>;
+
 /// Runs everything in turns, so that other work on the machine slows all alike.
-fn compare(mut works: Vec<(&str, Box<dyn FnMut() -> usize>)>) {
+fn compare(mut works: Vec<(&str, Work)>) {
     let mut taken = vec![Vec::new(); works.len()];
     for _ in 0..15 {
         for ((_, work), taken) in works.iter_mut().zip(&mut taken) {

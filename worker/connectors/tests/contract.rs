@@ -1,4 +1,5 @@
 //! Every source and sink of this crate against the contract suites.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use millrace_connectors::contract::{self, Guarantee, SinkUnderTest};
 use millrace_connectors::file::sink::{Compression, Rolling};

@@ -8,6 +8,7 @@
 //!   part goes into the closure; the acknowledgement waits for it.
 //! - **Commit**: by name, again and again, and honest: a transaction that is
 //!   unknown is [`Committed::Lost`], never a silent success.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use millrace_connectors::contract::{self, Guarantee, SinkUnderTest};
 use millrace_engine::connector::{Committed, Committer, Pending, Prepared, Sink, SinkCx, Writer};

@@ -7,6 +7,7 @@
 //! - **Discovery**: which splits there are; called in the job's one enumerator.
 //! - **Reader**: may not block, so the slow line gets a thread of its own, which
 //!   wakes the slot when readings have come.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use millrace_connectors::contract;
 use millrace_engine::connector::{Lane, Next, Reader, Source, SourceCx, SourceOut, Split};

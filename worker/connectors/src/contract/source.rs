@@ -39,7 +39,7 @@ where
     let mut first = make();
     let splits = discover(&mut first);
     let all = Run::start(&first, splits.clone(), 1, &mut fastrand::Rng::with_seed(0))
-        .to_end(&mut fastrand::Rng::with_seed(0));
+        .finish(&mut fastrand::Rng::with_seed(0));
     with_seeds("source", |rng| {
         let mut source = make();
         let mut splits = discover(&mut source);
@@ -60,7 +60,7 @@ where
                 assert!(found.iter().all(|split| !open.contains(&split.id())));
             }
         }
-        append(&mut seen, Run::start(&source, splits, rng.u16(1..5), rng).to_end(rng));
+        append(&mut seen, Run::start(&source, splits, rng.u16(1..5), rng).finish(rng));
         for (id, rows) in &all {
             let seen = seen.get(id).map_or(&[][..], Vec::as_slice);
             let differ = rows.iter().zip(seen).position(|(a, b)| a != b);
@@ -175,7 +175,7 @@ impl<S: Source> Run<S> {
         (self.rows, splits)
     }
 
-    fn to_end(mut self, rng: &mut fastrand::Rng) -> BySplit<S::Out> {
+    fn finish(mut self, rng: &mut fastrand::Rng) -> BySplit<S::Out> {
         let mut idle = 0;
         while !self.waiting.is_empty() || self.lanes.iter().any(Option::is_some) {
             let before = self.rows.values().map(Vec::len).sum::<usize>();
