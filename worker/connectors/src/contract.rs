@@ -16,6 +16,7 @@
 //!     contract::SinkUnderTest {
 //!         sink: results.sink(),
 //!         committed: Box::new(move || results.rows()),
+//!         staged: Box::new(|| 0),
 //!         guarantee: contract::Guarantee::ExactlyOnce,
 //!     }
 //! });

@@ -121,10 +121,11 @@ impl Committer<Transaction> for LedgerCommitter {
 fn the_ledger_keeps_the_contract() {
     contract::sink(|| {
         let sink = LedgerSink::default();
-        let ledger = sink.0.clone();
+        let (ledger, same) = (sink.0.clone(), sink.0.clone());
         SinkUnderTest {
             sink,
             committed: Box::new(move || ledger.lock().unwrap().rows.clone()),
+            staged: Box::new(move || same.lock().unwrap().staged.len()),
             guarantee: Guarantee::ExactlyOnce,
         }
     });
