@@ -1,8 +1,9 @@
-//! How fast CSV is parsed: `cargo bench -p millrace-connectors --bench parse -- FILE`
+//! How fast rows are made and read: `cargo bench -p millrace-connectors --bench sources -- FILE`
 //! with a plain `flights.csv` (see examples/flight-delays/fetch.sh; unzip it).
 //! Beside it the `csv` crate, on nearly the same row type.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a bench")]
 
+use millrace_connectors::Generator;
 use millrace_connectors::file::{FileSink, FileSource};
 use millrace_connectors::format::Csv;
 use millrace_connectors::rfc3339;
@@ -65,12 +66,11 @@ fn compare(mut works: Vec<(&str, Work)>) {
     }
     for ((what, _), mut taken) in works.into_iter().zip(taken) {
         taken.sort_by(f64::total_cmp);
-        println!("{what:25} median {:5.0} ns/row, least {:5.0}", taken[taken.len() / 2], taken[0]);
+        println!("{what:25} median {:6.1} ns/row, least {:6.1}", taken[taken.len() / 2], taken[0]);
     }
 }
 
-fn source(path: &str, mut each: impl FnMut(&mut Vec<Flight>)) -> usize {
-    let mut source = FileSource::<Flight, _>::new(path, Csv::new().null("NA"));
+fn drive<S: Source>(mut source: S, mut each: impl FnMut(&mut Vec<S::Out>)) -> usize {
     let cx = SourceCx {
         uid: "flights".into(),
         subtask: Subtask(0),
@@ -95,6 +95,10 @@ fn source(path: &str, mut each: impl FnMut(&mut Vec<Flight>)) -> usize {
     }
 }
 
+fn flights(path: &str) -> FileSource<Flight, Csv> {
+    FileSource::new(path, Csv::new().null("NA"))
+}
+
 fn main() {
     let Some(path) = std::env::args().skip(1).find(|arg| !arg.starts_with('-')) else {
         println!("no file given");
@@ -112,20 +116,25 @@ fn main() {
         }
         rows
     };
-    let ours = move || source(&ours, |rows| _ = black_box(&*rows));
+    let generated = || {
+        let source = Generator::new(|i| (i % 1000, i as i64 / 1000, i)).count(20_000_000);
+        drive(source, |rows| _ = black_box(&*rows))
+    };
+    let ours = move || drive(flights(&ours), |rows| _ = black_box(&*rows));
     let both = move || {
         let dir = tempfile::tempdir().unwrap();
         let cx =
             SinkCx { job: "j".into(), uid: "u".into(), attempt: Attempt(1), subtask: Subtask(0) };
         let mut writer = FileSink::<Flight, _>::csv(dir.path()).writer(cx).unwrap();
         let mut batch = Rows::default();
-        source(&both, |rows| {
+        drive(flights(&both), |rows| {
             batch.ts.resize(rows.len(), 0);
             batch.values.append(rows);
             writer.write(&mut batch).unwrap();
         })
     };
     compare(vec![
+        ("Generator, 24 bytes", Box::new(generated)),
         ("csv crate, ByteRecord", Box::new(theirs)),
         ("FileSource", Box::new(ours)),
         ("FileSource, FileSink", Box::new(both)),
