@@ -8,10 +8,13 @@ use millrace_protocol::ids::{Subtask, Uid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Rows by the id of their split, in order.
 type BySplit<T> = BTreeMap<String, Vec<T>>;
+
+/// A source that gives nothing for so long will never end.
+const STALLED: Duration = Duration::from_secs(30);
 
 struct Ignored;
 
@@ -135,8 +138,7 @@ impl<S: Source> Run<S> {
         );
         if let Next::Until(when) = next {
             std::thread::sleep(
-                when.saturating_duration_since(std::time::Instant::now())
-                    .min(Duration::from_millis(5)),
+                when.saturating_duration_since(Instant::now()).min(Duration::from_millis(5)),
             );
         }
         let mut rows = buffer.values.into_iter();
@@ -176,13 +178,18 @@ impl<S: Source> Run<S> {
     }
 
     fn finish(mut self, rng: &mut fastrand::Rng) -> BySplit<S::Out> {
-        let mut idle = 0;
+        let mut progress = Instant::now();
+        let mut emitted = 0;
         while !self.waiting.is_empty() || self.lanes.iter().any(Option::is_some) {
-            let before = self.rows.values().map(Vec::len).sum::<usize>();
             self.poll_one(rng);
-            let after = self.rows.values().map(Vec::len).sum::<usize>();
-            idle = if before == after { idle + 1 } else { 0 };
-            assert!(idle < 100_000, "a bounded source ends");
+            let now = self.rows.values().map(Vec::len).sum::<usize>();
+            if now > emitted {
+                (emitted, progress) = (now, Instant::now());
+            } else {
+                // Lets threads of the readers' own get on.
+                std::thread::sleep(Duration::from_micros(20));
+            }
+            assert!(progress.elapsed() < STALLED, "a bounded source ends");
         }
         self.rows
     }
