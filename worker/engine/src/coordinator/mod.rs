@@ -40,3 +40,6 @@ pub use event::{
 };
 pub use restart::{RestartPolicy, Restarts};
 pub use step::Coordinator;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,7 @@
+//! Scripts, exhaustive interleavings of appends, and a random model of several
+//! coordinators over one faulty store.
+
+mod appends;
+mod model;
+mod scripts;
+mod world;
