@@ -39,7 +39,7 @@ pub use event::{
     SnapshotStats, StoreAnswer, SubtaskState, Ticket,
 };
 pub use restart::{RestartPolicy, Restarts};
-pub use step::Coordinator;
+pub use step::{Activity, Coordinator};
 
 #[cfg(test)]
 mod tests;

@@ -102,12 +102,17 @@ impl Coordinator {
         if sinks.is_empty() {
             return Others::Aborted;
         }
+        self.aborting = Some(attempt);
         self.out.push(Effect::AbortOthers { attempt, sinks });
         Others::Aborting
     }
 
-    pub(super) fn others_aborted(&mut self, result: Result<(), String>) {
-        if !matches!(self.stage, Stage::Recovering(Others::Aborting)) {
+    pub(super) fn others_aborted(&mut self, attempt: Attempt, result: Result<(), String>) {
+        if self.aborting == Some(attempt) {
+            self.aborting = None;
+        }
+        let current = self.attempt() == Some(attempt);
+        if !current || !matches!(self.stage, Stage::Recovering(Others::Aborting)) {
             return;
         }
         match result {

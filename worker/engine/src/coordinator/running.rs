@@ -82,8 +82,8 @@ impl Coordinator {
     /// When a running attempt has something to do by itself.
     pub(super) fn run_due(&self) -> Option<Duration> {
         match &self.checkpoint {
+            _ if self.append.is_some() => None,
             Some(checkpoint) => Some(checkpoint.deadline),
-            None if self.append.is_some() => None,
             None => self.periodic_due(),
         }
     }

@@ -112,7 +112,7 @@ impl Coordinator {
     pub(super) fn read_chain(&mut self) {
         let Some(chain) = &self.chain else { return };
         let (read, call) = Read::begin(chain);
-        self.stage = Stage::Reading(read);
+        self.stage = Stage::Reading(Box::new(read));
         self.call(Purpose::Read, call);
     }
 

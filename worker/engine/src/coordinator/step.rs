@@ -38,7 +38,7 @@ pub(super) enum Stage {
     /// Whose home is this?
     Finding(FindHome),
     /// Where is the chain's end?
-    Reading(Read),
+    Reading(Box<Read>),
     /// The head's manifests are being read; so many are outstanding.
     Loading(usize),
     /// What the user or the head points at outside the home is being read.
@@ -149,6 +149,23 @@ pub(crate) enum Mutation {
     NoCarryOver,
 }
 
+/// What a job is doing, for status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// Reading what there is.
+    Starting,
+    /// Committing and loading what the base holds.
+    Recovering,
+    /// Tasks run.
+    Running,
+    /// Stopping tasks, or waiting, before another attempt.
+    Restarting,
+    /// Coming to its end.
+    Stopping,
+    /// Over.
+    Ended,
+}
+
 /// Coordinates one job in one process.
 #[derive(Debug)]
 pub struct Coordinator {
@@ -177,6 +194,9 @@ pub struct Coordinator {
     pub(super) last_checkpoint: CheckpointId,
     pub(super) run: Run,
     pub(super) tasks: Tasks,
+    /// Whose leftovers-removal is under way. The next attempt does not begin
+    /// before it has ended: it must not meet that attempt's staged output.
+    pub(super) aborting: Option<Attempt>,
     pub(super) restarts: Restarts,
     pub(super) stop: Option<StopRequest>,
     pub(super) savepoints: Vec<Wanted>,
@@ -221,6 +241,7 @@ impl Coordinator {
             last_checkpoint: CheckpointId(0),
             run: Run::default(),
             tasks: Tasks::None,
+            aborting: None,
             restarts,
             stop: None,
             savepoints: Vec::new(),
@@ -256,6 +277,23 @@ impl Coordinator {
         self.head.as_ref()
     }
 
+    /// What the job is doing, for status.
+    pub fn activity(&self) -> Activity {
+        match self.stage {
+            Stage::New
+            | Stage::Finding(_)
+            | Stage::Reading(_)
+            | Stage::Loading(_)
+            | Stage::Pointing
+            | Stage::Rereading(_) => Activity::Starting,
+            Stage::Claiming | Stage::Recovering(_) | Stage::Deploying => Activity::Recovering,
+            Stage::Running => Activity::Running,
+            Stage::Cancelling(After::Restart(_)) | Stage::Waiting(_) => Activity::Restarting,
+            Stage::Cancelling(_) | Stage::Closing(_) | Stage::Closed(_) => Activity::Stopping,
+            Stage::Ended => Activity::Ended,
+        }
+    }
+
     /// The attempt, once a claim is won.
     pub fn attempt(&self) -> Option<Attempt> {
         self.head.as_ref().filter(|_| self.won).map(|head| head.attempt)
@@ -266,9 +304,7 @@ impl Coordinator {
             Event::Start => self.start(),
             Event::StoreAnswered { ticket, answer } => self.store_answered(ticket, answer),
             Event::RestoreRead { result } => self.restore_read(result),
-            Event::OthersAborted { attempt, result } if self.is_current(attempt) => {
-                self.others_aborted(result);
-            }
+            Event::OthersAborted { attempt, result } => self.others_aborted(attempt, result),
             Event::TasksDeployed { attempt } if self.is_current(attempt) => self.deployed(),
             Event::Acknowledge { attempt, checkpoint, snapshot } if self.is_current(attempt) => {
                 self.acknowledged(checkpoint, snapshot);
@@ -305,9 +341,9 @@ impl Coordinator {
                 self.stop = self.stop.or(Some(StopRequest::Checkpoint(mode)));
             }
             Event::Cancel => self.stop = Some(StopRequest::Now),
-            Event::Tick
-            | Event::OthersAborted { .. }
-            | Event::TasksDeployed { .. }
+            // Set it again if it came too early.
+            Event::Tick => self.timer = None,
+            Event::TasksDeployed { .. }
             | Event::Acknowledge { .. }
             | Event::Declined { .. }
             | Event::TaskFailed { .. }
@@ -360,7 +396,7 @@ impl Coordinator {
                 self.cancelled(after);
             }
             Stage::Waiting(_) if self.stops_without_tasks() => self.append_stopping(),
-            Stage::Waiting(until) if self.now >= *until => self.claim(),
+            Stage::Waiting(until) if self.now >= *until && self.aborting.is_none() => self.claim(),
             Stage::Closing(ending) => {
                 let ending = *ending;
                 return self.close(ending);
@@ -437,7 +473,8 @@ impl Coordinator {
             return;
         }
         let stage = match self.stage {
-            Stage::Rereading(until) | Stage::Waiting(until) => Some(until),
+            Stage::Rereading(until) => Some(until),
+            Stage::Waiting(until) if self.aborting.is_none() => Some(until),
             Stage::Running => self.run_due(),
             _ => None,
         };

@@ -145,7 +145,7 @@ impl Node {
 
 impl Model {
     fn new(seed: u64, mutation: Option<Mutation>) -> Self {
-        let world = World::new(2);
+        let world = World::new(1 + seed % 2);
         let random = fastrand::Rng::with_seed(seed);
         Self { world, nodes: Vec::new(), random, chaos: true, started: 0, seed, mutation }
     }
@@ -157,7 +157,8 @@ impl Model {
     fn start(&mut self) {
         self.started += 1;
         let seed = self.seed.wrapping_mul(31).wrapping_add(u64::from(self.started));
-        let mut coordinator = Coordinator::new(config(self.started, seed));
+        let config = Config { block: self.world.block, ..config(self.started, seed) };
+        let mut coordinator = Coordinator::new(config);
         coordinator.mutation = self.mutation;
         let mut node = Node {
             coordinator,
@@ -182,11 +183,7 @@ impl Model {
                 Work::Store(
                     _,
                     call @ (StoreCall::PutIfAbsent { .. } | StoreCall::Delete { .. }),
-                ) => {
-                    if self.random.bool() {
-                        self.world.limbo.push(call);
-                    }
-                }
+                ) if self.random.bool() => self.world.limbo.push(call),
                 Work::Commit(_, items) if self.random.bool() => {
                     items.iter().for_each(|item| self.world.commit(item));
                 }
@@ -219,7 +216,7 @@ impl Model {
         if self.chance(1) && self.started < 5 {
             match self.random.bool() {
                 true => return self.crash(at),
-                false => self.nodes[at].paused = self.random.u32(0..400),
+                false => self.nodes[at].paused = self.random.u32(0..600),
             }
         }
         if self.chance(2) {
