@@ -8,7 +8,8 @@ use super::effect::{Effect, Level, Outcome};
 use super::event::{FoundManifest, StoreAnswer};
 use super::home::{FindHome, INCARNATION_FORMAT};
 use super::preflight::{self, Pointed, Refusal};
-use super::step::{Abandon, Coordinator, Purpose, Stage};
+use super::state::{Abandon, Purpose, Stage};
+use super::step::Coordinator;
 use crate::store::{Fault, StoreError};
 use millrace_protocol::format::FormatError;
 use millrace_protocol::head::{
@@ -101,7 +102,7 @@ impl Coordinator {
                     home,
                     block: self.config.block.max(1),
                     #[cfg(test)]
-                    skip_floor: self.mutated(super::step::Mutation::NoFloorCheck),
+                    skip_floor: self.mutated(super::state::Mutation::NoFloorCheck),
                 });
                 self.read_chain();
             }
@@ -282,11 +283,11 @@ impl Coordinator {
         };
         self.stage = Stage::Claiming;
         #[cfg(test)]
-        if self.mutated(super::step::Mutation::AbortBeforeClaim) {
+        if self.mutated(super::state::Mutation::AbortBeforeClaim) {
             let keep = self.base_manifest().map(|m| m.pending.clone()).unwrap_or_default();
             self.abort_others(record.attempt, &keep);
         }
-        self.append(super::step::For::Claim, record);
+        self.append(super::state::For::Claim, record);
     }
 
     /// A copy of the head at the next version, this process's.

@@ -4,4 +4,5 @@
 mod appends;
 mod model;
 mod scripts;
+mod slots;
 mod world;

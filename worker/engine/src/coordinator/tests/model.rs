@@ -2,19 +2,20 @@
 //! and doubled calls, stale lists, crashes between any two effects, zombies.
 //! A broken run prints its seed.
 
-use super::world::{Fate, Staged, World, home};
-use crate::coordinator::effect::{BarrierKind, Base, StoreCall};
-use crate::coordinator::step::Mutation;
+use super::slots::{Tasks, deploy};
+use super::world::{Fate, World};
+use crate::coordinator::effect::{BarrierKind, StoreCall};
+use crate::coordinator::state::Mutation;
 use crate::coordinator::*;
 use millrace_protocol::head::{ConfigRef, Owner};
-use millrace_protocol::ids::{Attempt, CheckpointId, JobUid, Slot, Subtask, Uid};
+use millrace_protocol::ids::{Attempt, JobUid, Slot, Uid};
 use millrace_protocol::keygroup::MaxParallelism;
 use millrace_protocol::manifest::*;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-const SLOTS: u64 = 2;
-const LIMIT: u64 = 12;
+pub const SLOTS: u64 = 2;
+pub const LIMIT: u64 = 12;
 
 pub fn spec(uid: &str, role: Role) -> OperatorSpec {
     OperatorSpec {
@@ -67,26 +68,6 @@ pub fn config(process: u32, seed: u64) -> Config {
         sweep_every: Duration::from_secs(3),
         block: 2,
     }
-}
-
-/// A slot: reads rows 0.. up to the limit; state is how far it came, written as
-/// files that each hold a part of the way.
-struct SimSlot {
-    id: u64,
-    position: u64,
-    snapshot: u64,
-    files: Vec<FileRef>,
-    /// Output from here on is not prepared, or open.
-    output: u64,
-    names: u64,
-    barriers: VecDeque<(CheckpointId, bool, BarrierKind)>,
-}
-
-struct Tasks {
-    attempt: Attempt,
-    slots: Vec<SimSlot>,
-    stopped: bool,
-    end_sent: bool,
 }
 
 enum Work {
@@ -410,116 +391,6 @@ impl Model {
         }
         node.events.push((lane, event));
     }
-}
-
-impl SimSlot {
-    fn prepare(&mut self, attempt: Attempt, open: bool, world: &mut World) -> Vec<PreparedCommit> {
-        if self.output == self.position {
-            return Vec::new();
-        }
-        let (attempt, slot, n) = (attempt.0, self.id, self.names);
-        let staged = Staged { attempt, slot, n, from: self.output, to: self.position };
-        world.stage(staged);
-        if !open {
-            self.output = self.position;
-            self.names += 1;
-        }
-        vec![PreparedCommit {
-            sink: Uid::from("sink"),
-            subtask: Subtask(self.id as u16),
-            connector: "test".into(),
-            options: Vec::new(),
-            when: if open { When::OnRestore } else { When::Ready },
-            payload: staged.encode(),
-            shape: ShapeBytes::default(),
-        }]
-    }
-
-    fn snapshot(
-        &mut self,
-        attempt: Attempt,
-        checkpoint: CheckpointId,
-        full: bool,
-        prepared: Vec<PreparedCommit>,
-        world: &mut World,
-    ) -> SlotSnapshot {
-        let from = if full { 0 } else { self.snapshot };
-        if full {
-            self.files.clear();
-        }
-        if from < self.position {
-            let key = home().state_file(attempt, checkpoint, Slot(self.id as u16), 0);
-            let bytes = [from.to_le_bytes(), self.position.to_le_bytes()].concat();
-            self.files.push(FileRef {
-                key: key.clone(),
-                len: 16,
-                crc32: 0,
-                order: FileOrder { checkpoint, index: 0 },
-                sections: Vec::new(),
-            });
-            world.upload(key, bytes);
-        }
-        self.snapshot = self.position;
-        let subtask = Subtask(self.id as u16);
-        let items = vec![self.position.to_le_bytes().to_vec()];
-        SlotSnapshot {
-            slot: Slot(self.id as u16),
-            files: self.files.clone(),
-            operators: vec![SubtaskState {
-                operator: Uid::from("source"),
-                subtask,
-                lists: vec![ListState {
-                    name: "position".into(),
-                    shape: ShapeBytes::default(),
-                    redistribution: Redistribution::PerSubtask,
-                    parts: vec![ListPart { subtask, items }],
-                }],
-                watermark: None,
-                ended: self.position == LIMIT,
-            }],
-            prepared,
-            stats: SnapshotStats::default(),
-        }
-    }
-}
-
-/// Restores slots; an error if a file is gone or is not what the base says.
-fn deploy(world: &World, attempt: Attempt, base: Option<Base>) -> Result<Tasks, String> {
-    let number = |bytes: &[u8], at: usize| {
-        bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
-    };
-    let mut slots = Vec::new();
-    for id in 0..SLOTS {
-        let (mut position, mut files) = (0, Vec::new());
-        if let Some(base) = &base {
-            let source = base.manifest.operator(&Uid::from("source")).ok_or("no source")?;
-            position = number(&source.lists[0].parts[id as usize].items[0], 0);
-            let mine = format!("/s{id}-");
-            files = base.manifest.files.clone();
-            files.retain(|file| file.key.as_str().contains(&mine));
-        }
-        let mut reached = 0;
-        for file in &files {
-            let bytes = world.objects.get(&file.key).ok_or(format!("{} is gone", file.key))?;
-            if number(bytes, 0) != reached {
-                return Err(format!("{} does not follow on {reached}", file.key));
-            }
-            reached = number(bytes, 8);
-        }
-        if reached != position {
-            return Err(format!("slot {id}: state at {reached}, source at {position}"));
-        }
-        slots.push(SimSlot {
-            id,
-            position,
-            snapshot: position,
-            files,
-            output: position,
-            names: 0,
-            barriers: VecDeque::new(),
-        });
-    }
-    Ok(Tasks { attempt, slots, stopped: false, end_sent: false })
 }
 
 /// Runs one schedule; answers what was broken.

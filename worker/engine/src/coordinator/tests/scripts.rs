@@ -568,3 +568,41 @@ fn a_checkpoint_of_another_job_is_refused() {
     manifest.job = JobUid::from("stranger");
     assert!(ask(&manifest).refusal().contains("belongs to job stranger"));
 }
+
+#[test]
+fn a_full_disk_ends_a_job_that_gave_up() {
+    use crate::store::{Certainty, Fault, StoreError};
+    let place = place();
+    let mut job = place.running(Config { restart: RestartPolicy::None, ..config(1, 0) });
+    let attempt = job.attempt();
+    let failure = Failure { operator: None, subtask: None, cause: "boom".into() };
+    let mut effects = job.coordinator.step(Event::TaskFailed { attempt, failure }, job.now);
+    effects.extend(job.coordinator.step(Event::SlotsJoined { attempt }, job.now));
+    let full = StoreError {
+        action: "write",
+        object: "/storage/x".into(),
+        certainty: Certainty::Failed,
+        fault: Fault::Full,
+        reason: "no space left".into(),
+    };
+    for _ in 0..100 {
+        let Some(effect) = effects.pop() else {
+            job.now += Duration::from_secs(10);
+            effects = job.coordinator.step(Event::Tick, job.now);
+            continue;
+        };
+        match effect {
+            Effect::Store(ticket, _) => {
+                let answer = StoreAnswer::Error(full.clone());
+                let event = Event::StoreAnswered { ticket, answer };
+                effects.extend(job.coordinator.step(event, job.now));
+            }
+            Effect::Ended(Outcome::Failed(why)) => {
+                assert!(why.contains("boom") && why.contains("/storage/x"), "{why}");
+                return;
+            }
+            _ => {}
+        }
+    }
+    panic!("it never ends");
+}
