@@ -84,10 +84,12 @@ impl Coordinator {
                     None => {}
                 }
             }
-            (Stage::Loading(_), Purpose::Load(at)) => match answer {
+            (Stage::Loading(outstanding), Purpose::Load(at)) => match answer {
                 StoreAnswer::Got(bytes) => {
                     let at = at.clone();
-                    self.loaded(at, bytes.as_deref());
+                    if outstanding.remove(&at.manifest) {
+                        self.loaded(at, bytes.as_deref());
+                    }
                 }
                 _ => self.again(call.purpose, call.call, call.tries),
             },
@@ -127,7 +129,7 @@ impl Coordinator {
             }
         }
         self.head = head;
-        self.stage = Stage::Loading(wanted.len());
+        self.stage = Stage::Loading(wanted.iter().map(|at| at.manifest.clone()).collect());
         if wanted.is_empty() {
             return self.loaded_all();
         }
@@ -145,6 +147,11 @@ impl Coordinator {
         };
         match manifest {
             Ok(manifest) => drop(self.manifests.insert(at.manifest, Arc::new(manifest))),
+            Err(_) if self.suspect != self.head.as_ref().map(|head| head.version) => {
+                // Perhaps a living owner has just dropped that checkpoint.
+                self.suspect = self.head.as_ref().map(|head| head.version);
+                return self.reread();
+            }
             Err(error) => {
                 let latest = self.head.as_ref().and_then(|head| head.latest.as_ref());
                 let needed = latest.is_some_and(|latest| latest.manifest == at.manifest);
@@ -157,11 +164,8 @@ impl Coordinator {
                 self.unreadable.insert(at.manifest);
             }
         }
-        if let Stage::Loading(left) = &mut self.stage {
-            *left -= 1;
-            if *left == 0 {
-                self.loaded_all();
-            }
+        if matches!(&self.stage, Stage::Loading(outstanding) if outstanding.is_empty()) {
+            self.loaded_all();
         }
     }
 
@@ -324,9 +328,9 @@ impl Coordinator {
         }
     }
 
-    /// Another's entry was in the way of the first claim: what was read is old.
+    /// What was read may be old: another process may have appended since.
     pub(super) fn reread(&mut self) {
-        self.note(Level::Info, "another process appended first; reading the chain again");
+        self.note(Level::Info, "reading the chain again");
         self.head = None;
         let pause = REREAD_AFTER.mul_f64(0.5 + self.random.f64());
         self.stage = Stage::Rereading(self.now + pause);

@@ -7,7 +7,8 @@ use super::home::FindHome;
 use millrace_protocol::head::{CheckpointRef, Ending, HeadRecord, Origin, Version};
 use millrace_protocol::ids::{Attempt, CheckpointId, Slot};
 use millrace_protocol::manifest::Manifest;
-use std::collections::BTreeMap;
+use millrace_protocol::objects::ObjectKey;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,8 +34,8 @@ pub(super) enum Stage {
     Finding(FindHome),
     /// Where is the chain's end?
     Reading(Box<Read>),
-    /// The head's manifests are being read; so many are outstanding.
-    Loading(usize),
+    /// The head's manifests are being read; these are outstanding.
+    Loading(BTreeSet<ObjectKey>),
     /// What the user or the head points at outside the home is being read.
     Pointing,
     /// Another's entry was in the way of the first claim: read again then.

@@ -11,7 +11,7 @@ use super::restart::Restarts;
 #[cfg(test)]
 use super::state::Mutation;
 use super::state::{Abandon, Activity, After, Appending, Purpose, Run, Stage, StopRequest, Tasks};
-use millrace_protocol::head::HeadRecord;
+use millrace_protocol::head::{HeadRecord, Version};
 use millrace_protocol::ids::{Attempt, CheckpointId};
 use millrace_protocol::manifest::Manifest;
 use millrace_protocol::objects::ObjectKey;
@@ -39,6 +39,9 @@ pub struct Coordinator {
     pub(super) reach: BTreeSet<ObjectKey>,
     /// Checkpoints of the head as read that cannot be.
     pub(super) unreadable: BTreeSet<ObjectKey>,
+    /// The head version at which something was missing: if it is still the
+    /// newest when read again, it is missing indeed.
+    pub(super) suspect: Option<Version>,
     pub(super) external: Option<FoundManifest>,
     pub(super) abandon: Option<Abandon>,
     pub(super) append: Option<Appending>,
@@ -86,6 +89,7 @@ impl Coordinator {
             manifests: BTreeMap::new(),
             reach: BTreeSet::new(),
             unreadable: BTreeSet::new(),
+            suspect: None,
             external: None,
             abandon: None,
             append: None,

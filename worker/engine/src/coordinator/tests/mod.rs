@@ -2,6 +2,7 @@
 //! coordinators over one faulty store.
 
 mod appends;
+mod faulty;
 mod model;
 mod scripts;
 mod slots;

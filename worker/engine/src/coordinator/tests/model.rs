@@ -115,7 +115,10 @@ impl Node {
                     self.work.push(Work::Export(id, manifest));
                 }
                 Effect::SetTimer(at) => self.timer = Some(at),
-                Effect::Ended(outcome) => self.ended = Some(outcome),
+                Effect::Ended(outcome) => {
+                    assert!(!matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
+                    self.ended = Some(outcome);
+                }
                 Effect::Log(_) | Effect::Report(_) | Effect::SavepointEnded { .. } => {}
                 Effect::ReadRestore { .. } => unreachable!("no savepoints to start from"),
                 control => self.control.push_back(control),

@@ -101,6 +101,8 @@ impl Job {
     }
 
     fn refusal(&mut self) -> String {
+        // Something damaged or missing is read twice.
+        self.later(1);
         match self.outcome() {
             Some(Outcome::Refused(why)) => why,
             other => panic!("{other:?}"),
