@@ -16,6 +16,9 @@ use std::time::Duration;
 /// So often a manifest is put before its checkpoint is aborted.
 const MANIFEST_TRIES: u32 = 5;
 
+/// So many answers of a slot are remembered, to know those that come twice.
+const ANSWERS_KEPT: usize = 64;
+
 /// Most savepoints under way at once: the head record has a bounded size.
 const MAX_SAVEPOINTS: usize = 50;
 
@@ -141,11 +144,22 @@ impl Coordinator {
 
     /// Whether this is the slot's first answer to this checkpoint.
     fn is_news(&mut self, slot: Slot, checkpoint: CheckpointId) -> bool {
-        let known = self.run.answered.get(&slot).is_some_and(|last| *last >= checkpoint);
-        if known || !self.config.slots.contains(&slot) {
+        if !self.config.slots.contains(&slot) {
             return false;
         }
-        self.run.answered.insert(slot, checkpoint);
+        let answered = self.run.answered.entry(slot).or_default();
+        let forgotten = answered.len() == ANSWERS_KEPT && answered.first() > Some(&checkpoint);
+        if forgotten || !answered.insert(checkpoint) {
+            return false;
+        }
+        let last = answered.last().copied();
+        if answered.len() > ANSWERS_KEPT {
+            answered.pop_first();
+        }
+        if last > Some(checkpoint) {
+            // Until the next checkpoint is complete, what it prepared is at risk.
+            self.note(Level::Error, format!("slot {slot} answered checkpoint {checkpoint} late"));
+        }
         true
     }
 

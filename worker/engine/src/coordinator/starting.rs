@@ -29,7 +29,8 @@ impl Coordinator {
         Nonce::new(self.config.seed.1, self.random.u64(..))
     }
 
-    fn job(&self) -> &JobUid {
+    /// The job's uid: final once an attempt is to be deployed.
+    pub fn job(&self) -> &JobUid {
         self.chain.as_ref().map_or(&self.config.fresh_job, |chain| chain.home.job())
     }
 

@@ -127,7 +127,8 @@ pub(super) struct Run {
     pub(super) last_end: Duration,
     pub(super) failed_checkpoints: u32,
     pub(super) commits_received: u32,
-    pub(super) answered: BTreeMap<Slot, CheckpointId>,
+    /// The checkpoints that each slot answered, the newest of them.
+    pub(super) answered: BTreeMap<Slot, BTreeSet<CheckpointId>>,
     /// What a delta may build on.
     pub(super) base: Option<CheckpointId>,
 }

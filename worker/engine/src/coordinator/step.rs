@@ -248,6 +248,10 @@ impl Coordinator {
                 return self.recover(others);
             }
             Stage::Running => return self.run(),
+            Stage::Deploying if self.stops_without_tasks() => {
+                self.cancel_tasks();
+                self.stage = Stage::Cancelling(After::Stop);
+            }
             Stage::Cancelling(after) if self.tasks == Tasks::None => {
                 let after = after.clone();
                 self.cancelled(after);

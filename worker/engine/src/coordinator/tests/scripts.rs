@@ -378,6 +378,42 @@ fn a_cancel_stops_without_a_checkpoint() {
 }
 
 #[test]
+fn a_deployment_that_never_ends_can_be_stopped() {
+    for stop in [Event::Cancel, Event::RequestStop { mode: StopMode::Suspend }] {
+        let place = place();
+        place.stopped(config(1, 0));
+        let mut job = place.job(config(2, 0));
+        let attempt = job.attempt();
+        job.tell(Event::OthersAborted { attempt, result: Ok(()) });
+        assert!(job.take(|e| matches!(e, Effect::Deploy { .. }).then_some(())).is_some());
+        job.tell(stop);
+        job.joined();
+        assert_eq!(job.outcome(), Some(Outcome::Suspended));
+        assert_eq!(job.head().latest.as_ref().unwrap().checkpoint, CheckpointId(1));
+    }
+}
+
+#[test]
+fn an_answer_counts_once_and_a_late_one_still_counts() {
+    let place = place();
+    let mut job = place.running(config(1, 0));
+    job.later(1);
+    let first = job.barrier().0;
+    job.slot(first, 0, "a", "");
+    job.slot(first, 0, "twice", "");
+    job.later(3);
+    job.later(1);
+    let second = job.barrier().0;
+    job.acknowledge(second, "b");
+    job.slot(first, 1, "late", "");
+    assert_eq!(job.commit(), payloads(&["a", "b"]));
+    job.later(1);
+    let third = job.barrier().0;
+    job.acknowledge(third, "");
+    assert_eq!(job.commit(), payloads(&["late"]));
+}
+
+#[test]
 fn a_savepoint_is_pinned_exported_once_committed_and_restored_elsewhere() {
     let (place, elsewhere) = (place(), place());
     let target = tempfile::tempdir().unwrap();
