@@ -180,6 +180,26 @@ impl<K: Key, R: Row> Table<K, R> {
         Some(entry.row)
     }
 
+    /// Begins to load what the next calls for these hashes will look at. Worth it where
+    /// the table is larger than the caches: loads of many keys overlap, which those of one
+    /// call after the other hardly do. The answer only keeps the loads from being
+    /// optimised away.
+    #[inline]
+    pub fn warm(&self, hashes: impl Iterator<Item = u64>) -> u32 {
+        if self.segments.len() == 1 {
+            return 0;
+        }
+        let mut touched = 0;
+        for hash in hashes {
+            let segment = &self.segments[self.segment_of(hash)];
+            // The first candidate of its tag: with few exceptions the right one.
+            if let Some(entry) = segment.entries.find(hash, |_| true) {
+                touched ^= entry.stamp.epoch();
+            }
+        }
+        touched
+    }
+
     /// Number of keys.
     pub fn len(&self) -> usize {
         let firing = self.firing.as_ref().map_or(0, |f| f.rows.len());
