@@ -13,7 +13,10 @@ fn refused<T: Serialize + DeserializeOwned>(why: &str) {
 }
 
 /// Reads `old` as a `New`, as a restore would, and answers how.
-fn evolves<Old: Serialize + DeserializeOwned, New: Serialize + DeserializeOwned + PartialEq + Debug>(
+fn evolves<
+    Old: Serialize + DeserializeOwned,
+    New: Serialize + DeserializeOwned + PartialEq + Debug,
+>(
     old: &Old,
     new: &New,
 ) -> Fit {
