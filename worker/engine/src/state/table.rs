@@ -113,6 +113,45 @@ impl<K: Key, R: Row> Table<K, R> {
         Some(&mut entry.row)
     }
 
+    /// As [`Table::get_or_insert_with`] for the rows of a batch, given as (hash,
+    /// key): calls `f` with each one's index and row. Faster where memory is what
+    /// is waited for: little stands between one probe and the next.
+    #[inline]
+    pub fn change_each<'k>(
+        &mut self,
+        rows: impl IntoIterator<Item = (u64, &'k K)>,
+        mut init: impl FnMut() -> R,
+        mut f: impl FnMut(usize, &mut R),
+    ) {
+        let (max, mask, epochs) = (self.max, self.mask, &self.epochs);
+        let (segments, directory) = (self.segments.as_mut_slice(), self.directory.as_slice());
+        let current = epochs.current;
+        for (i, (hash, key)) in rows.into_iter().enumerate() {
+            let at = if segments.len() == 1 {
+                0
+            } else {
+                let group = match mask {
+                    Some(mask) => (hash >> 32) as usize & mask,
+                    None => usize::from(max.group(hash).0),
+                };
+                directory.get(group).map_or(0, |i| usize::from(*i))
+            };
+            let Segment { entries, aside, written, moves, .. } = &mut segments[at];
+            match entries.find_mut(hash, |e| e.key == *key) {
+                Some(entry) => {
+                    if entry.stamp.epoch() != current {
+                        first_write(entry, max, hash, epochs, &mut aside.side, written);
+                    }
+                    f(i, &mut entry.row);
+                }
+                None => {
+                    written.note(current);
+                    f(i, insert_row(entries, moves, hash, key, init(), current));
+                }
+            }
+        }
+    }
+
     /// Runs `f` on the row of a key, made with `init` if there is none, and does
     /// what `f` answers. A row made here and then [`Change::Kept`] leaves no entry.
     #[inline(always)]

@@ -59,7 +59,17 @@ impl<K: Key + Ord + std::fmt::Debug> Job<K> {
         let id = (namespace, key.clone());
         let value = rng.u64(..1000);
         match rng.u8(..10) {
-            0..4 => {
+            3 => {
+                let rows = [(hash, key), (hash, key)];
+                let mut seen = 0;
+                panes.pane(namespace).change_each(rows, Row::default, |i, row| {
+                    seen += i + 1;
+                    row.0 += value;
+                });
+                assert_eq!(seen, 3);
+                *self.model.entry(id).or_default() += 2 * value;
+            }
+            0..3 => {
                 panes.pane(namespace).get_or_insert_with(hash, key, Row::default).0 += value;
                 *self.model.entry(id).or_default() += value;
             }
