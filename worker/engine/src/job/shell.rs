@@ -3,8 +3,8 @@
 use crate::api::stream::{Controls, controls};
 use crate::connector::Committed;
 use crate::coordinator::{
-    self, Base, CheckpointReport, CommitOutcome, Config, Coordinator, Desired, Effect, Event, Failure,
-    FilesIn, FoundManifest, Level, Note, Outcome, StopMode,
+    self, Base, CheckpointReport, CommitOutcome, Config, Coordinator, Desired, Effect, Event,
+    Failure, FilesIn, Level, Note, Outcome, RestoreChoice, StopMode,
 };
 use crate::data::{Fail, Res, Ts};
 use crate::graph::{Graph, NodeKind};
@@ -20,10 +20,10 @@ use crate::store::lock::OwnerLock;
 use crate::store::{ObjectStore, probe};
 use millrace_protocol::head::{ConfigRef, Owner};
 use millrace_protocol::ids::{Attempt, JobUid, Slot, Uid};
-use millrace_protocol::manifest::{Manifest, PendingCommit, sha256_hex};
+use millrace_protocol::manifest::{Manifest, PendingCommit};
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -171,12 +171,18 @@ impl Handle {
 }
 
 /// Runs a job until it ends; blocks.
-pub fn run(handle: &Handle, options: JobOptions) -> Result<Outcome, JobError> {
+pub fn run(handle: &Handle, mut options: JobOptions) -> Result<Outcome, JobError> {
     let Some(inbox) = lock(&handle.inbox).take() else {
         return Err(JobError::Failed("this handle has run a job already".to_owned()));
     };
     let max = options.max_parallelism;
     handle.graph.check(options.parallelism, max).map_err(JobError::User)?;
+    if let RestoreChoice::Path(path) = &mut options.from {
+        // The job remembers where it came from, wherever its next process is started.
+        let absolute = std::path::absolute(&*path)
+            .map_err(|e| JobError::User(format!("cannot find {path}: {e}")))?;
+        *path = absolute.display().to_string();
+    }
     let owner_lock =
         OwnerLock::acquire(&options.storage).map_err(|e| JobError::User(e.to_string()))?;
     let directory =
@@ -374,7 +380,7 @@ impl Shell {
             Effect::ReadRestore { path } => {
                 let send = self.send();
                 self.pool.spawn("restore", move || {
-                    send(Event::RestoreRead { result: read_manifest(Path::new(&path)) });
+                    send(Event::RestoreRead { result: coordinator::export::find(&path) });
                 });
             }
             Effect::Commit(batch, items) => {
@@ -460,8 +466,9 @@ impl Shell {
                 let store: Arc<dyn ObjectStore> = match &base.files {
                     FilesIn::Home => Arc::clone(&self.store),
                     FilesIn::Savepoint(path) => {
-                        let target = Path::new(path).parent().unwrap_or(Path::new("."));
-                        Arc::new(DirectoryStore::open(target)?)
+                        let target = coordinator::export::target_of(path)
+                            .ok_or_else(|| Fail::from(format!("{path} is no savepoint")))?;
+                        Arc::new(DirectoryStore::open_to_read(&target))
                     }
                 };
                 Some((base, store))
@@ -572,20 +579,6 @@ fn abort_others(
         }
         Ok(())
     })
-}
-
-/// Reads the manifest that a path points at: a savepoint's directory, or a manifest.
-pub fn read_manifest(path: &Path) -> Result<FoundManifest, String> {
-    let file: PathBuf = if path.is_dir() { path.join("_manifest") } else { path.to_owned() };
-    let bytes = std::fs::read(&file).map_err(|e| {
-        format!(
-            "cannot read {}: {e}: give the directory of a savepoint, or a manifest",
-            file.display()
-        )
-    })?;
-    let manifest =
-        Manifest::decode(&file.display().to_string(), &bytes).map_err(|e| e.to_string())?;
-    Ok(FoundManifest { manifest: Arc::new(manifest), sha256: sha256_hex(&bytes) })
 }
 
 fn export(
