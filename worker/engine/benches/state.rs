@@ -62,12 +62,11 @@ impl Watch {
 }
 
 fn per_event(n: usize, mut f: impl FnMut()) -> f64 {
-    let rounds = (0..7)
-        .map(|_| {
-            let start = Watch::now();
-            f();
-            start.elapsed().as_secs_f64() * 1e9 / n as f64
-        });
+    let rounds = (0..7).map(|_| {
+        let start = Watch::now();
+        f();
+        start.elapsed().as_secs_f64() * 1e9 / n as f64
+    });
     // The best: other work on the machine only ever adds.
     rounds.fold(f64::MAX, f64::min)
 }
@@ -77,7 +76,11 @@ fn count(name: &str, distinct: u64, n: usize) {
     let mut plain: HashTable<(u64, u64)> = HashTable::new();
     let bare = per_event(keys.len(), || {
         for (hash, key) in &keys {
-            plain.entry(*hash, |e| e.0 == *key, |e| e.0.hash64()).or_insert((*key, 0)).get_mut().1 += 1;
+            plain
+                .entry(*hash, |e| e.0 == *key, |e| e.0.hash64())
+                .or_insert((*key, 0))
+                .get_mut()
+                .1 += 1;
         }
     });
     let mut wide: HashTable<(u64, u64, u32)> = HashTable::new();
@@ -121,7 +124,9 @@ fn count(name: &str, distinct: u64, n: usize) {
         }
     });
     black_box((&plain, &table));
-    println!("{name}: {ours:.2} ns, probed first {probed:.2} ns, update {updated:.2} ns, one bare hash table {bare:.2} ns, of as large entries {wide_bare:.2} ns");
+    println!(
+        "{name}: {ours:.2} ns, probed first {probed:.2} ns, update {updated:.2} ns, one bare hash table {bare:.2} ns, of as large entries {wide_bare:.2} ns"
+    );
 }
 
 /// Panes of 1 M keys, filled twice over, fired, and replaced.

@@ -4,9 +4,11 @@
 //! [`stream::DataStream`]s, and ends them in sinks. Stateless steps are closures and
 //! become one loop ([`pipe`]); steps with state sit behind [`keyed`] streams.
 
+pub mod broadcast;
 pub mod env;
 pub mod keyed;
 pub mod pipe;
+pub mod process;
 pub mod stream;
 pub mod tags;
 pub mod window;

@@ -3,8 +3,8 @@
 use crate::api::stream::{Controls, controls};
 use crate::connector::Committed;
 use crate::coordinator::{
-    self, Base, CheckpointReport, CommitOutcome, Config, Coordinator, Desired, Effect, Event, Failure,
-    FilesIn, FoundManifest, Level, Note, Outcome, StopMode,
+    self, Base, CheckpointReport, CommitOutcome, Config, Coordinator, Desired, Effect, Event,
+    Failure, FilesIn, FoundManifest, Level, Note, Outcome, StopMode,
 };
 use crate::data::{Fail, Res, Ts};
 use crate::graph::{Graph, NodeKind};

@@ -1,4 +1,5 @@
 //! Operators behind an exchange, one to a file.
 
+pub(crate) mod process;
 pub mod reduce;
 pub mod window;
