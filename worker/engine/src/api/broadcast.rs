@@ -254,7 +254,7 @@ impl<T: Send + 'static, B: Send + 'static, S: KeySelector<T>> KeyedBroadcastConn
             Ok(KeyedBroadcasted::new(selector.clone(), f.clone(), core, shared))
         });
         Shared::<F::Shared>::declare(&env, node);
-        self.keyed.connect(node, 0);
+        self.keyed.into_input(node, 0);
         (self.broadcast.connect)(&env, node, 1);
         DataStream::new(env, output, Head::new()).with_sides(declared)
     }

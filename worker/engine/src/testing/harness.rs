@@ -303,6 +303,13 @@ impl Harness {
         self.run()
     }
 
+    /// Number of keys (times windows) that have state, over all operators and subtasks:
+    /// to see that state is given up.
+    pub fn keys(&mut self) -> u64 {
+        let tables = self.subtasks.iter_mut().flat_map(|s| s.task.tables());
+        tables.map(|(_, table)| table.sizes().keys).sum()
+    }
+
     /// The clock.
     pub fn now(&self) -> Ts {
         self.now

@@ -2,7 +2,11 @@
 //! snapshots from which another parallelism goes on.
 
 mod broadcast;
+mod connect;
+mod interval;
 mod keyed;
+mod plain;
+mod rolling;
 
 use crate::testing::{Harness, Snapshot};
 
