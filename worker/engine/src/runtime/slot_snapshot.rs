@@ -21,7 +21,7 @@ use crate::store::{ObjectStore, StoreError};
 use millrace_protocol::ids::{Attempt, CheckpointId, Slot, Subtask, Uid};
 use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
 use millrace_protocol::manifest::{
-    FileOrder, FileRef, ListPart, ListState, Section, ShapeBytes, When,
+    FileOrder, FileRef, ListPart, ListState, Section, When,
 };
 use millrace_protocol::objects::{Home, ObjectKey};
 use std::collections::BTreeMap;
@@ -441,19 +441,20 @@ fn answer(
                 return Event::TaskFailed { attempt, failure };
             }
         };
-        for (list, when) in [(bytes.commit, When::Ready), (bytes.open, When::OnRestore)] {
-            for payload in list {
-                prepared.push(PreparedCommit {
-                    sink: sink.clone(),
-                    subtask: Subtask(slot.0),
-                    connector: String::new(),
-                    options: Vec::new(),
-                    when,
-                    payload,
-                    shape: ShapeBytes::default(),
-                });
-            }
-        }
+        let commit = |payload, when| PreparedCommit {
+            sink: sink.clone(),
+            subtask: Subtask(slot.0),
+            connector: String::new(),
+            options: Vec::new(),
+            when,
+            payload,
+            shape: bytes.shape.clone(),
+        };
+        // A sink that sealed for an aborted checkpoint too is here twice: what was open
+        // then is open still, or closed since.
+        prepared.retain(|p: &PreparedCommit| p.sink != sink || p.when == When::Ready);
+        prepared.extend(bytes.commit.into_iter().map(|p| commit(p, When::Ready)));
+        prepared.extend(bytes.open.into_iter().map(|p| commit(p, When::OnRestore)));
     }
     let stored = written.and_then(|writer| match (writer, &seal.own) {
         (Some(writer), Some(_)) => writer.finish().map(|_| ()),
