@@ -173,13 +173,24 @@ impl Handle {
 
 /// Runs a job until it ends; blocks.
 pub fn run(handle: &Handle, options: JobOptions) -> Result<Outcome, JobError> {
+    let max = options.max_parallelism;
+    handle.graph.check(options.parallelism, max).map_err(JobError::User)?;
+    let lock = OwnerLock::acquire(&options.storage).map_err(|e| JobError::User(e.to_string()))?;
+    run_owned(handle, options, lock)
+}
+
+/// Runs a job in a storage directory that this process holds already, which it
+/// gives up at the end; blocks.
+pub fn run_owned(
+    handle: &Handle,
+    options: JobOptions,
+    owner_lock: OwnerLock,
+) -> Result<Outcome, JobError> {
     let Some(inbox) = lock(&handle.inbox).take() else {
         return Err(JobError::Failed("this handle has run a job already".to_owned()));
     };
     let max = options.max_parallelism;
     handle.graph.check(options.parallelism, max).map_err(JobError::User)?;
-    let owner_lock =
-        OwnerLock::acquire(&options.storage).map_err(|e| JobError::User(e.to_string()))?;
     let directory =
         DirectoryStore::open(&options.storage).map_err(|e| JobError::User(e.to_string()))?;
     directory.remove_leftovers(&owner_lock).map_err(|e| JobError::User(e.to_string()))?;
@@ -448,7 +459,7 @@ impl Shell {
     }
 
     fn job(&self) -> Option<JobUid> {
-        self.coordinator.job().cloned()
+        self.coordinator.head().map(|head| head.job.clone())
     }
 
     fn deploy(&mut self, attempt: Attempt, base: Option<Base>) -> Res {
