@@ -35,8 +35,10 @@ pub fn render(now: &View, before: Option<&View>, style: Style) -> Vec<String> {
         let text = format!("last failure: {}", failure.replace('\n', " "));
         lines.push(paint(&cut(&text, style.width), RED, style));
     }
-    lines.push(String::new());
-    lines.extend(table(now, before, style));
+    if !now.operators.is_empty() {
+        lines.push(String::new());
+        lines.extend(table(now, before, style));
+    }
     lines
 }
 

@@ -3,6 +3,7 @@
 //! [`run`] drives the pure [`Coordinator`](crate::coordinator::Coordinator): it carries
 //! out effects (store calls in the side pool, slots as threads) and feeds events back.
 
+mod check;
 mod deploy;
 mod program;
 mod restore;

@@ -8,6 +8,7 @@ use crate::coordinator::{
 };
 use crate::data::{Fail, Res, Ts};
 use crate::graph::{Graph, NodeKind};
+use crate::job::check;
 use crate::job::deploy::{DeploySpec, Deployment, Registry, slots};
 use crate::job::program::{check_shapes, describe};
 use crate::job::{JobOptions, WrapStore};
@@ -241,6 +242,7 @@ pub fn run_owned(
         ended: BTreeSet::new(),
         timer: None,
         begun: Instant::now(),
+        base: None,
         refused: None,
         options,
     };
@@ -272,6 +274,8 @@ struct Shell {
     ended: BTreeSet<Slot>,
     timer: Option<Duration>,
     begun: Instant,
+    /// What the attempt starts from: manifest, where its files are, and for people.
+    base: Option<(Arc<Manifest>, Arc<dyn ObjectStore>, PathBuf)>,
     /// What only the user can mend.
     refused: Option<String>,
     options: JobOptions,
@@ -281,7 +285,7 @@ impl Shell {
     fn run(&mut self) -> Result<Outcome, JobError> {
         let mut next = Some(Event::Start);
         loop {
-            let event = match next.take() {
+            let mut event = match next.take() {
                 Some(event) => event,
                 None => match self.wait() {
                     Some(event) => event,
@@ -290,6 +294,10 @@ impl Shell {
             };
             if let Event::TaskFailed { failure, .. } = &event {
                 self.note_failure(failure);
+                if let Some(why) = self.damage() {
+                    self.refused.get_or_insert(why);
+                    event = Event::Cancel;
+                }
             }
             let effects = self.coordinator.step(event, self.begun.elapsed());
             for effect in effects {
@@ -355,6 +363,13 @@ impl Shell {
                 }
             }
         }
+    }
+
+    /// What is wrong with the files that the attempt could not be started from.
+    fn damage(&self) -> Option<String> {
+        let (manifest, store, root) = self.base.as_ref()?;
+        let running = lock(&self.shared).status.running;
+        (!running).then(|| check::damage(manifest, store, root)).flatten()
     }
 
     fn note_failure(&self, failure: &Failure) {
@@ -466,16 +481,19 @@ impl Shell {
         let job = self.job().ok_or_else(|| Fail::from("the job has no uid yet"))?;
         self.ready.clear();
         self.ended.clear();
+        self.base = None;
         let base = match base {
             None => None,
             Some(base) => {
-                let store: Arc<dyn ObjectStore> = match &base.files {
-                    FilesIn::Home => Arc::clone(&self.store),
+                let (store, root): (Arc<dyn ObjectStore>, _) = match &base.files {
+                    FilesIn::Home => (Arc::clone(&self.store), self.options.storage.as_path()),
                     FilesIn::Savepoint(path) => {
                         let target = Path::new(path).parent().unwrap_or(Path::new("."));
-                        Arc::new(DirectoryStore::open(target)?)
+                        (Arc::new(DirectoryStore::open(target)?), target)
                     }
                 };
+                let root = root.to_owned();
+                self.base = Some((Arc::clone(&base.manifest), Arc::clone(&store), root));
                 Some((base, store))
             }
         };

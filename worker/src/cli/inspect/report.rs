@@ -42,7 +42,10 @@ pub struct Report {
     pub hash_version: u32,
     pub fingerprint: String,
     pub operators: Vec<Operator>,
+    /// Output that waits to be committed.
     pub pending: Vec<Pending>,
+    /// Whether the manifest's output is known to be committed, so that none is pending.
+    pub committed: bool,
     pub files: Vec<StateFile>,
     pub bytes: u64,
     /// What is wrong with state files; each names the file.
@@ -156,6 +159,7 @@ pub fn build(subject: &Subject, all: bool) -> Report {
     }
     opened.sort_by_key(|opened| opened.file.order);
     let head = subject.head.as_ref();
+    let committed = head.and_then(|head| head.latest.as_ref()).is_some_and(|at| at.pending == 0);
     let files = manifest.files.iter().map(|file| StateFile {
         path: subject.file(&file.key).display().to_string(),
         bytes: file.len,
@@ -180,7 +184,8 @@ pub fn build(subject: &Subject, all: bool) -> Report {
         hash_version: manifest.hash_version,
         fingerprint: manifest.fingerprint.clone(),
         operators: manifest.operators.iter().map(|o| operator(o, &opened)).collect(),
-        pending: pending(&manifest.pending),
+        pending: if committed { Vec::new() } else { pending(&manifest.pending) },
+        committed,
         files: files.collect(),
         bytes: manifest.files.iter().map(|file| file.len).sum(),
         problems,
