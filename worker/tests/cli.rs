@@ -130,7 +130,15 @@ fn expected(rows: u64) -> BTreeMap<(u64, i64), u64> {
 
 /// The job is refused with exit code 2, and the error says all of `says`.
 fn refused(command: &mut Command, says: &[&str]) {
-    let (code, _, err) = ended(command.output().unwrap());
+    let mut child = command.spawn().unwrap();
+    let begun = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if begun.elapsed() > Duration::from_secs(30) {
+            child.kill().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let (code, _, err) = wait(child);
     assert_eq!(code, 2, "{err}");
     for text in says {
         assert!(err.contains(text), "{text:?} is not in: {err}");

@@ -296,7 +296,8 @@ impl Shell {
                 self.note_failure(failure);
                 if let Some(why) = self.damage() {
                     self.refused.get_or_insert(why);
-                    event = Event::Cancel;
+                    next = Some(std::mem::replace(&mut event, Event::Cancel));
+                    self.base = None;
                 }
             }
             let effects = self.coordinator.step(event, self.begun.elapsed());
@@ -346,7 +347,12 @@ impl Shell {
                 match report {
                     Report::Event(event) => Some(event),
                     Report::Refused(why) => {
+                        let failure =
+                            Failure { operator: None, subtask: None, cause: why.clone() };
                         self.refused.get_or_insert(why);
+                        // The slot is gone: an attempt that waits for it to be ready has failed.
+                        let failed = Event::TaskFailed { attempt, failure };
+                        let _ = self.tell.send(Msg::Event(failed));
                         Some(Event::Cancel)
                     }
                     Report::Ready(slot) => {
