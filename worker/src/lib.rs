@@ -21,7 +21,7 @@
 //!         .key_by(|row| row.0)
 //!         .window(TumblingWindows::of(Duration::from_secs(60)))
 //!         .aggregate("counts", Count, |key, window, n| (*key, window.start, n))
-//!         .sink("print", Print::new());
+//!         .sink("print", Print::debug());
 //!     Ok(())
 //! }
 //!
