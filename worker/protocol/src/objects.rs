@@ -109,8 +109,10 @@ pub enum Object {
     Floor(u64),
     /// A checkpoint's manifest.
     Manifest(Attempt, CheckpointId),
-    /// Another file that an attempt wrote.
-    Data(Attempt),
+    /// A state file.
+    State(Attempt),
+    /// Something else that an attempt wrote; its sinks see to it.
+    Staged(Attempt),
     /// A configuration's body.
     Config,
 }
@@ -119,7 +121,9 @@ impl Object {
     /// The attempt that wrote it, of what attempts write.
     pub fn attempt(&self) -> Option<Attempt> {
         match self {
-            Self::Manifest(attempt, _) | Self::Data(attempt) => Some(*attempt),
+            Self::Manifest(attempt, _) | Self::State(attempt) | Self::Staged(attempt) => {
+                Some(*attempt)
+            }
             Self::Head(_) | Self::Floor(_) | Self::Config => None,
         }
     }
@@ -198,9 +202,11 @@ impl Home {
                 let (attempt, name) = rest.split_once('/')?;
                 let attempt = Attempt(attempt.parse().ok()?);
                 let checkpoint = name.strip_prefix("m-").and_then(|c| c.parse().ok());
-                Some(match checkpoint {
-                    Some(c) => Object::Manifest(attempt, CheckpointId(c)),
-                    None => Object::Data(attempt),
+                let slot = name.strip_prefix('s').and_then(|name| name.split_once("-c"));
+                Some(match (checkpoint, slot) {
+                    (Some(c), _) => Object::Manifest(attempt, CheckpointId(c)),
+                    (_, Some((slot, _))) if slot.parse::<u16>().is_ok() => Object::State(attempt),
+                    _ => Object::Staged(attempt),
                 })
             }
             _ => None,
@@ -252,7 +258,7 @@ mod tests {
             (home.head(Version(12)), Object::Head(Version(12))),
             (home.floor(2), Object::Floor(2)),
             (home.manifest(a, c), Object::Manifest(a, c)),
-            (home.state_file(a, c, Slot(1), 0), Object::Data(a)),
+            (home.state_file(a, c, Slot(1), 0), Object::State(a)),
             (home.config("abc").unwrap(), Object::Config),
         ] {
             assert_eq!(home.parse(&key), Some(object));

@@ -176,8 +176,8 @@ where
             };
             Ok(CoGroup::new(parts))
         });
-        left.connect(node, 0);
-        right.connect(node, 1);
+        left.into_input(node, 0);
+        right.into_input(node, 1);
         DataStream::new(env, output, Head::new()).with_sides(declared)
     }
 }

@@ -1,11 +1,32 @@
 //! The coordinator: which attempt runs, what is complete, what is committed,
 //! what may be deleted. Pure: [`Coordinator::step`] takes an event and the
 //! time and answers with effects; a shell carries them out.
+//!
+//! - [`chain`]: the fencing sequence; [`home`]: whose it is.
+//! - `starting`: read, check, claim. `recovering`: commit what the base holds,
+//!   abort leftovers, deploy. `running`: checkpoints. `ending`: failures,
+//!   restarts, stops. `appending`: what a won entry of the chain brings about.
 
+pub mod chain;
 pub mod config;
 pub mod effect;
 pub mod event;
+pub mod export;
+pub mod home;
+pub mod preflight;
 pub mod restart;
+
+mod appending;
+mod calls;
+mod checkpoint;
+mod commits;
+mod ending;
+mod housekeeping;
+mod recovering;
+mod running;
+mod starting;
+mod state;
+mod step;
 
 pub use config::{
     CheckpointPolicy, Config, Desired, ListSpec, OperatorSpec, ProgramSpec, RestoreChoice, Role,
@@ -19,31 +40,8 @@ pub use event::{
     SnapshotStats, StoreAnswer, SubtaskState, Ticket,
 };
 pub use restart::{RestartPolicy, Restarts};
+pub use state::Activity;
+pub use step::Coordinator;
 
-use std::time::Duration;
-
-/// Coordinates one job in one process.
-#[derive(Debug)]
-pub struct Coordinator {
-    #[allow(dead_code)]
-    config: Config,
-}
-
-impl Coordinator {
-    /// A coordinator that waits for [`Event::Start`].
-    pub fn new(config: Config) -> Self {
-        Self { config }
-    }
-
-    /// The job's uid, once known.
-    pub fn job(&self) -> Option<&millrace_protocol::ids::JobUid> {
-        None
-    }
-
-    /// Takes an event at a moment (monotonic, from any zero, never backwards)
-    /// and answers with what is to be done, in order.
-    #[must_use]
-    pub fn step(&mut self, _event: Event, _now: Duration) -> Vec<Effect> {
-        Vec::new()
-    }
-}
+#[cfg(test)]
+mod tests;

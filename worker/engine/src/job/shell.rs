@@ -3,11 +3,12 @@
 use crate::api::stream::{Controls, controls};
 use crate::connector::Committed;
 use crate::coordinator::{
-    Base, CheckpointReport, CommitOutcome, Config, Coordinator, Desired, Effect, Event, Failure,
-    FilesIn, FoundManifest, Level, Note, Outcome, StopMode,
+    self, Base, CheckpointReport, CommitOutcome, Config, Coordinator, Desired, Effect, Event,
+    Failure, FilesIn, Level, Note, Outcome, RestoreChoice, StopMode,
 };
 use crate::data::{Fail, Res, Ts};
 use crate::graph::{Graph, NodeKind};
+use crate::job::check;
 use crate::job::deploy::{DeploySpec, Deployment, Registry, slots};
 use crate::job::program::{check_shapes, describe};
 use crate::job::{JobOptions, WrapStore};
@@ -20,8 +21,7 @@ use crate::store::lock::OwnerLock;
 use crate::store::{ObjectStore, probe};
 use millrace_protocol::head::{ConfigRef, Owner};
 use millrace_protocol::ids::{Attempt, JobUid, Slot, Uid};
-use millrace_protocol::manifest::{Manifest, PendingCommit, sha256_hex};
-use millrace_protocol::objects;
+use millrace_protocol::manifest::{Manifest, PendingCommit};
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -173,13 +173,30 @@ impl Handle {
 
 /// Runs a job until it ends; blocks.
 pub fn run(handle: &Handle, options: JobOptions) -> Result<Outcome, JobError> {
+    let max = options.max_parallelism;
+    handle.graph.check(options.parallelism, max).map_err(JobError::User)?;
+    let lock = OwnerLock::acquire(&options.storage).map_err(|e| JobError::User(e.to_string()))?;
+    run_owned(handle, options, lock)
+}
+
+/// Runs a job in a storage directory that this process holds already, which it
+/// gives up at the end; blocks.
+pub fn run_owned(
+    handle: &Handle,
+    mut options: JobOptions,
+    owner_lock: OwnerLock,
+) -> Result<Outcome, JobError> {
     let Some(inbox) = lock(&handle.inbox).take() else {
         return Err(JobError::Failed("this handle has run a job already".to_owned()));
     };
     let max = options.max_parallelism;
     handle.graph.check(options.parallelism, max).map_err(JobError::User)?;
-    let owner_lock =
-        OwnerLock::acquire(&options.storage).map_err(|e| JobError::User(e.to_string()))?;
+    if let RestoreChoice::Path(path) = &mut options.from {
+        // The job remembers where it came from, wherever its next process is started.
+        let absolute = std::path::absolute(&*path)
+            .map_err(|e| JobError::User(format!("cannot find {path}: {e}")))?;
+        *path = absolute.display().to_string();
+    }
     let directory =
         DirectoryStore::open(&options.storage).map_err(|e| JobError::User(e.to_string()))?;
     directory.remove_leftovers(&owner_lock).map_err(|e| JobError::User(e.to_string()))?;
@@ -230,6 +247,7 @@ pub fn run(handle: &Handle, options: JobOptions) -> Result<Outcome, JobError> {
         ended: BTreeSet::new(),
         timer: None,
         begun: Instant::now(),
+        base: None,
         refused: None,
         options,
     };
@@ -261,6 +279,8 @@ struct Shell {
     ended: BTreeSet<Slot>,
     timer: Option<Duration>,
     begun: Instant,
+    /// What the attempt starts from: manifest, where its files are, and for people.
+    base: Option<(Arc<Manifest>, Arc<dyn ObjectStore>, PathBuf)>,
     /// What only the user can mend.
     refused: Option<String>,
     options: JobOptions,
@@ -270,7 +290,7 @@ impl Shell {
     fn run(&mut self) -> Result<Outcome, JobError> {
         let mut next = Some(Event::Start);
         loop {
-            let event = match next.take() {
+            let mut event = match next.take() {
                 Some(event) => event,
                 None => match self.wait() {
                     Some(event) => event,
@@ -279,6 +299,11 @@ impl Shell {
             };
             if let Event::TaskFailed { failure, .. } = &event {
                 self.note_failure(failure);
+                if let Some(why) = self.damage() {
+                    self.refused.get_or_insert(why);
+                    next = Some(std::mem::replace(&mut event, Event::Cancel));
+                    self.base = None;
+                }
             }
             let effects = self.coordinator.step(event, self.begun.elapsed());
             for effect in effects {
@@ -327,7 +352,11 @@ impl Shell {
                 match report {
                     Report::Event(event) => Some(event),
                     Report::Refused(why) => {
+                        let failure = Failure { operator: None, subtask: None, cause: why.clone() };
                         self.refused.get_or_insert(why);
+                        // The slot is gone: an attempt that waits for it to be ready has failed.
+                        let failed = Event::TaskFailed { attempt, failure };
+                        let _ = self.tell.send(Msg::Event(failed));
                         Some(Event::Cancel)
                     }
                     Report::Ready(slot) => {
@@ -344,6 +373,13 @@ impl Shell {
                 }
             }
         }
+    }
+
+    /// What is wrong with the files that the attempt could not be started from.
+    fn damage(&self) -> Option<String> {
+        let (manifest, store, root) = self.base.as_ref()?;
+        let running = lock(&self.shared).status.running;
+        (!running).then(|| check::damage(manifest, store, root)).flatten()
     }
 
     fn note_failure(&self, failure: &Failure) {
@@ -375,7 +411,7 @@ impl Shell {
             Effect::ReadRestore { path } => {
                 let send = self.send();
                 self.pool.spawn("restore", move || {
-                    send(Event::RestoreRead { result: read_manifest(Path::new(&path)) });
+                    send(Event::RestoreRead { result: coordinator::export::find(&path) });
                 });
             }
             Effect::Commit(batch, items) => {
@@ -448,21 +484,30 @@ impl Shell {
     }
 
     fn job(&self) -> Option<JobUid> {
-        self.coordinator.job().cloned()
+        Some(self.coordinator.job().clone())
     }
 
     fn deploy(&mut self, attempt: Attempt, base: Option<Base>) -> Res {
         let job = self.job().ok_or_else(|| Fail::from("the job has no uid yet"))?;
         self.ready.clear();
         self.ended.clear();
+        self.base = None;
         let base = match base {
             None => None,
             Some(base) => {
                 let store: Arc<dyn ObjectStore> = match &base.files {
-                    FilesIn::Home => Arc::clone(&self.store),
+                    FilesIn::Home => {
+                        let (manifest, store) = (Arc::clone(&base.manifest), &self.store);
+                        let root = self.options.storage.clone();
+                        self.base = Some((manifest, Arc::clone(store), root));
+                        Arc::clone(store)
+                    }
                     FilesIn::Savepoint(path) => {
-                        let target = Path::new(path).parent().unwrap_or(Path::new("."));
-                        Arc::new(DirectoryStore::open(target)?)
+                        let target = coordinator::export::target_of(path)
+                            .ok_or_else(|| Fail::from(format!("{path} is no savepoint")))?;
+                        let store = Arc::new(DirectoryStore::open_to_read(&target));
+                        self.base = Some((Arc::clone(&base.manifest), store.clone(), target));
+                        store
                     }
                 };
                 Some((base, store))
@@ -575,50 +620,13 @@ fn abort_others(
     })
 }
 
-/// Reads the manifest that a path points at: a savepoint's directory, or a manifest.
-pub fn read_manifest(path: &Path) -> Result<FoundManifest, String> {
-    let file: PathBuf = if path.is_dir() { path.join("_manifest") } else { path.to_owned() };
-    let bytes = std::fs::read(&file).map_err(|e| {
-        format!(
-            "cannot read {}: {e}: give the directory of a savepoint, or a manifest",
-            file.display()
-        )
-    })?;
-    let manifest =
-        Manifest::decode(&file.display().to_string(), &bytes).map_err(|e| e.to_string())?;
-    Ok(FoundManifest { manifest: Arc::new(manifest), sha256: sha256_hex(&bytes) })
-}
-
 fn export(
     store: &dyn ObjectStore,
     id: &str,
     target: &str,
     manifest: &Manifest,
 ) -> Result<(), String> {
-    let text = |e: crate::store::StoreError| e.to_string();
     std::fs::create_dir_all(target).map_err(|e| format!("cannot make {target}: {e}"))?;
-    let to = DirectoryStore::open(Path::new(target)).map_err(text)?;
-    let mut exported = manifest.clone();
-    exported.kind = millrace_protocol::manifest::ManifestKind::Savepoint;
-    exported.pending.clear();
-    for (n, file) in exported.files.iter_mut().enumerate() {
-        let key = objects::savepoint_file(id, n).map_err(|e| e.to_string())?;
-        let len = usize::try_from(file.len).map_err(|e| e.to_string())?;
-        let mut writer = to.create(&key).map_err(text)?;
-        let mut at = 0;
-        while at < len {
-            let part = (len - at).min(1 << 20);
-            writer
-                .write(&store.get_range(&file.key, at as u64, part).map_err(text)?)
-                .map_err(text)?;
-            at += part;
-        }
-        writer.finish().map_err(text)?;
-        file.key = key;
-    }
-    let bytes = exported.encode().map_err(|e| e.to_string())?;
-    let key = objects::savepoint_manifest(id).map_err(|e| e.to_string())?;
-    // Exists: an earlier try of this export put it; the savepoint is there.
-    to.put_if_absent(&key, &bytes).map_err(text)?;
-    Ok(())
+    let to = DirectoryStore::open(Path::new(target)).map_err(|e| e.to_string())?;
+    coordinator::export::export(store, &to, id, manifest).map_err(|e| e.to_string())
 }

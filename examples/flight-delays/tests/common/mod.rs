@@ -1,0 +1,97 @@
+//! Running the example as a process, and reading what it wrote.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// The directory of the example.
+pub fn example() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Departures of January.
+pub fn january() -> PathBuf {
+    example().join("data/flights-2013-01.csv.gz")
+}
+
+/// How the example is run.
+pub struct Run<'a> {
+    pub input: &'a Path,
+    pub output: &'a Path,
+    pub storage: &'a Path,
+    pub parallelism: u16,
+    pub interval: &'a str,
+    pub more: &'a [&'a str],
+}
+
+impl Run<'_> {
+    pub fn start(&self) -> Child {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flight-delays"));
+        command.arg("run").arg("--input").arg(self.input).arg("--output").arg(self.output);
+        command.arg("--storage").arg(self.storage);
+        command.arg("--parallelism").arg(self.parallelism.to_string());
+        command.arg("--checkpoint-interval").arg(self.interval).args(self.more);
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Runs to the end; panics with the program's log if it fails.
+    pub fn finish(&self) {
+        let (code, log) = wait(self.start());
+        assert_eq!(code, Some(0), "{log}");
+    }
+}
+
+/// Waits for a process; its exit code (none: killed) and log.
+pub fn wait(child: Child) -> (Option<i32>, String) {
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// The files of an output directory that its readers see, in order of their names.
+pub fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let Ok(entries) = std::fs::read_dir(dir) else { return found };
+    for entry in entries {
+        let path = entry.unwrap().path();
+        let hidden = path.file_name().unwrap().to_string_lossy().starts_with('.');
+        match (hidden, path.is_dir()) {
+            (true, _) => {}
+            (false, true) => found.extend(files(&path)),
+            (false, false) => found.push(path),
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The lines of all files of a directory without their headers, in order of names.
+pub fn lines(dir: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    for path in files(dir) {
+        let text = std::fs::read_to_string(&path).unwrap();
+        lines.extend(text.lines().skip(1).map(str::to_owned));
+    }
+    lines
+}
+
+/// The lines of a gzip'd or plain file without the header.
+pub fn golden(path: &Path) -> Vec<String> {
+    let bytes = std::fs::read(path).unwrap();
+    let mut text = String::new();
+    if path.extension().is_some_and(|e| e == "gz") {
+        flate2::read::GzDecoder::new(bytes.as_slice()).read_to_string(&mut text).unwrap();
+    } else {
+        text = String::from_utf8(bytes).unwrap();
+    }
+    text.lines().skip(1).map(str::to_owned).collect()
+}
+
+/// Rows by how often they come.
+pub fn multiset(lines: Vec<String>) -> BTreeMap<String, usize> {
+    let mut set = BTreeMap::new();
+    for line in lines {
+        *set.entry(line).or_insert(0) += 1;
+    }
+    set
+}

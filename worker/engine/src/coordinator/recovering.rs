@@ -1,0 +1,192 @@
+//! From a won claim to running tasks: commit what the base lists, only then
+//! abort what earlier attempts left, then deploy.
+
+use super::commits::BatchEnd;
+use super::effect::{Base, Effect, FilesIn, Level};
+use super::state::{For, Others, Run, Stage, Tasks};
+use super::step::Coordinator;
+use millrace_protocol::head::{HeadRecord, Phase};
+use millrace_protocol::ids::Attempt;
+use millrace_protocol::manifest::{Manifest, PendingCommit};
+use std::sync::Arc;
+
+/// So many batches of commits fail in a row before the attempt does.
+const COMMIT_TRIES: u32 = 8;
+
+impl Coordinator {
+    /// The manifest of the head's `latest`.
+    pub(super) fn base_manifest(&self) -> Option<&Arc<Manifest>> {
+        let latest = self.head.as_ref()?.latest.as_ref()?;
+        self.manifests.get(&latest.manifest)
+    }
+
+    /// What the head's `latest` holds that may not be committed yet. Commits are
+    /// idempotent, so what was confirmed since may be among it.
+    pub(super) fn base_to_commit(&self) -> Vec<PendingCommit> {
+        let latest = self.head.as_ref().and_then(|head| head.latest.as_ref());
+        match (latest, self.base_manifest()) {
+            (Some(at), Some(manifest)) if at.pending > 0 => manifest.pending.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    pub(super) fn claimed(&mut self) {
+        let Some(head) = &self.head else { return };
+        let (attempt, latest) = (head.attempt, head.latest.as_ref().map(|at| at.checkpoint));
+        self.last_checkpoint = self.last_checkpoint.max(head.last_checkpoint);
+        self.run = Run::default();
+        self.checkpoint = None;
+        self.sweep_at = self.now;
+        let items = self.base_to_commit();
+        self.commits.restore(items);
+        self.stage = Stage::Recovering(Others::ToAbort);
+        let base = latest.map_or_else(|| "nothing".to_owned(), |c| format!("checkpoint {c}"));
+        self.note(Level::Info, format!("attempt {attempt} starts from {base}"));
+    }
+
+    /// One move towards running tasks; answers whether there was one.
+    pub(super) fn recover(&mut self, others: Others) -> bool {
+        if !self.commits.is_idle() {
+            return false;
+        }
+        let Some(head) = &self.head else { return false };
+        let attempt = head.attempt;
+        if let Phase::Stopping(ending) = head.phase {
+            self.stage = Stage::Closing(ending);
+            return true;
+        }
+        if self.stops_without_tasks() {
+            self.append_stopping();
+            return true;
+        }
+        if let Some(abandon) = self.abandon.clone() {
+            let mut record = self.next_record();
+            let keep = self.config.checkpoints.retained.max(1) as usize;
+            let older = std::mem::replace(&mut record.latest, abandon.latest);
+            record.origin = abandon.origin;
+            record.retained.splice(0..0, older);
+            let latest = record.latest.clone();
+            record.retained.retain(|at| Some(at) != latest.as_ref());
+            record.retained.truncate(keep);
+            self.append(For::Abandon, record);
+            return true;
+        }
+        match others {
+            Others::ToAbort => {
+                let keep = self.base_manifest().map(|m| m.pending.clone()).unwrap_or_default();
+                self.stage = Stage::Recovering(self.abort_others(attempt, &keep));
+            }
+            Others::Aborting => return false,
+            Others::Aborted => {
+                let base = self.base();
+                self.run.base = base
+                    .as_ref()
+                    .filter(|base| base.files == FilesIn::Home)
+                    .map(|base| base.manifest.checkpoint);
+                self.tasks = Tasks::Some(attempt);
+                self.stage = Stage::Deploying;
+                self.out.push(Effect::Deploy { attempt, base });
+            }
+        }
+        true
+    }
+
+    /// Asks for leftovers to be aborted, except `keep`.
+    pub(super) fn abort_others(&mut self, attempt: Attempt, keep: &[PendingCommit]) -> Others {
+        let kept = |uid| keep.iter().filter(|item| item.sink == uid).cloned().collect();
+        let sinks: Vec<_> = self
+            .config
+            .program
+            .sinks()
+            .map(|sink| (sink.uid.clone(), kept(sink.uid.clone())))
+            .collect();
+        if sinks.is_empty() {
+            return Others::Aborted;
+        }
+        self.aborting = Some(attempt);
+        self.out.push(Effect::AbortOthers { attempt, sinks });
+        Others::Aborting
+    }
+
+    pub(super) fn others_aborted(&mut self, attempt: Attempt, result: Result<(), String>) {
+        if self.aborting == Some(attempt) {
+            self.aborting = None;
+        }
+        let current = self.attempt() == Some(attempt);
+        if !current || !matches!(self.stage, Stage::Recovering(Others::Aborting)) {
+            return;
+        }
+        match result {
+            Ok(()) => self.stage = Stage::Recovering(Others::Aborted),
+            Err(why) => self.fail(format!("cannot remove what earlier attempts staged: {why}")),
+        }
+    }
+
+    fn base(&self) -> Option<Base> {
+        let origin = self.head.as_ref().and_then(|head| head.origin.as_ref());
+        match (self.base_manifest(), origin, &self.external) {
+            (Some(manifest), ..) => {
+                Some(Base { manifest: Arc::clone(manifest), files: FilesIn::Home })
+            }
+            (None, Some(origin), Some(found)) => Some(Base {
+                manifest: Arc::clone(&found.manifest),
+                files: FilesIn::Savepoint(origin.path.clone()),
+            }),
+            _ => None,
+        }
+    }
+
+    pub(super) fn deployed(&mut self) {
+        if matches!(self.stage, Stage::Deploying) {
+            self.run.since = self.now;
+            self.run.last_trigger = self.now;
+            self.run.last_end = self.now;
+            self.stage = Stage::Running;
+        }
+    }
+
+    pub(super) fn commit_due(&mut self) {
+        if !self.won || matches!(self.stage, Stage::Ended) {
+            return;
+        }
+        if let Some((batch, items)) = self.commits.next_batch(self.now) {
+            self.out.push(Effect::Commit(batch, items));
+        }
+    }
+
+    pub(super) fn committed(&mut self, end: BatchEnd) {
+        for (sink, reason) in end.lost {
+            let text = format!("output of sink {sink} is lost, it cannot be committed: {reason}");
+            self.note(Level::Error, text);
+        }
+        let Some(reason) = end.failed else { return };
+        self.note(Level::Warn, format!("a commit failed and is tried again: {reason}"));
+        let runs = matches!(self.stage, Stage::Recovering(_) | Stage::Deploying | Stage::Running);
+        if end.failures >= COMMIT_TRIES && runs {
+            self.fail(format!("output cannot be committed: {reason}"));
+        }
+    }
+
+    /// Exports pinned checkpoints whose output is committed.
+    pub(super) fn export_due(&mut self) {
+        if !self.won || matches!(self.stage, Stage::Ended | Stage::Claiming) {
+            return;
+        }
+        if matches!(self.stage, Stage::Cancelling(super::state::After::Fenced)) {
+            return;
+        }
+        let pins = self.head.as_ref().map(|head: &HeadRecord| head.pins.clone());
+        for pin in pins.unwrap_or_default() {
+            let known = self.exporting.contains_key(&pin.savepoint)
+                || self.exported.iter().any(|(id, _)| *id == pin.savepoint);
+            let Some(manifest) = self.manifests.get(&pin.at.manifest) else { continue };
+            if known || self.commits.holds_any_of(manifest) {
+                continue;
+            }
+            let manifest = Arc::clone(manifest);
+            self.exporting.insert(pin.savepoint.clone(), pin.target.clone());
+            let (id, target) = (pin.savepoint, pin.target);
+            self.out.push(Effect::ExportSavepoint { id, target, manifest });
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! From the start to the first claim: find the home, read the chain and the
+//! manifests it names, check, claim. Nothing of the job is touched before.
+
+use super::calls::Call;
+use super::chain::{Chain, Read};
+use super::config::{Desired, RestoreChoice};
+use super::effect::{Effect, Level, Outcome};
+use super::event::{FoundManifest, StoreAnswer};
+use super::home::{FindHome, INCARNATION_FORMAT};
+use super::preflight::{self, Pointed, Refusal};
+use super::state::{Abandon, Purpose, Stage};
+use super::step::Coordinator;
+use crate::store::{Fault, StoreError};
+use millrace_protocol::format::FormatError;
+use millrace_protocol::head::{
+    CheckpointRef, Ending, HEAD_FORMAT, HeadRecord, Incarnation, Nonce, Origin, Phase,
+    RestartBudget, Version,
+};
+use millrace_protocol::ids::{Attempt, CheckpointId, JobUid};
+use millrace_protocol::manifest::Manifest;
+use millrace_protocol::objects::Home;
+use std::sync::Arc;
+use std::time::Duration;
+
+const REREAD_AFTER: Duration = Duration::from_millis(200);
+
+impl Coordinator {
+    pub(super) fn nonce(&mut self) -> Nonce {
+        Nonce::new(self.config.seed.1, self.random.u64(..))
+    }
+
+    /// The job's uid: final once an attempt is to be deployed.
+    pub fn job(&self) -> &JobUid {
+        self.chain.as_ref().map_or(&self.config.fresh_job, |chain| chain.home.job())
+    }
+
+    pub(super) fn start(&mut self) {
+        if !matches!(self.stage, Stage::New) {
+            return;
+        }
+        if let Err(refusal) = preflight::check_program(&self.config) {
+            return self.refuse(refusal.to_string());
+        }
+        let fresh = Incarnation {
+            format: INCARNATION_FORMAT,
+            job: self.config.fresh_job.clone(),
+            cluster: String::new(),
+            origin: None,
+            nonce: self.nonce(),
+        };
+        match FindHome::begin(&fresh) {
+            Ok((find, call)) => {
+                self.stage = Stage::Finding(find);
+                self.call(Purpose::Home, call);
+            }
+            Err(error) => self.refuse(error.to_string()),
+        }
+    }
+
+    /// Whether an error before the first claim is the user's to resolve.
+    pub(super) fn is_hopeless(&self, error: &StoreError) -> bool {
+        !self.won && matches!(error.fault, Fault::Denied | Fault::Full | Fault::Key)
+    }
+
+    /// An answer to a call for [`Purpose::Home`], [`Purpose::Read`] or [`Purpose::Load`].
+    pub(super) fn read_answered(&mut self, call: Call<Purpose>, answer: StoreAnswer) {
+        match (&mut self.stage, &call.purpose) {
+            (Stage::Finding(find), Purpose::Home) => {
+                let next = find.answered(answer);
+                match self.follow(Purpose::Home, call.tries, next) {
+                    Some(Ok(job)) => self.found_home(&job),
+                    Some(Err(error)) => self.refuse(error.to_string()),
+                    None => {}
+                }
+            }
+            (Stage::Reading(read), Purpose::Read) => {
+                let next = read.answered(answer);
+                match self.follow(Purpose::Read, call.tries, next) {
+                    Some(Ok(found)) => {
+                        let block = self.chain.as_ref().map_or(1, |chain| chain.block);
+                        self.lowest_block = found.oldest.0 / block;
+                        self.found_head(found.head);
+                    }
+                    Some(Err(error)) => self.refuse(error.to_string()),
+                    None => {}
+                }
+            }
+            (Stage::Loading(outstanding), Purpose::Load(at)) => match answer {
+                StoreAnswer::Got(bytes) => {
+                    let at = at.clone();
+                    if outstanding.remove(&at.manifest) {
+                        self.loaded(at, bytes.as_deref());
+                    }
+                }
+                _ => self.again(call.purpose, call.call, call.tries),
+            },
+            _ => {}
+        }
+    }
+
+    fn found_home(&mut self, job: &JobUid) {
+        match Home::new(job) {
+            Ok(home) => {
+                self.chain = Some(Chain {
+                    home,
+                    block: self.config.block.max(1),
+                    #[cfg(test)]
+                    skip_floor: self.mutated(super::state::Mutation::NoFloorCheck),
+                });
+                self.read_chain();
+            }
+            Err(error) => self.refuse(error.to_string()),
+        }
+    }
+
+    pub(super) fn read_chain(&mut self) {
+        let Some(chain) = &self.chain else { return };
+        let (read, call) = Read::begin(chain);
+        self.stage = Stage::Reading(Box::new(read));
+        self.call(Purpose::Read, call);
+    }
+
+    fn found_head(&mut self, head: Option<HeadRecord>) {
+        self.manifests.clear();
+        self.unreadable.clear();
+        let mut wanted: Vec<CheckpointRef> = Vec::new();
+        for at in head.iter().flat_map(HeadRecord::checkpoints) {
+            if !wanted.iter().any(|known| known.manifest == at.manifest) {
+                wanted.push(at.clone());
+            }
+        }
+        self.head = head;
+        self.stage = Stage::Loading(wanted.iter().map(|at| at.manifest.clone()).collect());
+        if wanted.is_empty() {
+            return self.loaded_all();
+        }
+        for at in wanted {
+            let key = at.manifest.clone();
+            self.call(Purpose::Load(at), super::effect::StoreCall::Get { key });
+        }
+    }
+
+    fn loaded(&mut self, at: CheckpointRef, bytes: Option<&[u8]>) {
+        let name = at.manifest.as_str();
+        let manifest = match bytes {
+            Some(bytes) => Manifest::decode_checked(name, bytes, &at.sha256),
+            None => Err(FormatError::damaged(name, "it is missing")),
+        };
+        match manifest {
+            Ok(manifest) => drop(self.manifests.insert(at.manifest, Arc::new(manifest))),
+            Err(_) if self.suspect != self.head.as_ref().map(|head| head.version) => {
+                // Perhaps a living owner has just dropped that checkpoint.
+                self.suspect = self.head.as_ref().map(|head| head.version);
+                return self.reread();
+            }
+            Err(error) => {
+                let latest = self.head.as_ref().and_then(|head| head.latest.as_ref());
+                let needed = latest.is_some_and(|latest| latest.manifest == at.manifest);
+                if needed && self.config.from == RestoreChoice::Latest {
+                    return self.refuse(error.to_string());
+                }
+                let level = if needed { Level::Error } else { Level::Warn };
+                let what = at.checkpoint;
+                self.note(level, format!("checkpoint {what} is given up with its output: {error}"));
+                self.unreadable.insert(at.manifest);
+            }
+        }
+        if matches!(&self.stage, Stage::Loading(outstanding) if outstanding.is_empty()) {
+            self.loaded_all();
+        }
+    }
+
+    /// Reads what lies outside the home, if the user or the head points there.
+    fn loaded_all(&mut self) {
+        let origin = self.head.as_ref().and_then(|head| head.origin.clone());
+        let path = match (&self.config.from, origin) {
+            (RestoreChoice::Path(path), _) => Some(path.clone()),
+            (RestoreChoice::Latest, Some(origin)) => Some(origin.path),
+            _ => None,
+        };
+        match path {
+            Some(path) if self.external.is_none() => {
+                self.stage = Stage::Pointing;
+                self.out.push(Effect::ReadRestore { path });
+            }
+            _ => self.decide(),
+        }
+    }
+
+    pub(super) fn restore_read(&mut self, result: Result<FoundManifest, String>) {
+        if !matches!(self.stage, Stage::Pointing) {
+            return;
+        }
+        match result {
+            Ok(found) => {
+                let origin = self.head.as_ref().and_then(|head| head.origin.as_ref());
+                let by_head = self.config.from == RestoreChoice::Latest;
+                if let Some(origin) = origin.filter(|o| by_head && o.sha256 != found.sha256) {
+                    let why = format!("{} has changed since the job began from it", origin.path);
+                    return self.refuse(why);
+                }
+                self.external = Some(found);
+                self.decide();
+            }
+            Err(error) => self.refuse(error),
+        }
+    }
+
+    /// Everything is read: refuse, end, or claim.
+    fn decide(&mut self) {
+        let phase = self.head.as_ref().map(|head| head.phase);
+        let resumes = self.config.from == RestoreChoice::Latest;
+        match phase {
+            Some(Phase::Finished) if resumes => return self.end(Outcome::FinishedBefore),
+            Some(Phase::Moved) => return self.refuse(Refusal::Gone("moved").to_string()),
+            Some(Phase::Deleted) => return self.refuse(Refusal::Gone("deleted").to_string()),
+            Some(Phase::Suspended | Phase::Failed | Phase::Finished) | None
+                if self.config.desired == Desired::Stopped =>
+            {
+                return self.end(Outcome::Suspended);
+            }
+            _ => {}
+        }
+        match self.check() {
+            Ok(abandon) => {
+                self.abandon = abandon;
+                self.claim();
+            }
+            Err(refusal) => self.refuse(refusal.to_string()),
+        }
+    }
+
+    /// Checks what will be committed and restored. Answers where to go instead
+    /// of `latest`.
+    fn check(&self) -> Result<Option<Abandon>, Refusal> {
+        let head = self.head.as_ref();
+        let latest = head.and_then(|head| head.latest.as_ref());
+        let latest_manifest = latest.and_then(|at| self.manifests.get(&at.manifest));
+        if let (Some(at), Some(manifest)) = (latest, latest_manifest)
+            && at.pending > 0
+        {
+            preflight::check_pending(&self.config, manifest)?;
+        }
+        match &self.config.from {
+            RestoreChoice::Latest => {
+                let origin = self.external.as_ref().map(|found| &found.manifest);
+                match latest_manifest.or(origin) {
+                    Some(base) => preflight::check_base(&self.config, base).map(|()| None),
+                    None => Ok(None),
+                }
+            }
+            RestoreChoice::None => Ok(head.is_some().then(Abandon::default)),
+            RestoreChoice::Path(path) => {
+                let Some(found) = &self.external else { return Ok(None) };
+                preflight::check_base(&self.config, &found.manifest)?;
+                match preflight::pointed(self.job(), head, &found.manifest)? {
+                    Pointed::Own(at) => {
+                        preflight::check_pending(&self.config, &found.manifest)?;
+                        let latest = head.and_then(|head| head.checkpoints().nth(at)).cloned();
+                        Ok(Some(Abandon { latest, origin: None }))
+                    }
+                    Pointed::Savepoint => {
+                        let (path, sha256) = (path.clone(), found.sha256.clone());
+                        Ok(Some(Abandon { latest: None, origin: Some(Origin { path, sha256 }) }))
+                    }
+                }
+            }
+        }
+    }
+
+    /// Appends a claim of the next attempt. Every job-wide restart is one.
+    pub(super) fn claim(&mut self) {
+        let mut record = self.next_record();
+        record.attempt = Attempt(record.attempt.0 + 1);
+        record.config = self.config.config.clone();
+        record.restart = RestartBudget { used: self.restarts.used() };
+        let unreadable = std::mem::take(&mut self.unreadable);
+        record.retained.retain(|at| !unreadable.contains(&at.manifest));
+        record.pins.retain(|pin| !unreadable.contains(&pin.at.manifest));
+        if record.latest.as_ref().is_some_and(|at| unreadable.contains(&at.manifest)) {
+            record.latest = None;
+        }
+        let goes_on = self.config.desired == Desired::Running;
+        record.phase = match record.phase {
+            Phase::Stopping(Ending::Finished) if self.abandon.is_none() => record.phase,
+            Phase::Stopping(_) | Phase::Running if !goes_on => Phase::Stopping(Ending::Suspended),
+            _ => Phase::Running,
+        };
+        self.stage = Stage::Claiming;
+        #[cfg(test)]
+        if self.mutated(super::state::Mutation::AbortBeforeClaim) {
+            let keep = self.base_manifest().map(|m| m.pending.clone()).unwrap_or_default();
+            self.abort_others(record.attempt, &keep);
+        }
+        self.append(super::state::For::Claim, record);
+    }
+
+    /// A copy of the head at the next version, this process's.
+    pub(super) fn next_record(&mut self) -> HeadRecord {
+        let nonce = self.nonce();
+        let owner = self.config.owner.clone();
+        match &self.head {
+            Some(head) => HeadRecord {
+                format: HEAD_FORMAT,
+                version: head.version.next(),
+                nonce,
+                owner,
+                cause: None,
+                last_checkpoint: head.last_checkpoint.max(self.last_checkpoint),
+                ..head.clone()
+            },
+            None => HeadRecord {
+                format: HEAD_FORMAT,
+                version: Version(1),
+                nonce,
+                job: self.job().clone(),
+                attempt: Attempt(0),
+                owner,
+                phase: Phase::Running,
+                cause: None,
+                config: self.config.config.clone(),
+                latest: None,
+                origin: None,
+                last_checkpoint: CheckpointId(0),
+                retained: Vec::new(),
+                pins: Vec::new(),
+                restart: RestartBudget::default(),
+            },
+        }
+    }
+
+    /// What was read may be old: another process may have appended since.
+    pub(super) fn reread(&mut self) {
+        self.note(Level::Info, "reading the chain again");
+        self.head = None;
+        let pause = REREAD_AFTER.mul_f64(0.5 + self.random.f64());
+        self.stage = Stage::Rereading(self.now + pause);
+    }
+}
