@@ -56,7 +56,11 @@ pub mod prelude {
     pub use millrace_engine::api::keyed::KeyedStream;
     pub use millrace_engine::api::stream::DataStream;
     pub use millrace_engine::api::tags::OutputTag;
-    pub use millrace_engine::api::window::{Aggregate, Count, TumblingWindows, Window};
+    pub use millrace_engine::api::window::{
+        Aggregate, Count, CountEvictor, CountTrigger, EventTimeTrigger, GlobalWindows,
+        ProcessWindowFunction, PurgingTrigger, SessionWindows, SlidingWindows, TumblingWindows,
+        Window, WindowCx,
+    };
     pub use millrace_engine::data::{Data, Res, Ts, UserError};
     pub use millrace_engine::time::Watermarks;
     pub use millrace_protocol::key::Key;
