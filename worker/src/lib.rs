@@ -40,6 +40,17 @@ pub use millrace_protocol as protocol;
 /// Derives `Key` and `State`.
 pub use millrace_derive::{Key, State};
 
+/// The README's and the guides' snippets, run as tests.
+#[cfg(doctest)]
+mod guides {
+    #[doc = include_str!("../../README.md")]
+    struct Readme;
+    #[doc = include_str!("../../docs/checkpoints.md")]
+    struct Checkpoints;
+    #[doc = include_str!("../../docs/connectors.md")]
+    struct Connectors;
+}
+
 /// What derived code names.
 #[doc(hidden)]
 pub mod __private {
