@@ -8,6 +8,7 @@ pub mod broadcast;
 pub mod connect;
 pub mod env;
 pub mod interval_join;
+pub mod join;
 pub mod keyed;
 pub mod pipe;
 pub mod plain;

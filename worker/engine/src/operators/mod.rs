@@ -1,5 +1,6 @@
 //! Operators behind an exchange, one to a file.
 
+pub(crate) mod cogroup;
 pub(crate) mod interval_join;
 pub(crate) mod process;
 pub mod reduce;
