@@ -20,9 +20,7 @@ use crate::state::fold::Folding;
 use crate::store::{ObjectStore, StoreError};
 use millrace_protocol::ids::{Attempt, CheckpointId, Slot, Subtask, Uid};
 use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
-use millrace_protocol::manifest::{
-    FileOrder, FileRef, ListPart, ListState, Section, When,
-};
+use millrace_protocol::manifest::{FileOrder, FileRef, ListPart, ListState, Section, When};
 use millrace_protocol::objects::{Home, ObjectKey};
 use std::collections::BTreeMap;
 use std::sync::Arc;
