@@ -27,10 +27,8 @@ const PARALLELISM: u16 = 2;
 fn options(storage: &Path, parallelism: u16) -> JobOptions {
     let mut options = JobOptions::new("bench", storage.to_owned());
     options.parallelism = parallelism;
-    options.checkpoints = CheckpointPolicy {
-        interval: Some(Duration::from_secs(1)),
-        ..CheckpointPolicy::default()
-    };
+    options.checkpoints =
+        CheckpointPolicy { interval: Some(Duration::from_secs(1)), ..CheckpointPolicy::default() };
     options
 }
 
@@ -46,7 +44,8 @@ fn rate(
         let (env, sum) = (Env::new(), Digesting::default());
         build(&env, rows, sum.clone());
         let storage = tempfile::tempdir()?;
-        let outcome = job::run(&Handle::new(env.into_graph()), options(storage.path(), parallelism));
+        let outcome =
+            job::run(&Handle::new(env.into_graph()), options(storage.path(), parallelism));
         match outcome? {
             Outcome::Finished => Ok(sum.total()),
             other => Err(anyhow!("the job ended as {other:?}")),

@@ -21,7 +21,7 @@
 //!         .key_by(|row| row.0)
 //!         .window(TumblingWindows::of(Duration::from_secs(60)))
 //!         .aggregate("counts", Count, |key, window, n| (*key, window.start, n))
-//!         .sink("print", Print::new());
+//!         .sink("print", Print::debug());
 //!     Ok(())
 //! }
 //!
@@ -36,6 +36,16 @@ pub use cli::main;
 pub use millrace_connectors as connectors;
 pub use millrace_engine as engine;
 pub use millrace_protocol as protocol;
+
+/// Derives `Key` and `State`.
+pub use millrace_derive::{Key, State};
+
+/// What derived code names.
+#[doc(hidden)]
+pub mod __private {
+    pub use millrace_engine::state::*;
+    pub use millrace_protocol::key::*;
+}
 
 /// What programs use.
 pub mod prelude {

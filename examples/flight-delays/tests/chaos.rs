@@ -85,8 +85,15 @@ fn compare(kills: usize, months: usize, parallelism: &[u16], bytes: bool) {
     let calm = dir.path().join("calm");
     let (output, storage) = (calm.join("out"), calm.join("storage"));
     let begun = Instant::now();
-    Run { input: &input, output: &output, storage: &storage, parallelism: 2, interval: "1s", more: &[] }
-        .finish();
+    Run {
+        input: &input,
+        output: &output,
+        storage: &storage,
+        parallelism: 2,
+        interval: "1s",
+        more: &[],
+    }
+    .finish();
     let wild = dir.path().join("wild");
     // Long enough to start, load and take a checkpoint; short enough for all the kills.
     let life = Duration::from_millis(40) + begun.elapsed() / u32::try_from(kills).unwrap() / 2;

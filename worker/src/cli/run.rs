@@ -1,160 +1,200 @@
 //! `run`: the job in this process.
 
-use crate::cli::{FAILED, USER_ERROR};
-use clap::Args;
+use crate::cli::options::RunOptions;
+use crate::cli::progress::{self, Progress};
+use crate::cli::screen::Screen;
+use crate::cli::server::{Running, serve};
+use crate::cli::trouble::Trouble;
+use crate::cli::{program_name, scratch_prefix};
 use millrace_connectors::DeadLetterFile;
 use millrace_engine::api::env::Env;
 use millrace_engine::coordinator::{Outcome, RestoreChoice, StopMode};
 use millrace_engine::data::Res;
+use millrace_engine::graph::Graph;
 use millrace_engine::job::{self, Handle, JobError, JobOptions};
+use millrace_engine::store::OwnerLock;
 use millrace_protocol::keygroup::MaxParallelism;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
-
-/// How the job is run.
-#[derive(Args, Clone)]
-#[command(next_help_heading = "Options of run")]
-pub struct RunOptions {
-    /// Subtasks of each operator that says nothing else [default: number of cores]
-    #[arg(long)]
-    parallelism: Option<u16>,
-    /// Directory for checkpoints; without it they are kept only while the job runs
-    #[arg(long, value_name = "DIR")]
-    storage: Option<PathBuf>,
-    /// Time between checkpoints; 0 takes none but the last
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
-    checkpoint_interval: Duration,
-    /// Where to start: `latest` checkpoint, `none` of them, or the PATH of a savepoint
-    #[arg(long, value_name = "latest|none|PATH", default_value = "latest")]
-    from: String,
-    /// Number of key groups, fixed for the life of the job's state
-    #[arg(long, value_name = "N", default_value_t = 1024)]
-    max_parallelism: u32,
-    /// Start although the checkpoint holds state that no operator claims (it is dropped)
-    #[arg(long)]
-    allow_unclaimed_state: bool,
-}
-
-/// `10s`, `250ms`, `2h`, `5m`, `1d`.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| format!("{text:?} is not a time such as 10s"))?;
-    let millis = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" | "min" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        "" if number == 0 => 1,
-        _ => return Err(format!("{text:?} needs a unit: ms, s, m, h or d")),
-    };
-    number
-        .checked_mul(millis)
-        .map(Duration::from_millis)
-        .ok_or_else(|| format!("{text} is too long"))
-}
-
-fn program_name() -> String {
-    let path = std::env::args().next().unwrap_or_default();
-    Path::new(&path).file_stem().map_or("job".to_owned(), |s| s.to_string_lossy().into_owned())
-}
-
-fn user_error(message: impl std::fmt::Display) -> ExitCode {
-    eprintln!("error: {message}");
-    ExitCode::from(USER_ERROR)
-}
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Runs the job that `build` builds.
-pub fn run(options: &RunOptions, build: impl FnOnce(&Env) -> Res) -> ExitCode {
+pub fn run(
+    options: &RunOptions,
+    screen: &Screen,
+    build: impl FnOnce(&Env) -> Res,
+) -> Result<(), Trouble> {
     let env = Env::new();
-    if let Err(error) = build(&env) {
-        return user_error(error);
-    }
+    build(&env).map_err(Trouble::user)?;
+    let graph = env.into_graph();
     let name = program_name();
-    let (storage, scratch) = match &options.storage {
-        Some(directory) => (directory.clone(), None),
-        None => {
-            let directory = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
-            (directory.clone(), Some(Scratch(directory)))
-        }
+    let scratch = Scratch::new(options, &name);
+    let storage = match &options.storage {
+        Some(directory) => directory.clone(),
+        None => scratch.directory.clone(),
     };
     let mut job = JobOptions::new(&name, storage.clone());
-    if let Some(parallelism) = options.parallelism {
-        if parallelism == 0 {
-            return user_error("--parallelism must be at least 1");
-        }
-        job.parallelism = parallelism;
+    job.parallelism = options.parallelism.unwrap_or(job.parallelism);
+    job.max_parallelism = MaxParallelism::new(options.max_parallelism).map_err(Trouble::user)?;
+    job.checkpoints = options.checkpoints();
+    job.restart = options.restart.clone();
+    job.from = origin(&options.from)?;
+    job.allow_unclaimed_state = options.allow_unclaimed_state;
+    graph.check(job.parallelism, job.max_parallelism).map_err(Trouble::User)?;
+    // From here on the directory is this process's.
+    let lock = OwnerLock::acquire(&storage).map_err(Trouble::user)?;
+    let letters = options.dead_letters.clone().unwrap_or_else(|| match options.storage {
+        Some(_) => storage.join("dead-letters"),
+        None => scratch.letters.clone(),
+    });
+    let letters = Arc::new(DeadLetterFile::open(&letters, &name).map_err(Trouble::user)?);
+    job.dead_letters = Arc::clone(&letters) as _;
+    if options.storage.is_none() {
+        tracing::info!(
+            directory = %storage.display(),
+            "state is kept only while the job runs; --storage DIR keeps it"
+        );
     }
-    job.max_parallelism = match MaxParallelism::new(options.max_parallelism) {
-        Ok(max) => max,
-        Err(error) => return user_error(error),
+    let mode = match options.progress {
+        progress::Mode::Auto if prints_to_terminal(&graph) => progress::Mode::Never,
+        mode => mode,
     };
-    job.checkpoints.interval =
-        Some(options.checkpoint_interval).filter(|interval| !interval.is_zero());
-    job.from = match options.from.as_str() {
+    let handle = Handle::new(graph);
+    let shown = options.storage.as_deref();
+    let running = Arc::new(Running::new(handle.clone(), &name, shown, Arc::clone(&letters)));
+    let socket = match serve(&running, &storage) {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            tracing::warn!(%error, "no control socket: savepoint, status and stop cannot reach this job");
+            None
+        }
+    };
+    // What a second signal must still clean up.
+    let leftovers = Arc::new(Mutex::new(Some((socket, scratch))));
+    let failed = |what, error| Trouble::failed(format!("cannot {what}: {error}"));
+    stop_on_signals(&running, &leftovers, screen).map_err(|e| failed("listen for signals", e))?;
+    let viewed = Arc::clone(&running);
+    let progress = Progress::start(mode, screen.clone(), move || viewed.view())
+        .map_err(|e| failed("start a thread", e))?;
+    let outcome = job::run_owned(&handle, job, lock);
+    drop(progress);
+    let told = tell(outcome);
+    running.ended(told.as_ref().map(|how| (*how).to_owned()).map_err(ToString::to_string));
+    if letters.count() > 0 {
+        eprintln!(
+            "{} bad rows: see {}",
+            crate::cli::units::count(letters.count()),
+            letters.path().display()
+        );
+    }
+    drop(take(&leftovers));
+    told.map(drop)
+}
+
+/// What `--from` means. A savepoint's own path is made absolute: it stands in the
+/// job's records until the first checkpoint.
+fn origin(from: &str) -> Result<RestoreChoice, Trouble> {
+    Ok(match from {
         "latest" => RestoreChoice::Latest,
         "none" => RestoreChoice::None,
-        path => RestoreChoice::Path(path.to_owned()),
-    };
-    job.allow_unclaimed_state = options.allow_unclaimed_state;
-    match DeadLetterFile::open(&storage, &name) {
-        Ok(file) => job.dead_letters = Arc::new(file),
-        Err(error) => return user_error(error),
-    }
-    let handle = Handle::new(env.into_graph());
-    if let Err(error) = stop_on_signals(handle.clone()) {
-        return user_error(format!("cannot listen for signals: {error}"));
-    }
-    let outcome = job::run(&handle, job);
-    drop(scratch);
-    match outcome {
-        Ok(Outcome::Finished) => ExitCode::SUCCESS,
-        Ok(Outcome::FinishedBefore) => {
+        path => {
+            let found = Path::new(path).canonicalize().map_err(|error| {
+                Trouble::user(format!(
+                    "cannot start from {path}: {error}: give latest, none, or the path of a \
+                     savepoint"
+                ))
+            })?;
+            // The manifest of a savepoint stands for the savepoint.
+            let of_savepoint = found.file_name().is_some_and(|name| name == "_manifest");
+            let found = found.parent().filter(|_| of_savepoint).unwrap_or(&found);
+            RestoreChoice::Path(found.display().to_string())
+        }
+    })
+}
+
+/// Says how the job ended, in a word for those who asked it to stop.
+fn tell(outcome: Result<Outcome, JobError>) -> Result<&'static str, Trouble> {
+    match outcome? {
+        Outcome::Finished => Ok("finished"),
+        Outcome::FinishedBefore => {
             eprintln!(
                 "this job has read all its input before; --from none runs it again from the start"
             );
-            ExitCode::SUCCESS
+            Ok("finished before")
         }
-        Ok(Outcome::Suspended) => ExitCode::SUCCESS,
-        Ok(Outcome::Fenced) => {
-            eprintln!("error: another process has taken this job over");
-            ExitCode::from(FAILED)
-        }
-        Ok(Outcome::Refused(why)) | Err(JobError::User(why)) => user_error(why),
-        Ok(Outcome::Failed(why)) | Err(JobError::Failed(why)) => {
-            eprintln!("error: {why}");
-            ExitCode::from(FAILED)
-        }
+        Outcome::Suspended => Ok("stopped with a last checkpoint"),
+        Outcome::Fenced => Err(Trouble::failed(
+            "another process has taken this job over: see what else runs on its storage",
+        )),
+        Outcome::Refused(why) => Err(Trouble::User(why)),
+        Outcome::Failed(why) => Err(Trouble::Failed(why)),
     }
 }
 
-/// Storage that goes with the process.
-struct Scratch(PathBuf);
+/// Whether rows go to the terminal that the picture would be drawn on.
+fn prints_to_terminal(graph: &Graph) -> bool {
+    let prints = |types: &str| types.contains("millrace_connectors::print::Print");
+    std::io::stdout().is_terminal() && graph.nodes().iter().any(|node| prints(&node.types))
+}
+
+/// Directories that go with the process, in the temporary directory.
+struct Scratch {
+    /// State, where the user gave no storage.
+    directory: PathBuf,
+    /// Dead letters then; kept if there are any.
+    letters: PathBuf,
+    used: bool,
+}
+
+impl Scratch {
+    fn new(options: &RunOptions, name: &str) -> Self {
+        let directory =
+            std::env::temp_dir().join(format!("{}{}", scratch_prefix(name), std::process::id()));
+        let letters = directory.with_extension("dead-letters");
+        Self { directory, letters, used: options.storage.is_none() }
+    }
+}
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        if !self.used {
+            return;
+        }
         // Left behind if it cannot be removed: it is in the temporary directory.
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = std::fs::remove_dir_all(&self.directory);
+        let files = std::fs::read_dir(&self.letters).into_iter().flatten().flatten();
+        for file in files.filter(|file| file.metadata().is_ok_and(|data| data.len() == 0)) {
+            let _ = std::fs::remove_file(file.path());
+        }
+        let _ = std::fs::remove_dir(&self.letters);
     }
 }
 
+fn take<T>(leftovers: &Mutex<Option<T>>) -> Option<T> {
+    leftovers.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
 /// The first SIGINT or SIGTERM takes a last checkpoint; the second exits at once.
-fn stop_on_signals(handle: Handle) -> std::io::Result<()> {
+fn stop_on_signals<T: Send + 'static>(
+    running: &Arc<Running>,
+    leftovers: &Arc<Mutex<Option<T>>>,
+    screen: &Screen,
+) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let (running, leftovers, screen) = (Arc::clone(running), Arc::clone(leftovers), screen.clone());
     std::thread::Builder::new().name("millrace-signals".to_owned()).spawn(move || {
-        let mut stopping = false;
+        let mut signalled = false;
         for signal in signals.forever() {
-            if stopping {
+            if signalled {
+                screen.leave();
+                drop(take(&leftovers));
                 std::process::exit(128 + signal);
             }
-            stopping = true;
+            signalled = true;
+            running.stop(StopMode::Suspend);
             tracing::info!("stopping with a last checkpoint; once more to exit at once");
-            handle.stop(StopMode::Suspend);
         }
     })?;
     Ok(())

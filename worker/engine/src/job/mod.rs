@@ -3,12 +3,13 @@
 //! [`run`] drives the pure [`Coordinator`](crate::coordinator::Coordinator): it carries
 //! out effects (store calls in the side pool, slots as threads) and feeds events back.
 
+mod check;
 mod deploy;
 mod program;
 mod restore;
 mod shell;
 
-pub use shell::{Handle, JobError, Stats, Status, run};
+pub use shell::{Handle, JobError, Stats, Status, run, run_owned};
 
 use crate::connector::DeadLetters;
 use crate::coordinator::{CheckpointPolicy, RestartPolicy, RestoreChoice};

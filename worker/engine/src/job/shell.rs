@@ -4,10 +4,11 @@ use crate::api::stream::{Controls, controls};
 use crate::connector::Committed;
 use crate::coordinator::{
     self, Base, CheckpointReport, CommitOutcome, Config, Coordinator, Desired, Effect, Event,
-    Failure, FilesIn, FoundManifest, Level, Note, Outcome, StopMode,
+    Failure, FilesIn, Level, Note, Outcome, RestoreChoice, StopMode,
 };
 use crate::data::{Fail, Res, Ts};
 use crate::graph::{Graph, NodeKind};
+use crate::job::check;
 use crate::job::deploy::{DeploySpec, Deployment, Registry, slots};
 use crate::job::program::{check_shapes, describe};
 use crate::job::{JobOptions, WrapStore};
@@ -20,7 +21,7 @@ use crate::store::lock::OwnerLock;
 use crate::store::{ObjectStore, probe};
 use millrace_protocol::head::{ConfigRef, Owner};
 use millrace_protocol::ids::{Attempt, JobUid, Slot, Uid};
-use millrace_protocol::manifest::{Manifest, PendingCommit, sha256_hex};
+use millrace_protocol::manifest::{Manifest, PendingCommit};
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -172,13 +173,30 @@ impl Handle {
 
 /// Runs a job until it ends; blocks.
 pub fn run(handle: &Handle, options: JobOptions) -> Result<Outcome, JobError> {
+    let max = options.max_parallelism;
+    handle.graph.check(options.parallelism, max).map_err(JobError::User)?;
+    let lock = OwnerLock::acquire(&options.storage).map_err(|e| JobError::User(e.to_string()))?;
+    run_owned(handle, options, lock)
+}
+
+/// Runs a job in a storage directory that this process holds already, which it
+/// gives up at the end; blocks.
+pub fn run_owned(
+    handle: &Handle,
+    mut options: JobOptions,
+    owner_lock: OwnerLock,
+) -> Result<Outcome, JobError> {
     let Some(inbox) = lock(&handle.inbox).take() else {
         return Err(JobError::Failed("this handle has run a job already".to_owned()));
     };
     let max = options.max_parallelism;
     handle.graph.check(options.parallelism, max).map_err(JobError::User)?;
-    let owner_lock =
-        OwnerLock::acquire(&options.storage).map_err(|e| JobError::User(e.to_string()))?;
+    if let RestoreChoice::Path(path) = &mut options.from {
+        // The job remembers where it came from, wherever its next process is started.
+        let absolute = std::path::absolute(&*path)
+            .map_err(|e| JobError::User(format!("cannot find {path}: {e}")))?;
+        *path = absolute.display().to_string();
+    }
     let directory =
         DirectoryStore::open(&options.storage).map_err(|e| JobError::User(e.to_string()))?;
     directory.remove_leftovers(&owner_lock).map_err(|e| JobError::User(e.to_string()))?;
@@ -229,6 +247,7 @@ pub fn run(handle: &Handle, options: JobOptions) -> Result<Outcome, JobError> {
         ended: BTreeSet::new(),
         timer: None,
         begun: Instant::now(),
+        base: None,
         refused: None,
         options,
     };
@@ -260,6 +279,8 @@ struct Shell {
     ended: BTreeSet<Slot>,
     timer: Option<Duration>,
     begun: Instant,
+    /// What the attempt starts from: manifest, where its files are, and for people.
+    base: Option<(Arc<Manifest>, Arc<dyn ObjectStore>, PathBuf)>,
     /// What only the user can mend.
     refused: Option<String>,
     options: JobOptions,
@@ -269,7 +290,7 @@ impl Shell {
     fn run(&mut self) -> Result<Outcome, JobError> {
         let mut next = Some(Event::Start);
         loop {
-            let event = match next.take() {
+            let mut event = match next.take() {
                 Some(event) => event,
                 None => match self.wait() {
                     Some(event) => event,
@@ -278,6 +299,11 @@ impl Shell {
             };
             if let Event::TaskFailed { failure, .. } = &event {
                 self.note_failure(failure);
+                if let Some(why) = self.damage() {
+                    self.refused.get_or_insert(why);
+                    next = Some(std::mem::replace(&mut event, Event::Cancel));
+                    self.base = None;
+                }
             }
             let effects = self.coordinator.step(event, self.begun.elapsed());
             for effect in effects {
@@ -326,7 +352,11 @@ impl Shell {
                 match report {
                     Report::Event(event) => Some(event),
                     Report::Refused(why) => {
+                        let failure = Failure { operator: None, subtask: None, cause: why.clone() };
                         self.refused.get_or_insert(why);
+                        // The slot is gone: an attempt that waits for it to be ready has failed.
+                        let failed = Event::TaskFailed { attempt, failure };
+                        let _ = self.tell.send(Msg::Event(failed));
                         Some(Event::Cancel)
                     }
                     Report::Ready(slot) => {
@@ -343,6 +373,13 @@ impl Shell {
                 }
             }
         }
+    }
+
+    /// What is wrong with the files that the attempt could not be started from.
+    fn damage(&self) -> Option<String> {
+        let (manifest, store, root) = self.base.as_ref()?;
+        let running = lock(&self.shared).status.running;
+        (!running).then(|| check::damage(manifest, store, root)).flatten()
     }
 
     fn note_failure(&self, failure: &Failure) {
@@ -374,7 +411,7 @@ impl Shell {
             Effect::ReadRestore { path } => {
                 let send = self.send();
                 self.pool.spawn("restore", move || {
-                    send(Event::RestoreRead { result: read_manifest(Path::new(&path)) });
+                    send(Event::RestoreRead { result: coordinator::export::find(&path) });
                 });
             }
             Effect::Commit(batch, items) => {
@@ -454,14 +491,23 @@ impl Shell {
         let job = self.job().ok_or_else(|| Fail::from("the job has no uid yet"))?;
         self.ready.clear();
         self.ended.clear();
+        self.base = None;
         let base = match base {
             None => None,
             Some(base) => {
                 let store: Arc<dyn ObjectStore> = match &base.files {
-                    FilesIn::Home => Arc::clone(&self.store),
+                    FilesIn::Home => {
+                        let (manifest, store) = (Arc::clone(&base.manifest), &self.store);
+                        let root = self.options.storage.clone();
+                        self.base = Some((manifest, Arc::clone(store), root));
+                        Arc::clone(store)
+                    }
                     FilesIn::Savepoint(path) => {
-                        let target = Path::new(path).parent().unwrap_or(Path::new("."));
-                        Arc::new(DirectoryStore::open(target)?)
+                        let target = coordinator::export::target_of(path)
+                            .ok_or_else(|| Fail::from(format!("{path} is no savepoint")))?;
+                        let store = Arc::new(DirectoryStore::open_to_read(&target));
+                        self.base = Some((Arc::clone(&base.manifest), store.clone(), target));
+                        store
                     }
                 };
                 Some((base, store))
@@ -572,20 +618,6 @@ fn abort_others(
         }
         Ok(())
     })
-}
-
-/// Reads the manifest that a path points at: a savepoint's directory, or a manifest.
-pub fn read_manifest(path: &Path) -> Result<FoundManifest, String> {
-    let file: PathBuf = if path.is_dir() { path.join("_manifest") } else { path.to_owned() };
-    let bytes = std::fs::read(&file).map_err(|e| {
-        format!(
-            "cannot read {}: {e}: give the directory of a savepoint, or a manifest",
-            file.display()
-        )
-    })?;
-    let manifest =
-        Manifest::decode(&file.display().to_string(), &bytes).map_err(|e| e.to_string())?;
-    Ok(FoundManifest { manifest: Arc::new(manifest), sha256: sha256_hex(&bytes) })
 }
 
 fn export(

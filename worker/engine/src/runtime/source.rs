@@ -8,7 +8,7 @@
 use crate::connector::{Lane, Next, Reader, Source, SourceOut, Split};
 use crate::coordinator::{BarrierKind, StopMode};
 use crate::data::{AnyBatch, Fail, Res, Rows, TS_MAX, TS_MIN, Ts};
-use crate::runtime::BATCH_ROWS;
+use crate::runtime::SOURCE_ROWS;
 use crate::runtime::channel::{Channel, Element, TaskWaker};
 use crate::runtime::emit::Fanout;
 use crate::runtime::gate::{Event, Gate};
@@ -482,7 +482,7 @@ impl<S: Source> ReaderTask<S> {
             ts: &mut self.rows.ts,
             runs: &mut self.runs,
             finished: &mut self.finished,
-            capacity: BATCH_ROWS,
+            capacity: SOURCE_ROWS,
         };
         let next = self.reader.poll(&mut out)?;
         let got = self.rows.values.len();

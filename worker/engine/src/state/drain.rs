@@ -73,8 +73,8 @@ impl<K: Key, R: Row> Table<K, R> {
             if draining.owing.passed >= self.range.end {
                 break Ok(true);
             }
-            let at = usize::from(draining.owing.passed.saturating_sub(self.range.start));
-            let at = usize::from(self.directory.get(at).copied().unwrap_or(0));
+            let group = usize::from(draining.owing.passed);
+            let at = usize::from(self.directory.get(group).copied().unwrap_or(0));
             let complete = self.epochs.complete;
             match self.segments[at].walk(self.max, complete, &mut draining, out, budget) {
                 Ok(true) => {}
@@ -156,7 +156,7 @@ impl<K: Key, R: Row> Segment<K, R> {
             }
             None => {
                 *budget -= 1;
-                self.dead.retain(|d| d.epoch > complete);
+                self.aside.dead.retain(|d| d.epoch > complete);
                 self.write_dead(*owing, out)?;
                 let untouched = !self.written.between(owing.base, owing.cut)
                     && owing.fold.intersect(self.groups).is_empty();
@@ -220,7 +220,7 @@ impl<K: Key, R: Row> Segment<K, R> {
             return Ok(()); // Nothing older counts.
         }
         let owed = |d: &&Dead<K>| owing.base < d.epoch && d.epoch <= owing.cut;
-        for dead in self.dead.iter().filter(owed) {
+        for dead in self.aside.dead.iter().filter(owed) {
             out.dead(dead.group, |keys| dead.key.write(keys))?;
         }
         Ok(())
@@ -228,7 +228,7 @@ impl<K: Key, R: Row> Segment<K, R> {
 
     /// Writes what was copied aside.
     fn write_side(&mut self, out: &mut DeltaWriter) -> Res {
-        let side = std::mem::take(&mut self.side);
+        let side = std::mem::take(&mut self.aside.side);
         if let Some(failed) = side.failed {
             return Err(failed);
         }
@@ -244,13 +244,13 @@ impl<K: Key, R: Row> Segment<K, R> {
 impl<K: Key, R: Row> Table<K, R> {
     /// Drops what was copied aside.
     pub(super) fn drop_side(&mut self) {
-        self.segments.iter_mut().for_each(|s| s.side = Default::default());
+        self.segments.iter_mut().for_each(|s| s.aside.side = Default::default());
     }
 
     /// Whether tombstones wait for a complete checkpoint.
     pub(super) fn has_dead(&self) -> bool {
         let complete = self.epochs.complete;
-        self.segments.iter().any(|s| s.dead.iter().any(|d| d.epoch > complete))
+        self.segments.iter().any(|s| s.aside.dead.iter().any(|d| d.epoch > complete))
     }
 
     /// Applies a block of a file.

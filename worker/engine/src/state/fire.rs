@@ -1,7 +1,7 @@
 //! Consuming a table: its rows in one order, whatever the history. Pure.
 
 use super::row::Row;
-use super::segment::{Dead, Segment};
+use super::segment::{Aside, Dead, Segment};
 use super::table::Table;
 use millrace_protocol::key::Key;
 use millrace_protocol::keygroup::MaxParallelism;
@@ -68,8 +68,7 @@ impl<K: Key, R: Row> Table<K, R> {
     /// Makes an emptied table as good as new; it keeps its segments and their memory.
     pub(super) fn recycle(&mut self) {
         for segment in &mut self.segments {
-            segment.dead = Vec::new();
-            segment.side = Default::default();
+            *segment.aside = Aside::default();
             segment.written = Default::default();
         }
         (self.firing, self.swept) = (None, (0, 0));
@@ -96,7 +95,8 @@ impl<K: Key, R: Row> Table<K, R> {
         let (max, epochs) = (self.max, &self.epochs);
         let mut segments = self.segments.iter_mut().enumerate().skip(from);
         let (at, segment) = segments.find(|(_, s)| !s.entries.is_empty())?;
-        let Segment { entries, side, dead, written, .. } = segment;
+        let Segment { entries, aside, written, .. } = segment;
+        let Aside { side, dead } = &mut **aside;
         for entry in entries.drain() {
             let hash = entry.key.hash64();
             let group = max.group(hash);

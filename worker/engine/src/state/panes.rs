@@ -20,6 +20,7 @@ pub struct PaneTables<K, R> {
     pub(super) panes: Vec<(i64, Table<K, R>)>,
     /// Index of the pane asked for last.
     pub(super) last: usize,
+    tended: usize,
     pub(super) dead_before: i64,
     /// What a new pane begins with.
     pub(super) epochs: Epochs,
@@ -44,6 +45,7 @@ impl<K: Key, R: Row> PaneTables<K, R> {
             range,
             panes: Vec::new(),
             last: 0,
+            tended: 0,
             dead_before: i64::MIN,
             epochs: Epochs::new(),
             draining: None,
@@ -177,6 +179,11 @@ impl<K: Key, R: Row> PaneTables<K, R> {
     pub fn tend(&mut self) {
         if let Some((_, table)) = self.panes.get_mut(self.last) {
             table.tend();
+        }
+        if self.panes.len() > 1 {
+            // Rows of a batch may be of several panes: the others take turns.
+            self.tended = if self.tended + 1 < self.panes.len() { self.tended + 1 } else { 0 };
+            self.panes[self.tended].1.tend();
         }
     }
 }

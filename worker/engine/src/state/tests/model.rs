@@ -59,7 +59,17 @@ impl<K: Key + Ord + std::fmt::Debug> Job<K> {
         let id = (namespace, key.clone());
         let value = rng.u64(..1000);
         match rng.u8(..10) {
-            0..4 => {
+            3 => {
+                let rows = [(hash, key), (hash, key)];
+                let mut seen = 0;
+                panes.pane(namespace).change_each(rows, Row::default, |i, row| {
+                    seen += i + 1;
+                    row.0 += value;
+                });
+                assert_eq!(seen, 3);
+                *self.model.entry(id).or_default() += 2 * value;
+            }
+            0..3 => {
                 panes.pane(namespace).get_or_insert_with(hash, key, Row::default).0 += value;
                 *self.model.entry(id).or_default() += value;
             }
@@ -164,9 +174,10 @@ impl<K: Key + Ord + std::fmt::Debug> Job<K> {
         let mut done = true;
         for (table, output) in self.tables.iter_mut().zip(&mut pending.outputs) {
             let Some(output) = output else { continue };
-            if rng.bool() {
+            if rng.u8(..5) > 0 {
                 output.section("panes", table);
-                done &= table.drain(&mut output.writer, rng.usize(1..120)).unwrap();
+                let budget = [120, 5_000, 200_000][rng.usize(..3)];
+                done &= table.drain(&mut output.writer, rng.usize(1..budget)).unwrap();
             } else {
                 done = false;
             }
@@ -258,20 +269,21 @@ impl<K: Key + Ord + std::fmt::Debug> Job<K> {
     }
 }
 
+/// Runs a random history; answers how many checkpoints completed.
 fn history<K: Key + Ord + std::fmt::Debug>(
     rng: &mut fastrand::Rng,
     max: u32,
     panes: bool,
     steps: usize,
     key: impl Fn(u64) -> K,
-) {
+) -> usize {
     let max = MaxParallelism::new(max).unwrap();
     let parallelism = |rng: &mut fastrand::Rng| rng.u16(1..5).min(max.get());
     let mut job = Job::new(max, parallelism(rng));
-    let mut now = 0;
+    let (mut now, mut completed, mut last) = (0, 0, None);
     for _ in 0..steps {
         match rng.u8(..100) {
-            0..60 => {
+            0..50 => {
                 let keys = [30, 3_000][rng.usize(..2)];
                 for _ in 0..rng.usize(..300) {
                     let ahead = if panes { [0, 0, 0, 1, 2, -1][rng.usize(..6)] } else { 0 };
@@ -279,8 +291,13 @@ fn history<K: Key + Ord + std::fmt::Debug>(
                     job.write(rng, now + ahead, &key);
                 }
             }
-            60..75 => job.begin(rng),
-            75..95 => job.turn(rng),
+            50..65 => job.begin(rng),
+            65..95 => {
+                job.turn(rng);
+                let complete = job.complete.as_ref().map(|(id, _)| *id);
+                completed += usize::from(complete > last);
+                last = last.max(complete);
+            }
             95..98 if panes && job.tables.iter().all(|t| t.first().is_some()) => {
                 now += 1;
                 let dead = rng.u8(..4) > 0;
@@ -297,22 +314,21 @@ fn history<K: Key + Ord + std::fmt::Debug>(
         }
     }
     job.restored(parallelism(rng));
+    completed
 }
 
 #[test]
 fn a_snapshot_is_the_state_at_the_barrier() {
     let rng = &mut rng();
-    for _ in 0..20 {
-        history(rng, 128, false, 300, |i| i);
-    }
+    let completed: usize = (0..20).map(|_| history(rng, 128, false, 800, |i| i)).sum();
+    assert!(completed > 300, "{completed}");
 }
 
 #[test]
 fn panes_come_back_and_fired_ones_do_not() {
     let rng = &mut rng();
-    for _ in 0..20 {
-        history(rng, 16, true, 300, |i| i);
-    }
+    let completed: usize = (0..20).map(|_| history(rng, 16, true, 800, |i| i)).sum();
+    assert!(completed > 300, "{completed}");
     history(rng, 1000, true, 300, |i| format!("key {i}\0"));
     history(rng, 7, true, 300, |i| (i as u8, Some(i)));
 }

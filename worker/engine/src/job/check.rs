@@ -1,0 +1,67 @@
+//! Whether the files that an attempt was to start from are sound. Asked when it could
+//! not be started: what is damaged is not mended by another try.
+
+use crate::data::Res;
+use crate::state::reader::{DeltaReader, RangeRead};
+use crate::store::ObjectStore;
+use millrace_protocol::manifest::{FileRef, Manifest};
+use millrace_protocol::objects::ObjectKey;
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+const CURE: &str = "put it back from a copy, or start from another checkpoint or savepoint";
+
+/// What is wrong with the first damaged file of a manifest; `None` if none is, or if
+/// the store does not answer. Reads all of them. `root` is where they are, for people.
+pub fn damage(manifest: &Manifest, store: &Arc<dyn ObjectStore>, root: &Path) -> Option<String> {
+    let mut seen = BTreeSet::new();
+    let mut files = manifest.files.iter().filter(|file| seen.insert(&file.key));
+    files.find_map(|file| check(file, manifest, store, root).err())
+}
+
+fn check(
+    file: &FileRef,
+    manifest: &Manifest,
+    store: &Arc<dyn ObjectStore>,
+    root: &Path,
+) -> Result<(), String> {
+    let name = root.join(file.key.as_str()).display().to_string();
+    match store.size(&file.key) {
+        Ok(Some(len)) if len == file.len => {}
+        Ok(Some(len)) => {
+            let wanted = file.len;
+            return Err(format!(
+                "{name} is damaged ({len} bytes, where the checkpoint says {wanted}): {CURE}"
+            ));
+        }
+        Ok(None) => return Err(format!("{name} is missing: {CURE}")),
+        Err(_) => return Ok(()),
+    }
+    let object = Object { store: Arc::clone(store), key: file.key.clone(), len: file.len };
+    let reader = DeltaReader::open(&name, Box::new(object)).map_err(|e| e.to_string())?;
+    reader.check_groups(manifest.max_parallelism).map_err(|e| e.to_string())?;
+    for (index, section) in (0..).zip(&reader.footer().sections) {
+        let read = reader.blocks((index, section), |_| true, |_, _| Ok(()));
+        read.map_err(|e| e.to_string())?;
+    }
+    Ok(())
+}
+
+struct Object {
+    store: Arc<dyn ObjectStore>,
+    key: ObjectKey,
+    len: u64,
+}
+
+impl RangeRead for Object {
+    fn len(&self) -> Res<u64> {
+        Ok(self.len)
+    }
+
+    fn read(&self, range: Range<u64>) -> Res<Vec<u8>> {
+        let len = usize::try_from(range.end - range.start)?;
+        Ok(self.store.get_range(&self.key, range.start, len)?)
+    }
+}

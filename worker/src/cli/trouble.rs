@@ -1,0 +1,47 @@
+//! Why a command could not do what was asked, and with which exit code it says so.
+
+use crate::cli::{FAILED, USER_ERROR};
+use millrace_engine::job::JobError;
+use std::process::ExitCode;
+use thiserror::Error;
+
+/// Why a command could not do what was asked.
+#[derive(Debug, Error)]
+pub enum Trouble {
+    /// The user must change something.
+    #[error("{0}")]
+    User(String),
+    /// It failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Trouble {
+    /// The user must change something.
+    pub fn user(why: impl ToString) -> Self {
+        Self::User(why.to_string())
+    }
+
+    /// It failed.
+    pub fn failed(why: impl ToString) -> Self {
+        Self::Failed(why.to_string())
+    }
+
+    /// Says it, and answers with the exit code.
+    pub fn exit(&self) -> ExitCode {
+        eprintln!("error: {self}");
+        ExitCode::from(match self {
+            Self::User(_) => USER_ERROR,
+            Self::Failed(_) => FAILED,
+        })
+    }
+}
+
+impl From<JobError> for Trouble {
+    fn from(error: JobError) -> Self {
+        match error {
+            JobError::User(why) => Self::User(why),
+            JobError::Failed(why) => Self::Failed(why),
+        }
+    }
+}
