@@ -317,6 +317,11 @@ impl Harness {
         Err(Fail::from("what was waited for did not happen in ten seconds"))
     }
 
+    /// Wakes all tasks, as if something had happened outside: sources look for new rows.
+    pub fn nudge(&self) {
+        (0..self.subtasks.len()).for_each(|task| self.signal.wake(task));
+    }
+
     /// Sets the clock, in milliseconds since the epoch, and runs. It does not go back.
     pub fn advance_to(&mut self, now: Ts) -> Res {
         self.now = self.now.max(now);
