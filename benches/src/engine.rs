@@ -7,24 +7,93 @@
 //! [`Rate`]'s checksum must be that of the plain half: the table refuses a row
 //! whose checksums differ.
 
+mod digesting;
+
+use crate::events::{Event, WINDOW_MS, digest, event};
 use crate::measure::{Rate, Runs};
-use anyhow::Result;
+use crate::plain;
+use anyhow::{Result, anyhow};
+use digesting::Digesting;
+use millrace::prelude::*;
+use millrace_engine::coordinator::{CheckpointPolicy, Outcome};
+use millrace_engine::job::{self, Handle, JobOptions};
 use std::path::Path;
+use std::time::Duration;
+
+/// Cores, and so subtasks.
+const PARALLELISM: u16 = 2;
+
+/// A job's options as the table wants them: checkpoint each second to a directory.
+fn options(storage: &Path, parallelism: u16) -> JobOptions {
+    let mut options = JobOptions::new("bench", storage.to_owned());
+    options.parallelism = parallelism;
+    options.checkpoints =
+        CheckpointPolicy { interval: Some(Duration::from_secs(1)), ..CheckpointPolicy::default() };
+    options
+}
+
+/// The rate of a job that is built anew for each run and ends in `sum`.
+fn rate(
+    runs: Runs,
+    rows: u64,
+    parallelism: u16,
+    build: impl Fn(&Env, u64, Digesting),
+) -> Result<Option<Rate>> {
+    let rows = runs.rows(rows);
+    let run = || -> Result<u64> {
+        let (env, sum) = (Env::new(), Digesting::default());
+        build(&env, rows, sum.clone());
+        let storage = tempfile::tempdir()?;
+        let outcome =
+            job::run(&Handle::new(env.into_graph()), options(storage.path(), parallelism));
+        match outcome? {
+            Outcome::Finished => Ok(sum.total()),
+            other => Err(anyhow!("the job ended as {other:?}")),
+        }
+    };
+    let (time, checksum) = runs.median(run);
+    let mrows_per_s = rows as f64 / 1e6 / time.as_secs_f64();
+    Ok(Some(Rate { rows, mrows_per_s, checksum: checksum? }))
+}
+
+fn events(env: &Env, rows: u64, keys: u64, splits: u32) -> DataStream<Event> {
+    let source = Generator::new(move |i| event(i, keys)).count(rows).splits(splits);
+    env.source("events", source, Watermarks::monotonous(|event: &Event| event.ts))
+}
 
 /// generate -> key_by -> 1 s tumbling event-time count -> digest.
-pub fn window_count(_runs: Runs, _rows: u64, _keys: u64) -> Result<Option<Rate>> {
-    Ok(None)
+pub fn window_count(runs: Runs, rows: u64, keys: u64) -> Result<Option<Rate>> {
+    rate(runs, rows, PARALLELISM, |env, rows, sum| {
+        events(env, rows, keys, PARALLELISM.into())
+            .key_by(|event| event.key)
+            .window(TumblingWindows::of(Duration::from_millis(WINDOW_MS.unsigned_abs())))
+            .aggregate("count", Count, |key, window, n| digest(*key, window.start, n))
+            .sink("sum", sum);
+    })
 }
 
 /// generate -> key_by -> reduce (sum of values), every update -> digest.
-pub fn running_reduce(_runs: Runs, _rows: u64, _keys: u64) -> Result<Option<Rate>> {
-    Ok(None)
+pub fn running_reduce(runs: Runs, rows: u64, keys: u64) -> Result<Option<Rate>> {
+    rate(runs, rows, PARALLELISM, |env, rows, sum| {
+        events(env, rows, keys, PARALLELISM.into())
+            .map(|event| (event.key, event.value))
+            .key_by(|row| row.0)
+            .reduce("sum-by-key", |sum, row| sum.1 += row.1)
+            .map(|(key, value)| digest(key, 0, value))
+            .sink("sum", sum);
+    })
 }
 
 /// generate -> map -> filter -> map (`plain::chain_*`) -> wrapping sum; no
 /// shuffle. At parallelism 1, for the plain loop has one thread.
-pub fn chain(_runs: Runs, _rows: u64, _keys: u64) -> Result<Option<Rate>> {
-    Ok(None)
+pub fn chain(runs: Runs, rows: u64, keys: u64) -> Result<Option<Rate>> {
+    rate(runs, rows, 1, |env, rows, sum| {
+        events(env, rows, keys, 1)
+            .map(plain::chain_first)
+            .filter(plain::chain_keep)
+            .map(plain::chain_last)
+            .sink("sum", sum);
+    })
 }
 
 /// CSV file of `plain::Departure` -> parse -> window -> file. At parallelism 1;

@@ -37,6 +37,16 @@ pub use millrace_connectors as connectors;
 pub use millrace_engine as engine;
 pub use millrace_protocol as protocol;
 
+/// Derives `Key` and `State`.
+pub use millrace_derive::{Key, State};
+
+/// What derived code names.
+#[doc(hidden)]
+pub mod __private {
+    pub use millrace_engine::state::*;
+    pub use millrace_protocol::key::*;
+}
+
 /// What programs use.
 pub mod prelude {
     pub use clap;

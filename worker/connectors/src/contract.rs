@@ -16,6 +16,7 @@
 //!     contract::SinkUnderTest {
 //!         sink: results.sink(),
 //!         committed: Box::new(move || results.rows()),
+//!         staged: Box::new(|| 0),
 //!         guarantee: contract::Guarantee::ExactlyOnce,
 //!     }
 //! });
@@ -31,7 +32,7 @@ pub use source::source;
 use millrace_engine::data::Data;
 
 /// How many runs a suite makes, each with a seed of its own.
-const RUNS: u32 = 25;
+const RUNS: u32 = 15;
 
 /// Calls `run` with generators of random numbers; says the seed of the one that fails.
 fn with_seeds(what: &str, mut run: impl FnMut(&mut fastrand::Rng)) {

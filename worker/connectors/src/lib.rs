@@ -1,10 +1,10 @@
 //! Sources, sinks and formats.
 //!
-//! - [`format`]: CSV and JSON lines, as bytes.
-//! - [`file`]: reads files and writes them exactly once.
+//! - [`mod@format`]: CSV and JSON lines, as bytes.
+//! - [`mod@file`]: reads files and writes them exactly once.
 //! - [`generate`]: rows made from their index, at a rate.
 //! - [`collection`]: rows from memory, and to memory.
-//! - [`print`], [`blackhole`]: to the terminal, and to nowhere.
+//! - [`mod@print`], [`blackhole`]: to the terminal, and to nowhere.
 //! - [`dead_letters`]: the file that rows go to which could not be read.
 //! - [`rfc3339`]: times as text in fields of rows.
 //! - `contract` (feature `testing`): what every source and sink must pass.

@@ -23,37 +23,57 @@ const DAY_MS: i64 = 86_400_000;
 /// Reads a time; `None` if it is no RFC 3339 date and time. A space may stand
 /// for the `T`; digits below the millisecond are cut off.
 pub fn parse(text: &str) -> Option<Ts> {
-    let b = text.as_bytes();
-    let number = |from: usize, len: usize| {
-        b.get(from..from + len)?.iter().try_fold(0i64, |n, digit| {
-            digit.is_ascii_digit().then(|| n * 10 + i64::from(digit - b'0'))
-        })
+    let (fixed, rest) = text.as_bytes().split_first_chunk::<19>()?;
+    let [
+        y1,
+        y2,
+        y3,
+        y4,
+        b'-',
+        m1,
+        m2,
+        b'-',
+        d1,
+        d2,
+        b'T' | b't' | b' ',
+        h1,
+        h2,
+        b':',
+        n1,
+        n2,
+        b':',
+        s1,
+        s2,
+    ] = *fixed
+    else {
+        return None;
     };
-    let is = |at: usize, of: &[u8]| b.get(at).is_some_and(|byte| of.contains(byte));
-    let marks = is(4, b"-") && is(7, b"-") && is(10, b"Tt ") && is(13, b":") && is(16, b":");
-    let (year, month, day) = (number(0, 4)?, number(5, 2)?, number(8, 2)?);
-    let (hour, minute, second) = (number(11, 2)?, number(14, 2)?, number(17, 2)?);
-    let sound = (1..=12).contains(&month) && (1..=31).contains(&day) && hour < 24 && minute < 60;
+    let two = |a: u8, b: u8| {
+        let (a, b) = (a.wrapping_sub(b'0'), b.wrapping_sub(b'0'));
+        (a < 10 && b < 10).then(|| i64::from(a * 10 + b))
+    };
+    let (year, month, day) = (two(y1, y2)? * 100 + two(y3, y4)?, two(m1, m2)?, two(d1, d2)?);
+    let (hour, minute, second) = (two(h1, h2)?, two(n1, n2)?, two(s1, s2)?);
+    let in_month = (1..=12).contains(&month) && (1..=days_of_month(year, month)).contains(&day);
     // A leap second is taken as the first of the next minute.
-    if !marks || !sound || second > 60 || civil(days(year, month, day)) != (year, month, day) {
+    if !in_month || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
-    let mut at = 19;
-    let mut ms = 0;
-    if is(at, b".") {
-        at += 1;
-        let digits = b[at..].iter().take_while(|digit| digit.is_ascii_digit()).count();
-        if digits == 0 {
-            return None;
+    let (ms, zone) = match rest {
+        [b'.', fraction @ ..] => {
+            let digits = fraction.iter().take_while(|digit| digit.is_ascii_digit()).count();
+            if digits == 0 {
+                return None;
+            }
+            let digit = |i: usize| if i < digits { i64::from(fraction[i] - b'0') } else { 0 };
+            (digit(0) * 100 + digit(1) * 10 + digit(2), &fraction[digits..])
         }
-        ms = (0..3)
-            .fold(0, |ms, i| ms * 10 + if i < digits { i64::from(b[at + i] - b'0') } else { 0 });
-        at += digits;
-    }
-    let offset_minutes = match *b.get(at)? {
-        b'Z' | b'z' if b.len() == at + 1 => 0,
-        sign @ (b'+' | b'-') if b.len() == at + 6 && is(at + 3, b":") => {
-            let (hours, minutes) = (number(at + 1, 2)?, number(at + 4, 2)?);
+        zone => (0, zone),
+    };
+    let offset_minutes = match *zone {
+        [b'Z' | b'z'] => 0,
+        [sign @ (b'+' | b'-'), h1, h2, b':', m1, m2] => {
+            let (hours, minutes) = (two(h1, h2)?, two(m1, m2)?);
             if hours > 23 || minutes > 59 {
                 return None;
             }
@@ -76,12 +96,40 @@ impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (year, month, day) = civil(self.0.div_euclid(DAY_MS));
         let ms = self.0.rem_euclid(DAY_MS);
-        let (hour, minute, second) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
-        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")?;
-        match ms % 1000 {
-            0 => f.write_str("Z"),
-            ms => write!(f, ".{ms:03}Z"),
+        let (hour, minute, second, ms) =
+            (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60, ms % 1000);
+        if !(0..10_000).contains(&year) {
+            return write!(
+                f,
+                "{year:+05}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z"
+            );
         }
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        let mut put = |at: usize, value: i64| {
+            text[at] += (value / 10 % 10) as u8;
+            text[at + 1] += (value % 10) as u8;
+        };
+        put(0, year / 100);
+        put(2, year);
+        put(5, month);
+        put(8, day);
+        put(11, hour);
+        put(14, minute);
+        put(17, second);
+        put(21, ms);
+        text[20] += (ms / 100) as u8;
+        let len = if ms == 0 { 19 } else { 23 };
+        text[len] = b'Z';
+        f.write_str(std::str::from_utf8(&text[..=len]).map_err(|_| fmt::Error)?)
+    }
+}
+
+fn days_of_month(year: i64, month: i64) -> i64 {
+    match month {
+        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
     }
 }
 
@@ -145,6 +193,22 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ts, D::
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_day_is_its_date() {
+        let mut expected = (1896, 12, 31);
+        for day in days(1896, 12, 31)..days(2105, 1, 1) {
+            assert_eq!(civil(day), expected);
+            let (y, m, d) = expected;
+            assert_eq!(days(y, m, d), day);
+            assert_eq!(parse(&format(day * DAY_MS).to_string()), Some(day * DAY_MS));
+            expected = match (m, d) {
+                (12, 31) => (y + 1, 1, 1),
+                _ if d == days_of_month(y, m) => (y, m + 1, 1),
+                _ => (y, m, d + 1),
+            };
+        }
+    }
 
     #[test]
     fn times_read_and_show_the_same() {

@@ -1,4 +1,5 @@
 //! Every source and sink of this crate against the contract suites.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use millrace_connectors::contract::{self, Guarantee, SinkUnderTest};
 use millrace_connectors::file::sink::{Compression, Rolling};
@@ -107,6 +108,7 @@ fn collect_sink() {
         SinkUnderTest {
             sink: results.sink(),
             committed: Box::new(move || results.rows()),
+            staged: Box::new(|| 0),
             guarantee: Guarantee::ExactlyOnce,
         }
     });
@@ -162,17 +164,24 @@ fn read_back<F: Decode<u64>>(dir: &Path, format: F) -> Vec<u64> {
     buffer.values
 }
 
+fn count_files(dir: &Path) -> usize {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.map(|path| if path.is_dir() { count_files(&path) } else { 1 }).sum()
+}
+
 fn file_sink<F>(format: F, change: impl Fn(FileSink<u64, F>) -> FileSink<u64, F>)
 where
     F: Encode<u64> + Decode<u64>,
 {
     contract::sink(|| {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let stage = dir.clone();
         let sink = change(FileSink::new(dir.path().join("out"), format.clone()));
         let format = format.clone();
         SinkUnderTest {
             sink,
             committed: Box::new(move || read_back(&dir.path().join("out"), format.clone())),
+            staged: Box::new(move || count_files(&stage.path().join("out/.millrace"))),
             guarantee: Guarantee::ExactlyOnce,
         }
     });

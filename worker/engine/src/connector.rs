@@ -213,13 +213,19 @@ pub struct SinkCx {
 }
 
 /// What is sealed at a barrier.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Prepared<C> {
     /// To be committed once the checkpoint is complete.
     pub commit: Vec<C>,
     /// Still being written to: committed only if the job is restored from this
     /// checkpoint, and replaced by those of the next one.
     pub open: Vec<C>,
+}
+
+impl<C> Default for Prepared<C> {
+    fn default() -> Self {
+        Self { commit: Vec::new(), open: Vec::new() }
+    }
 }
 
 /// The slow half of [`Writer::prepare`]: flush, fsync, upload. Runs in the side

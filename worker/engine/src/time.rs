@@ -24,6 +24,16 @@ pub trait WatermarkGenerator<T>: Fun {
 
     /// Continues from a checkpoint: the highest timestamp that the split had shown.
     fn restore(&mut self, max_ts: Ts);
+
+    /// Rows earlier than this would not move the watermark: they may be passed over,
+    /// and only the highest timestamp among them is told to [`Self::passed`]. The default
+    /// passes none.
+    fn quiet_below(&self) -> Ts {
+        TS_MIN
+    }
+
+    /// The highest timestamp of rows that were passed over.
+    fn passed(&mut self, _max_ts: Ts) {}
 }
 
 /// Clock of one split.
@@ -38,7 +48,7 @@ pub trait LaneClock<T>: Send {
 }
 
 trait Strategy<T>: Send {
-    fn lane(&self, max_ts: Ts) -> Box<dyn LaneClock<T>>;
+    fn lane(&self, max_ts: Ts, watermark: Ts) -> Box<dyn LaneClock<T>>;
     fn copy(&self) -> Box<dyn Strategy<T>>;
 }
 
@@ -116,9 +126,10 @@ impl<T: 'static> Watermarks<T> {
         self.idle
     }
 
-    /// The clock of a split that has shown `max_ts` before ([`TS_MIN`]: a new one).
-    pub fn lane(&self, max_ts: Ts) -> Box<dyn LaneClock<T>> {
-        self.strategy.lane(max_ts)
+    /// The clock of a split that has shown `max_ts` and come to `watermark` before
+    /// (both [`TS_MIN`]: a new one).
+    pub fn lane(&self, max_ts: Ts, watermark: Ts) -> Box<dyn LaneClock<T>> {
+        self.strategy.lane(max_ts, watermark)
     }
 }
 
@@ -158,6 +169,14 @@ impl<T> WatermarkGenerator<T> for Bounded {
         self.max = max_ts;
         self.advance(max_ts);
     }
+
+    fn quiet_below(&self) -> Ts {
+        self.next
+    }
+
+    fn passed(&mut self, max_ts: Ts) {
+        self.max = self.max.max(max_ts);
+    }
 }
 
 #[derive(Clone)]
@@ -186,12 +205,12 @@ struct Custom<T, A, G> {
 impl<T: 'static, A: FnMut(&T) -> Ts + Fun, G: WatermarkGenerator<T>> Strategy<T>
     for Custom<T, A, G>
 {
-    fn lane(&self, max_ts: Ts) -> Box<dyn LaneClock<T>> {
+    fn lane(&self, max_ts: Ts, watermark: Ts) -> Box<dyn LaneClock<T>> {
         let mut generator = self.generator.clone();
         if max_ts != TS_MIN {
             generator.restore(max_ts);
         }
-        Box::new(Lane { timestamp: self.timestamp.clone(), generator, max_ts, watermark: TS_MIN })
+        Box::new(Lane { timestamp: self.timestamp.clone(), generator, max_ts, watermark })
     }
 
     fn copy(&self) -> Box<dyn Strategy<T>> {
@@ -203,6 +222,9 @@ impl<T: 'static, A: FnMut(&T) -> Ts + Fun, G: WatermarkGenerator<T>> Strategy<T>
     }
 }
 
+/// Rows looked at together.
+const STRETCH: usize = 64;
+
 struct Lane<A, G> {
     timestamp: A,
     generator: G,
@@ -212,18 +234,28 @@ struct Lane<A, G> {
 
 impl<T, A: FnMut(&T) -> Ts + Fun, G: WatermarkGenerator<T>> LaneClock<T> for Lane<A, G> {
     fn stamp(&mut self, values: &[T], given: &[Ts], ts: &mut Vec<Ts>, marks: &mut Vec<(u32, Ts)>) {
-        ts.reserve(values.len());
-        for (i, value) in values.iter().enumerate() {
-            let at = match given.get(i) {
-                Some(given) => *given,
-                None => (self.timestamp)(value),
-            };
-            ts.push(at);
-            self.max_ts = self.max_ts.max(at);
-            let watermark = self.generator.on_row(value, at);
-            if watermark > self.watermark {
-                self.watermark = watermark;
-                marks.push((ts.len() as u32, watermark));
+        let from = ts.len();
+        if given.is_empty() {
+            ts.extend(values.iter().map(&mut self.timestamp));
+        } else {
+            ts.extend_from_slice(given);
+        }
+        // In stretches: most of them do not move the watermark, and a maximum is cheap.
+        for (at, (values, stamps)) in
+            values.chunks(STRETCH).zip(ts[from..].chunks(STRETCH)).enumerate()
+        {
+            let highest = stamps.iter().copied().fold(TS_MIN, Ts::max);
+            self.max_ts = self.max_ts.max(highest);
+            if highest < self.generator.quiet_below() {
+                self.generator.passed(highest);
+                continue;
+            }
+            for (i, (value, ts)) in values.iter().zip(stamps).enumerate() {
+                let watermark = self.generator.on_row(value, *ts);
+                if watermark > self.watermark {
+                    self.watermark = watermark;
+                    marks.push(((from + at * STRETCH + i + 1) as u32, watermark));
+                }
             }
         }
     }
@@ -240,7 +272,7 @@ impl<T, A: FnMut(&T) -> Ts + Fun, G: WatermarkGenerator<T>> LaneClock<T> for Lan
 struct NoTime;
 
 impl<T> Strategy<T> for NoTime {
-    fn lane(&self, _: Ts) -> Box<dyn LaneClock<T>> {
+    fn lane(&self, _: Ts, _: Ts) -> Box<dyn LaneClock<T>> {
         Box::new(Self)
     }
 

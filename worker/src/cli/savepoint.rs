@@ -10,8 +10,7 @@ use crate::cli::view::View;
 use crate::cli::{program_name, scratch_prefix};
 use clap::Args;
 use millrace_connectors::rfc3339;
-use millrace_engine::coordinator::export::export;
-use millrace_engine::job::read_manifest;
+use millrace_engine::coordinator::export::{export, find};
 use millrace_engine::runtime::source::wall_clock;
 use millrace_engine::store::{DirectoryStore, InUse, OwnerLock};
 use millrace_protocol::head::Phase;
@@ -79,7 +78,7 @@ pub fn existing(id: &str, target: &Path, job: Option<&JobUid>) -> Result<Option<
     if !path.join("_manifest").exists() {
         return Ok(None);
     }
-    let found = read_manifest(&path)?.manifest;
+    let found = find(&path.display().to_string())?.manifest;
     match job {
         Some(job) if *job != found.job => Err(format!(
             "{} is a savepoint of job {}: choose another id or another directory",

@@ -8,10 +8,13 @@ use millrace_protocol::ids::{Subtask, Uid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Rows by the id of their split, in order.
 type BySplit<T> = BTreeMap<String, Vec<T>>;
+
+/// A source that gives nothing for so long will never end.
+const STALLED: Duration = Duration::from_secs(30);
 
 struct Ignored;
 
@@ -39,7 +42,7 @@ where
     let mut first = make();
     let splits = discover(&mut first);
     let all = Run::start(&first, splits.clone(), 1, &mut fastrand::Rng::with_seed(0))
-        .to_end(&mut fastrand::Rng::with_seed(0));
+        .finish(&mut fastrand::Rng::with_seed(0));
     with_seeds("source", |rng| {
         let mut source = make();
         let mut splits = discover(&mut source);
@@ -60,7 +63,7 @@ where
                 assert!(found.iter().all(|split| !open.contains(&split.id())));
             }
         }
-        append(&mut seen, Run::start(&source, splits, rng.u16(1..5), rng).to_end(rng));
+        append(&mut seen, Run::start(&source, splits, rng.u16(1..5), rng).finish(rng));
         for (id, rows) in &all {
             let seen = seen.get(id).map_or(&[][..], Vec::as_slice);
             let differ = rows.iter().zip(seen).position(|(a, b)| a != b);
@@ -135,8 +138,7 @@ impl<S: Source> Run<S> {
         );
         if let Next::Until(when) = next {
             std::thread::sleep(
-                when.saturating_duration_since(std::time::Instant::now())
-                    .min(Duration::from_millis(5)),
+                when.saturating_duration_since(Instant::now()).min(Duration::from_millis(5)),
             );
         }
         let mut rows = buffer.values.into_iter();
@@ -175,14 +177,19 @@ impl<S: Source> Run<S> {
         (self.rows, splits)
     }
 
-    fn to_end(mut self, rng: &mut fastrand::Rng) -> BySplit<S::Out> {
-        let mut idle = 0;
+    fn finish(mut self, rng: &mut fastrand::Rng) -> BySplit<S::Out> {
+        let mut progress = Instant::now();
+        let mut emitted = 0;
         while !self.waiting.is_empty() || self.lanes.iter().any(Option::is_some) {
-            let before = self.rows.values().map(Vec::len).sum::<usize>();
             self.poll_one(rng);
-            let after = self.rows.values().map(Vec::len).sum::<usize>();
-            idle = if before == after { idle + 1 } else { 0 };
-            assert!(idle < 100_000, "a bounded source ends");
+            let now = self.rows.values().map(Vec::len).sum::<usize>();
+            if now > emitted {
+                (emitted, progress) = (now, Instant::now());
+            } else {
+                // Lets threads of the readers' own get on.
+                std::thread::sleep(Duration::from_micros(20));
+            }
+            assert!(progress.elapsed() < STALLED, "a bounded source ends");
         }
         self.rows
     }

@@ -79,7 +79,10 @@ fn find(file: &mut File) -> io::Result<Member> {
 
     let mut found: Option<Member> = None;
     let mut rest = &directory[..];
-    while rest.len() >= CENTRAL_LEN && rest[..4] == CENTRAL {
+    while !rest.is_empty() {
+        if rest.len() < CENTRAL_LEN || rest[..4] != CENTRAL {
+            return Err(bad("the directory is damaged"));
+        }
         let (name_len, extra_len) = (u16_at(rest, 28)?.into(), u16_at(rest, 30)?.into());
         let entry_len = CENTRAL_LEN + name_len + extra_len + usize::from(u16_at(rest, 32)?);
         let entry = rest.get(..entry_len).ok_or_else(|| bad("the directory is cut off"))?;

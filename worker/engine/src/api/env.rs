@@ -3,17 +3,16 @@
 use crate::api::pipe::Head;
 use crate::api::stream::DataStream;
 use crate::connector::{Source, SourceCx};
-use crate::data::{Fail, Res, TS_MIN, Ts};
+use crate::data::{Fail, Res};
 use crate::graph::{Graph, NodeId, NodeKind, NodeSpec, Output, Partitioning};
 use crate::runtime::gate::Gate;
 use crate::runtime::source::{
-    COMPLETE, EnumeratorParts, EnumeratorTask, KNOWN, POSITIONS, ReaderParts, ReaderTask,
+    COMPLETE, EnumeratorParts, EnumeratorTask, KNOWN, POSITIONS, ReaderParts, ReaderTask, Restored,
     split_marks,
 };
 use crate::runtime::task::Task;
 use crate::time::Watermarks;
 use millrace_protocol::ids::{Subtask, Uid};
-use millrace_protocol::keygroup::KeyGroupRange;
 use std::any::type_name;
 use std::cell::{Ref, RefCell, RefMut};
 use std::rc::Rc;
@@ -104,13 +103,7 @@ impl Env {
                     let parallelism = cx.parallelism(reader);
                     let items =
                         cx.attempt.restore.list(&uid, POSITIONS, cx.subtask, parallelism)?;
-                    let restored: Vec<(S::Split, Ts)> = decode_all(&items)?;
-                    // A reader's watermark is not bound to key groups: the lowest of all.
-                    let watermark = if restored.is_empty() {
-                        TS_MIN
-                    } else {
-                        cx.attempt.restore.watermark(&uid, KeyGroupRange { start: 0, end: 0 })
-                    };
+                    let restored: Vec<Restored<S::Split>> = decode_all(&items)?;
                     let waker = cx.waker.clone();
                     let source_cx = SourceCx {
                         uid: uid.clone(),
@@ -126,7 +119,6 @@ impl Env {
                         reader: source.reader(source_cx)?,
                         watermarks: watermarks.clone(),
                         restored,
-                        watermark,
                         gate: Gate::new(cx.incoming(reader), vec![split_marks::<S::Split>]),
                         out: output.build(cx)?,
                         metrics: cx.metrics(reader),

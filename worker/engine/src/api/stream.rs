@@ -353,14 +353,17 @@ pub(crate) fn add_operator<O: Operator>(
             for (state, table) in operator.tables() {
                 restore.table(&described.uid, state, groups, table)?;
             }
-            operator.restored(restore.watermark(&described.uid, groups))?;
+            let watermark = restore.watermark(&described.uid, groups);
+            operator.restored(watermark)?;
+            let mut gate = Gate::new(cx.incoming(node), O::inputs());
+            gate.restore(watermark);
             let task: Box<dyn Task> = Box::new(OperatorTask::new(
                 described.name.clone(),
                 described.uid.clone(),
                 cx.subtask,
                 operator,
                 Emitter::new(fanout),
-                Gate::new(cx.incoming(node), O::inputs()),
+                gate,
                 cx.metrics(node),
             ));
             Ok(task)

@@ -5,7 +5,9 @@ use super::chain::{Append, Verdict};
 use super::checkpoint::InProgress;
 use super::effect::{CheckpointReport, Effect, Level, Outcome, StopMode, StoreCall};
 use super::event::StoreAnswer;
-use super::step::{Appending, Coordinator, For, Others, Purpose, Stage};
+use super::state::{Appending, For, Others, Purpose, Stage};
+use super::step::Coordinator;
+use crate::store::Fault;
 use millrace_protocol::head::{CheckpointRef, Ending, HeadRecord, Phase, Pin};
 use millrace_protocol::manifest::Manifest;
 use millrace_protocol::objects::ObjectKey;
@@ -15,6 +17,20 @@ use std::sync::Arc;
 /// Keys per delete call: bounds how long one takes.
 const DELETE_AT_ONCE: usize = 500;
 
+/// So often an append is repeated that only the user could help.
+const APPEND_TRIES: u32 = 8;
+
+/// Whether to stop repeating an append. A running attempt goes on without
+/// checkpoints, and an outage is waited for; a full disk with no attempt left
+/// to run is not.
+fn is_in_vain(purpose: &For, fault: Fault) -> bool {
+    match purpose {
+        For::Complete(..) | For::Unpin(_) => false,
+        For::Fail(_) => true,
+        _ => matches!(fault, Fault::Denied | Fault::Full),
+    }
+}
+
 impl Coordinator {
     /// Begins to append; there is no other append under way.
     pub(super) fn append(&mut self, purpose: For, record: HeadRecord) {
@@ -22,7 +38,7 @@ impl Coordinator {
         match Append::begin(chain, &record) {
             Ok((append, call)) => {
                 #[cfg(test)]
-                if self.mutated(super::step::Mutation::DeleteWhileUnknown) {
+                if self.mutated(super::state::Mutation::DeleteWhileUnknown) {
                     let after = match &purpose {
                         For::Complete(_, manifest) => self.reach_of(&record, Some(manifest)),
                         _ => self.reach_of(&record, None),
@@ -41,6 +57,18 @@ impl Coordinator {
     }
 
     pub(super) fn append_answered(&mut self, call: Call<Purpose>, answer: &StoreAnswer) {
+        if let (StoreAnswer::Error(error), Some(appending)) = (answer, &self.append)
+            && call.tries >= APPEND_TRIES
+            && is_in_vain(&appending.purpose, error.fault)
+        {
+            // As good as a crash here, which is safe at any moment.
+            let why = match &appending.purpose {
+                For::Fail(cause) => format!("{cause}; moreover, {error}"),
+                _ => error.to_string(),
+            };
+            self.cancel_tasks();
+            return self.end(Outcome::Failed(why));
+        }
         let Some(appending) = &mut self.append else { return };
         let next = appending.append.answered(answer);
         let Some(verdict) = self.follow(Purpose::Append, call.tries, next) else { return };
@@ -53,7 +81,7 @@ impl Coordinator {
 
     fn append_lost(&mut self, record: HeadRecord, purpose: For) {
         #[cfg(test)]
-        if self.mutated(super::step::Mutation::ClaimDoesNotFreeze)
+        if self.mutated(super::state::Mutation::ClaimDoesNotFreeze)
             && matches!(purpose, For::Complete(..))
         {
             let version = record.version.next();
@@ -203,6 +231,6 @@ impl Coordinator {
         self.commits.restore([]);
         self.calls.forget(|_| true);
         self.cancel_tasks();
-        self.stage = Stage::Cancelling(super::step::After::Fenced);
+        self.stage = Stage::Cancelling(super::state::After::Fenced);
     }
 }

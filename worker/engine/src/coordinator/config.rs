@@ -15,7 +15,7 @@ pub enum RestoreChoice {
     /// An empty start, whatever there is.
     None,
     /// A savepoint's directory, or the manifest of one of the job's own
-    /// retained checkpoints.
+    /// retained checkpoints. Absolute: the head record remembers it.
     Path(String),
 }
 

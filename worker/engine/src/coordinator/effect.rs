@@ -177,8 +177,9 @@ pub enum Effect {
     },
     /// Commit these; answer with [`super::Event::CommitEnded`].
     Commit(Batch, Vec<PendingCommit>),
-    /// Remove what earlier attempts staged and `keep` does not name; answer with
-    /// [`super::Event::OthersAborted`].
+    /// Remove what attempts below this one staged and `keep` does not name; answer
+    /// with [`super::Event::OthersAborted`]. What this or a later attempt stages
+    /// must stay: the call may come from a process that is fenced by now.
     AbortOthers {
         /// The attempt that is about to run.
         attempt: Attempt,

@@ -3,7 +3,8 @@
 use super::effect::{Effect, Level, Outcome, StopMode};
 use super::event::Failure;
 use super::restart::Decision;
-use super::step::{After, Coordinator, For, Stage, StopRequest, Tasks};
+use super::state::{After, For, Stage, StopRequest, Tasks};
+use super::step::Coordinator;
 use millrace_protocol::head::{Ending, Phase};
 use std::time::Duration;
 

@@ -1,10 +1,14 @@
-//! Exporting a savepoint: IO, called by the shell in the side pool.
+//! Savepoints outside the job's home, exported and found again: IO, called by
+//! the shell in the side pool.
 
+use super::event::FoundManifest;
 use crate::store::{ObjectStore, StoreError, StoreResult};
 use millrace_protocol::format::FormatError;
-use millrace_protocol::manifest::{Manifest, ManifestKind};
+use millrace_protocol::manifest::{Manifest, ManifestKind, sha256_hex};
 use millrace_protocol::objects::{self, BadKey, ObjectKey};
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use thiserror::Error;
 
 /// How much is copied at a time.
@@ -87,4 +91,31 @@ fn copy(
         offset += block as u64;
     }
     writer.finish().map(drop)
+}
+
+/// Name of a savepoint's manifest in its directory.
+const MANIFEST: &str = "_manifest";
+
+/// Reads the manifest that a user pointed at: that of the savepoint in directory
+/// `path`, or the file `path` itself. An error is the user's to resolve.
+pub fn find(path: &str) -> Result<FoundManifest, String> {
+    let place = Path::new(path);
+    let file = if place.is_dir() { place.join(MANIFEST) } else { place.to_owned() };
+    let name = file.display().to_string();
+    let bytes = std::fs::read(&file).map_err(|error| {
+        format!("cannot read {name}: {error}; give a savepoint's directory or a manifest")
+    })?;
+    let manifest = Manifest::decode(&name, &bytes).map_err(|error| error.to_string())?;
+    Ok(FoundManifest { manifest: Arc::new(manifest), sha256: sha256_hex(&bytes) })
+}
+
+/// The directory from which the file keys of the savepoint at `path` count
+/// ([`super::FilesIn::Savepoint`]).
+pub fn target_of(path: &str) -> Option<PathBuf> {
+    let place = Path::new(path);
+    let directory = match place.file_name() {
+        Some(name) if name == MANIFEST => place.parent()?,
+        _ => place,
+    };
+    directory.parent().map(Path::to_owned)
 }

@@ -5,7 +5,8 @@ use super::calls::Call;
 use super::chain::Truncate;
 use super::effect::{Level, StoreCall};
 use super::event::StoreAnswer;
-use super::step::{After, Coordinator, Purpose, Stage};
+use super::state::{After, Purpose, Stage};
+use super::step::Coordinator;
 use millrace_protocol::head::Version;
 use millrace_protocol::ids::Attempt;
 use millrace_protocol::objects::{Object, ObjectKey};
@@ -114,7 +115,7 @@ impl Coordinator {
         };
         #[cfg(test)]
         let older = older
-            || self.mutated(super::step::Mutation::SweepOwnAttempt)
+            || self.mutated(super::state::Mutation::SweepOwnAttempt)
                 && matches!(object, Some(Object::Manifest(..) | Object::State(_)));
         older && !self.reach.contains(key)
     }

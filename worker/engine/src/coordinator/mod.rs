@@ -25,6 +25,7 @@ mod housekeeping;
 mod recovering;
 mod running;
 mod starting;
+mod state;
 mod step;
 
 pub use config::{
@@ -39,4 +40,8 @@ pub use event::{
     SnapshotStats, StoreAnswer, SubtaskState, Ticket,
 };
 pub use restart::{RestartPolicy, Restarts};
+pub use state::Activity;
 pub use step::Coordinator;
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,8 @@
 
 use super::commits::BatchEnd;
 use super::effect::{Base, Effect, FilesIn, Level};
-use super::step::{Coordinator, For, Others, Run, Stage, Tasks};
+use super::state::{For, Others, Run, Stage, Tasks};
+use super::step::Coordinator;
 use millrace_protocol::head::{HeadRecord, Phase};
 use millrace_protocol::ids::Attempt;
 use millrace_protocol::manifest::{Manifest, PendingCommit};
@@ -102,12 +103,17 @@ impl Coordinator {
         if sinks.is_empty() {
             return Others::Aborted;
         }
+        self.aborting = Some(attempt);
         self.out.push(Effect::AbortOthers { attempt, sinks });
         Others::Aborting
     }
 
-    pub(super) fn others_aborted(&mut self, result: Result<(), String>) {
-        if !matches!(self.stage, Stage::Recovering(Others::Aborting)) {
+    pub(super) fn others_aborted(&mut self, attempt: Attempt, result: Result<(), String>) {
+        if self.aborting == Some(attempt) {
+            self.aborting = None;
+        }
+        let current = self.attempt() == Some(attempt);
+        if !current || !matches!(self.stage, Stage::Recovering(Others::Aborting)) {
             return;
         }
         match result {
@@ -166,7 +172,7 @@ impl Coordinator {
         if !self.won || matches!(self.stage, Stage::Ended | Stage::Claiming) {
             return;
         }
-        if matches!(self.stage, Stage::Cancelling(super::step::After::Fenced)) {
+        if matches!(self.stage, Stage::Cancelling(super::state::After::Fenced)) {
             return;
         }
         let pins = self.head.as_ref().map(|head: &HeadRecord| head.pins.clone());

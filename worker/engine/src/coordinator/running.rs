@@ -5,7 +5,8 @@ use super::calls::Call;
 use super::checkpoint::{InProgress, Part, Progress, Wanted};
 use super::effect::{BarrierKind, Effect, Level, StoreCall};
 use super::event::{PreparedCommit, SlotSnapshot, StoreAnswer};
-use super::step::{Coordinator, For, Purpose, Stage, StopRequest};
+use super::state::{For, Purpose, Stage, StopRequest};
+use super::step::Coordinator;
 use millrace_protocol::head::CheckpointRef;
 use millrace_protocol::ids::{Attempt, CheckpointId, Slot};
 use millrace_protocol::manifest::{CommitId, FileRef, PendingCommit, When, sha256_hex};
@@ -15,6 +16,12 @@ use std::time::Duration;
 /// So often a manifest is put before its checkpoint is aborted.
 const MANIFEST_TRIES: u32 = 5;
 
+/// So many answers of a slot are remembered, to know those that come twice.
+const ANSWERS_KEPT: usize = 64;
+
+/// Most savepoints under way at once: the head record has a bounded size.
+const MAX_SAVEPOINTS: usize = 50;
+
 impl Coordinator {
     /// One move of a running attempt; answers whether there was one. No append
     /// is under way.
@@ -22,7 +29,7 @@ impl Coordinator {
         if self.stop == Some(StopRequest::Now) {
             self.checkpoint = None;
             self.cancel_tasks();
-            self.stage = Stage::Cancelling(super::step::After::Stop);
+            self.stage = Stage::Cancelling(super::state::After::Stop);
             return true;
         }
         if let Some(checkpoint) = self.checkpoint.take() {
@@ -82,8 +89,8 @@ impl Coordinator {
     /// When a running attempt has something to do by itself.
     pub(super) fn run_due(&self) -> Option<Duration> {
         match &self.checkpoint {
+            _ if self.append.is_some() => None,
             Some(checkpoint) => Some(checkpoint.deadline),
-            None if self.append.is_some() => None,
             None => self.periodic_due(),
         }
     }
@@ -137,11 +144,22 @@ impl Coordinator {
 
     /// Whether this is the slot's first answer to this checkpoint.
     fn is_news(&mut self, slot: Slot, checkpoint: CheckpointId) -> bool {
-        let known = self.run.answered.get(&slot).is_some_and(|last| *last >= checkpoint);
-        if known || !self.config.slots.contains(&slot) {
+        if !self.config.slots.contains(&slot) {
             return false;
         }
-        self.run.answered.insert(slot, checkpoint);
+        let answered = self.run.answered.entry(slot).or_default();
+        let forgotten = answered.len() == ANSWERS_KEPT && answered.first() > Some(&checkpoint);
+        if forgotten || !answered.insert(checkpoint) {
+            return false;
+        }
+        let last = answered.last().copied();
+        if answered.len() > ANSWERS_KEPT {
+            answered.pop_first();
+        }
+        if last > Some(checkpoint) {
+            // Until the next checkpoint is complete, what it prepared is at risk.
+            self.note(Level::Error, format!("slot {slot} answered checkpoint {checkpoint} late"));
+        }
         true
     }
 
@@ -195,7 +213,7 @@ impl Coordinator {
         #[cfg(test)]
         let id = checkpoint.id;
         #[cfg(test)]
-        let dropped = self.mutation == Some(super::step::Mutation::NoCarryOver);
+        let dropped = self.mutation == Some(super::state::Mutation::NoCarryOver);
         #[cfg(test)]
         let unconfirmed = unconfirmed.filter(|item| !dropped || item.id.checkpoint == id);
         let unconfirmed = unconfirmed.collect();
@@ -272,6 +290,11 @@ impl Coordinator {
         };
         if pinned || asked || taken.or(appended).is_some_and(|known| known.id == *id) {
             return;
+        }
+        let pins = self.head.as_ref().map_or(0, |head| head.pins.len());
+        if pins + self.savepoints.len() >= MAX_SAVEPOINTS {
+            let why = format!("{MAX_SAVEPOINTS} savepoints are under way already");
+            return self.savepoint_ended(wanted.id, Err(why));
         }
         if let Err(error) = millrace_protocol::objects::savepoint_manifest(id) {
             return self.savepoint_ended(wanted.id, Err(error.to_string()));

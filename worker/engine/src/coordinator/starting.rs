@@ -8,7 +8,8 @@ use super::effect::{Effect, Level, Outcome};
 use super::event::{FoundManifest, StoreAnswer};
 use super::home::{FindHome, INCARNATION_FORMAT};
 use super::preflight::{self, Pointed, Refusal};
-use super::step::{Abandon, Coordinator, Purpose, Stage};
+use super::state::{Abandon, Purpose, Stage};
+use super::step::Coordinator;
 use crate::store::{Fault, StoreError};
 use millrace_protocol::format::FormatError;
 use millrace_protocol::head::{
@@ -28,7 +29,8 @@ impl Coordinator {
         Nonce::new(self.config.seed.1, self.random.u64(..))
     }
 
-    fn job(&self) -> &JobUid {
+    /// The job's uid: final once an attempt is to be deployed.
+    pub fn job(&self) -> &JobUid {
         self.chain.as_ref().map_or(&self.config.fresh_job, |chain| chain.home.job())
     }
 
@@ -83,10 +85,12 @@ impl Coordinator {
                     None => {}
                 }
             }
-            (Stage::Loading(_), Purpose::Load(at)) => match answer {
+            (Stage::Loading(outstanding), Purpose::Load(at)) => match answer {
                 StoreAnswer::Got(bytes) => {
                     let at = at.clone();
-                    self.loaded(at, bytes.as_deref());
+                    if outstanding.remove(&at.manifest) {
+                        self.loaded(at, bytes.as_deref());
+                    }
                 }
                 _ => self.again(call.purpose, call.call, call.tries),
             },
@@ -101,7 +105,7 @@ impl Coordinator {
                     home,
                     block: self.config.block.max(1),
                     #[cfg(test)]
-                    skip_floor: self.mutated(super::step::Mutation::NoFloorCheck),
+                    skip_floor: self.mutated(super::state::Mutation::NoFloorCheck),
                 });
                 self.read_chain();
             }
@@ -112,7 +116,7 @@ impl Coordinator {
     pub(super) fn read_chain(&mut self) {
         let Some(chain) = &self.chain else { return };
         let (read, call) = Read::begin(chain);
-        self.stage = Stage::Reading(read);
+        self.stage = Stage::Reading(Box::new(read));
         self.call(Purpose::Read, call);
     }
 
@@ -126,7 +130,7 @@ impl Coordinator {
             }
         }
         self.head = head;
-        self.stage = Stage::Loading(wanted.len());
+        self.stage = Stage::Loading(wanted.iter().map(|at| at.manifest.clone()).collect());
         if wanted.is_empty() {
             return self.loaded_all();
         }
@@ -144,6 +148,11 @@ impl Coordinator {
         };
         match manifest {
             Ok(manifest) => drop(self.manifests.insert(at.manifest, Arc::new(manifest))),
+            Err(_) if self.suspect != self.head.as_ref().map(|head| head.version) => {
+                // Perhaps a living owner has just dropped that checkpoint.
+                self.suspect = self.head.as_ref().map(|head| head.version);
+                return self.reread();
+            }
             Err(error) => {
                 let latest = self.head.as_ref().and_then(|head| head.latest.as_ref());
                 let needed = latest.is_some_and(|latest| latest.manifest == at.manifest);
@@ -156,11 +165,8 @@ impl Coordinator {
                 self.unreadable.insert(at.manifest);
             }
         }
-        if let Stage::Loading(left) = &mut self.stage {
-            *left -= 1;
-            if *left == 0 {
-                self.loaded_all();
-            }
+        if matches!(&self.stage, Stage::Loading(outstanding) if outstanding.is_empty()) {
+            self.loaded_all();
         }
     }
 
@@ -282,11 +288,11 @@ impl Coordinator {
         };
         self.stage = Stage::Claiming;
         #[cfg(test)]
-        if self.mutated(super::step::Mutation::AbortBeforeClaim) {
+        if self.mutated(super::state::Mutation::AbortBeforeClaim) {
             let keep = self.base_manifest().map(|m| m.pending.clone()).unwrap_or_default();
             self.abort_others(record.attempt, &keep);
         }
-        self.append(super::step::For::Claim, record);
+        self.append(super::state::For::Claim, record);
     }
 
     /// A copy of the head at the next version, this process's.
@@ -323,9 +329,9 @@ impl Coordinator {
         }
     }
 
-    /// Another's entry was in the way of the first claim: what was read is old.
+    /// What was read may be old: another process may have appended since.
     pub(super) fn reread(&mut self) {
-        self.note(Level::Info, "another process appended first; reading the chain again");
+        self.note(Level::Info, "reading the chain again");
         self.head = None;
         let pause = REREAD_AFTER.mul_f64(0.5 + self.random.f64());
         self.stage = Stage::Rereading(self.now + pause);

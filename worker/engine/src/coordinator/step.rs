@@ -1,153 +1,23 @@
 //! The coordinator's state, and which part of it answers which event.
 
 use super::calls::{Call, Calls};
-use super::chain::{Append, Chain, Next, Read, Truncate};
+use super::chain::{Chain, Next, Truncate};
 use super::checkpoint::{InProgress, Wanted};
 use super::commits::Commits;
 use super::config::Config;
-use super::effect::{Effect, Level, Note, Outcome, StopMode, StoreCall};
+use super::effect::{Effect, Level, Note, Outcome, StoreCall};
 use super::event::{Event, Failure, FoundManifest, StoreAnswer, Ticket};
-use super::home::FindHome;
 use super::restart::Restarts;
-use millrace_protocol::head::{CheckpointRef, Ending, HeadRecord, Origin, Version};
-use millrace_protocol::ids::{Attempt, CheckpointId, Slot};
+#[cfg(test)]
+use super::state::Mutation;
+use super::state::{Abandon, Activity, After, Appending, Purpose, Run, Stage, StopRequest, Tasks};
+use millrace_protocol::head::{HeadRecord, Version};
+use millrace_protocol::ids::{Attempt, CheckpointId};
 use millrace_protocol::manifest::Manifest;
 use millrace_protocol::objects::ObjectKey;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// What a store call is for.
-#[derive(Debug, Clone)]
-pub(super) enum Purpose {
-    Home,
-    Read,
-    Load(CheckpointRef),
-    Append,
-    PutManifest(Attempt, CheckpointId),
-    Delete,
-    Watch(Version),
-    SweepList(Attempt),
-    Truncate,
-}
-
-/// What the coordinator is doing.
-#[derive(Debug)]
-pub(super) enum Stage {
-    New,
-    /// Whose home is this?
-    Finding(FindHome),
-    /// Where is the chain's end?
-    Reading(Read),
-    /// The head's manifests are being read; so many are outstanding.
-    Loading(usize),
-    /// What the user or the head points at outside the home is being read.
-    Pointing,
-    /// Another's entry was in the way of the first claim: read again then.
-    Rereading(Duration),
-    /// A claim is being appended.
-    Claiming,
-    /// What the base holds is committed, leftovers are aborted.
-    Recovering(Others),
-    /// Tasks are being started.
-    Deploying,
-    /// Tasks run.
-    Running,
-    /// Tasks are being stopped.
-    Cancelling(After),
-    /// No tasks, until then.
-    Waiting(Duration),
-    /// The last entry but one is won: commit all, then append the last.
-    Closing(Ending),
-    /// The last entry is won; tasks are being stopped.
-    Closed(Outcome),
-    Ended,
-}
-
-/// Whether leftovers of earlier attempts are aborted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Others {
-    ToAbort,
-    Aborting,
-    Aborted,
-}
-
-/// What follows when the tasks are gone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum After {
-    Restart(Duration),
-    Fail(String),
-    Stop,
-    Fenced,
-}
-
-/// Whether an attempt's tasks may exist.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tasks {
-    None,
-    Some(Attempt),
-    Cancelled(Attempt),
-}
-
-/// Why an entry is appended.
-#[derive(Debug)]
-pub(super) enum For {
-    Claim,
-    Abandon,
-    Complete(Box<InProgress>, Arc<Manifest>),
-    Unpin(String),
-    Stopping,
-    Close(Ending),
-    Fail(String),
-}
-
-/// The append under way.
-#[derive(Debug)]
-pub(super) struct Appending {
-    pub(super) append: Append,
-    pub(super) record: HeadRecord,
-    pub(super) purpose: For,
-}
-
-/// Where to go instead of `latest`, once that is committed.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Abandon {
-    pub(super) latest: Option<CheckpointRef>,
-    pub(super) origin: Option<Origin>,
-}
-
-/// How somebody wants the job to stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum StopRequest {
-    Checkpoint(StopMode),
-    Now,
-}
-
-/// What concerns one attempt only.
-#[derive(Debug, Default)]
-pub(super) struct Run {
-    pub(super) since: Duration,
-    pub(super) input_ended: bool,
-    pub(super) last_trigger: Duration,
-    pub(super) last_end: Duration,
-    pub(super) failed_checkpoints: u32,
-    pub(super) commits_received: u32,
-    pub(super) answered: BTreeMap<Slot, CheckpointId>,
-    /// What a delta may build on.
-    pub(super) base: Option<CheckpointId>,
-}
-
-/// Rules that may be dropped, to see that the model notices.
-#[cfg(test)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mutation {
-    ClaimDoesNotFreeze,
-    NoFloorCheck,
-    DeleteWhileUnknown,
-    SweepOwnAttempt,
-    AbortBeforeClaim,
-    NoCarryOver,
-}
 
 /// Coordinates one job in one process.
 #[derive(Debug)]
@@ -169,6 +39,9 @@ pub struct Coordinator {
     pub(super) reach: BTreeSet<ObjectKey>,
     /// Checkpoints of the head as read that cannot be.
     pub(super) unreadable: BTreeSet<ObjectKey>,
+    /// The head version at which something was missing: if it is still the
+    /// newest when read again, it is missing indeed.
+    pub(super) suspect: Option<Version>,
     pub(super) external: Option<FoundManifest>,
     pub(super) abandon: Option<Abandon>,
     pub(super) append: Option<Appending>,
@@ -177,6 +50,9 @@ pub struct Coordinator {
     pub(super) last_checkpoint: CheckpointId,
     pub(super) run: Run,
     pub(super) tasks: Tasks,
+    /// Whose leftovers-removal is under way. The next attempt does not begin
+    /// before it has ended: it must not meet that attempt's staged output.
+    pub(super) aborting: Option<Attempt>,
     pub(super) restarts: Restarts,
     pub(super) stop: Option<StopRequest>,
     pub(super) savepoints: Vec<Wanted>,
@@ -213,6 +89,7 @@ impl Coordinator {
             manifests: BTreeMap::new(),
             reach: BTreeSet::new(),
             unreadable: BTreeSet::new(),
+            suspect: None,
             external: None,
             abandon: None,
             append: None,
@@ -221,6 +98,7 @@ impl Coordinator {
             last_checkpoint: CheckpointId(0),
             run: Run::default(),
             tasks: Tasks::None,
+            aborting: None,
             restarts,
             stop: None,
             savepoints: Vec::new(),
@@ -256,6 +134,23 @@ impl Coordinator {
         self.head.as_ref()
     }
 
+    /// What the job is doing, for status.
+    pub fn activity(&self) -> Activity {
+        match self.stage {
+            Stage::New
+            | Stage::Finding(_)
+            | Stage::Reading(_)
+            | Stage::Loading(_)
+            | Stage::Pointing
+            | Stage::Rereading(_) => Activity::Starting,
+            Stage::Claiming | Stage::Recovering(_) | Stage::Deploying => Activity::Recovering,
+            Stage::Running => Activity::Running,
+            Stage::Cancelling(After::Restart(_)) | Stage::Waiting(_) => Activity::Restarting,
+            Stage::Cancelling(_) | Stage::Closing(_) | Stage::Closed(_) => Activity::Stopping,
+            Stage::Ended => Activity::Ended,
+        }
+    }
+
     /// The attempt, once a claim is won.
     pub fn attempt(&self) -> Option<Attempt> {
         self.head.as_ref().filter(|_| self.won).map(|head| head.attempt)
@@ -266,9 +161,7 @@ impl Coordinator {
             Event::Start => self.start(),
             Event::StoreAnswered { ticket, answer } => self.store_answered(ticket, answer),
             Event::RestoreRead { result } => self.restore_read(result),
-            Event::OthersAborted { attempt, result } if self.is_current(attempt) => {
-                self.others_aborted(result);
-            }
+            Event::OthersAborted { attempt, result } => self.others_aborted(attempt, result),
             Event::TasksDeployed { attempt } if self.is_current(attempt) => self.deployed(),
             Event::Acknowledge { attempt, checkpoint, snapshot } if self.is_current(attempt) => {
                 self.acknowledged(checkpoint, snapshot);
@@ -305,9 +198,9 @@ impl Coordinator {
                 self.stop = self.stop.or(Some(StopRequest::Checkpoint(mode)));
             }
             Event::Cancel => self.stop = Some(StopRequest::Now),
-            Event::Tick
-            | Event::OthersAborted { .. }
-            | Event::TasksDeployed { .. }
+            // Set it again if it came too early.
+            Event::Tick => self.timer = None,
+            Event::TasksDeployed { .. }
             | Event::Acknowledge { .. }
             | Event::Declined { .. }
             | Event::TaskFailed { .. }
@@ -355,12 +248,16 @@ impl Coordinator {
                 return self.recover(others);
             }
             Stage::Running => return self.run(),
+            Stage::Deploying if self.stops_without_tasks() => {
+                self.cancel_tasks();
+                self.stage = Stage::Cancelling(After::Stop);
+            }
             Stage::Cancelling(after) if self.tasks == Tasks::None => {
                 let after = after.clone();
                 self.cancelled(after);
             }
             Stage::Waiting(_) if self.stops_without_tasks() => self.append_stopping(),
-            Stage::Waiting(until) if self.now >= *until => self.claim(),
+            Stage::Waiting(until) if self.now >= *until && self.aborting.is_none() => self.claim(),
             Stage::Closing(ending) => {
                 let ending = *ending;
                 return self.close(ending);
@@ -437,7 +334,8 @@ impl Coordinator {
             return;
         }
         let stage = match self.stage {
-            Stage::Rereading(until) | Stage::Waiting(until) => Some(until),
+            Stage::Rereading(until) => Some(until),
+            Stage::Waiting(until) if self.aborting.is_none() => Some(until),
             Stage::Running => self.run_due(),
             _ => None,
         };

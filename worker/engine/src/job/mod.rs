@@ -9,7 +9,7 @@ mod program;
 mod restore;
 mod shell;
 
-pub use shell::{Handle, JobError, Stats, Status, read_manifest, run, run_owned};
+pub use shell::{Handle, JobError, Stats, Status, run, run_owned};
 
 use crate::connector::DeadLetters;
 use crate::coordinator::{CheckpointPolicy, RestartPolicy, RestoreChoice};

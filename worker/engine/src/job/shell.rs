@@ -3,8 +3,8 @@
 use crate::api::stream::{Controls, controls};
 use crate::connector::Committed;
 use crate::coordinator::{
-    Base, CheckpointReport, CommitOutcome, Config, Coordinator, Desired, Effect, Event, Failure,
-    FilesIn, FoundManifest, Level, Note, Outcome, StopMode,
+    self, Base, CheckpointReport, CommitOutcome, Config, Coordinator, Desired, Effect, Event,
+    Failure, FilesIn, Level, Note, Outcome, RestoreChoice, StopMode,
 };
 use crate::data::{Fail, Res, Ts};
 use crate::graph::{Graph, NodeKind};
@@ -21,8 +21,7 @@ use crate::store::lock::OwnerLock;
 use crate::store::{ObjectStore, probe};
 use millrace_protocol::head::{ConfigRef, Owner};
 use millrace_protocol::ids::{Attempt, JobUid, Slot, Uid};
-use millrace_protocol::manifest::{Manifest, PendingCommit, sha256_hex};
-use millrace_protocol::objects;
+use millrace_protocol::manifest::{Manifest, PendingCommit};
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -184,7 +183,7 @@ pub fn run(handle: &Handle, options: JobOptions) -> Result<Outcome, JobError> {
 /// gives up at the end; blocks.
 pub fn run_owned(
     handle: &Handle,
-    options: JobOptions,
+    mut options: JobOptions,
     owner_lock: OwnerLock,
 ) -> Result<Outcome, JobError> {
     let Some(inbox) = lock(&handle.inbox).take() else {
@@ -192,6 +191,12 @@ pub fn run_owned(
     };
     let max = options.max_parallelism;
     handle.graph.check(options.parallelism, max).map_err(JobError::User)?;
+    if let RestoreChoice::Path(path) = &mut options.from {
+        // The job remembers where it came from, wherever its next process is started.
+        let absolute = std::path::absolute(&*path)
+            .map_err(|e| JobError::User(format!("cannot find {path}: {e}")))?;
+        *path = absolute.display().to_string();
+    }
     let directory =
         DirectoryStore::open(&options.storage).map_err(|e| JobError::User(e.to_string()))?;
     directory.remove_leftovers(&owner_lock).map_err(|e| JobError::User(e.to_string()))?;
@@ -407,7 +412,7 @@ impl Shell {
             Effect::ReadRestore { path } => {
                 let send = self.send();
                 self.pool.spawn("restore", move || {
-                    send(Event::RestoreRead { result: read_manifest(Path::new(&path)) });
+                    send(Event::RestoreRead { result: coordinator::export::find(&path) });
                 });
             }
             Effect::Commit(batch, items) => {
@@ -480,7 +485,7 @@ impl Shell {
     }
 
     fn job(&self) -> Option<JobUid> {
-        self.coordinator.head().map(|head| head.job.clone())
+        Some(self.coordinator.job().clone())
     }
 
     fn deploy(&mut self, attempt: Attempt, base: Option<Base>) -> Res {
@@ -492,13 +497,13 @@ impl Shell {
             None => None,
             Some(base) => {
                 let (store, root): (Arc<dyn ObjectStore>, _) = match &base.files {
-                    FilesIn::Home => (Arc::clone(&self.store), self.options.storage.as_path()),
+                    FilesIn::Home => (Arc::clone(&self.store), self.options.storage.clone()),
                     FilesIn::Savepoint(path) => {
-                        let target = Path::new(path).parent().unwrap_or(Path::new("."));
-                        (Arc::new(DirectoryStore::open(target)?), target)
+                        let target = coordinator::export::target_of(path)
+                            .ok_or_else(|| Fail::from(format!("{path} is no savepoint")))?;
+                        (Arc::new(DirectoryStore::open_to_read(&target)), target)
                     }
                 };
-                let root = root.to_owned();
                 self.base = Some((Arc::clone(&base.manifest), Arc::clone(&store), root));
                 Some((base, store))
             }
@@ -610,50 +615,13 @@ fn abort_others(
     })
 }
 
-/// Reads the manifest that a path points at: a savepoint's directory, or a manifest.
-pub fn read_manifest(path: &Path) -> Result<FoundManifest, String> {
-    let file: PathBuf = if path.is_dir() { path.join("_manifest") } else { path.to_owned() };
-    let bytes = std::fs::read(&file).map_err(|e| {
-        format!(
-            "cannot read {}: {e}: give the directory of a savepoint, or a manifest",
-            file.display()
-        )
-    })?;
-    let manifest =
-        Manifest::decode(&file.display().to_string(), &bytes).map_err(|e| e.to_string())?;
-    Ok(FoundManifest { manifest: Arc::new(manifest), sha256: sha256_hex(&bytes) })
-}
-
 fn export(
     store: &dyn ObjectStore,
     id: &str,
     target: &str,
     manifest: &Manifest,
 ) -> Result<(), String> {
-    let text = |e: crate::store::StoreError| e.to_string();
     std::fs::create_dir_all(target).map_err(|e| format!("cannot make {target}: {e}"))?;
-    let to = DirectoryStore::open(Path::new(target)).map_err(text)?;
-    let mut exported = manifest.clone();
-    exported.kind = millrace_protocol::manifest::ManifestKind::Savepoint;
-    exported.pending.clear();
-    for (n, file) in exported.files.iter_mut().enumerate() {
-        let key = objects::savepoint_file(id, n).map_err(|e| e.to_string())?;
-        let len = usize::try_from(file.len).map_err(|e| e.to_string())?;
-        let mut writer = to.create(&key).map_err(text)?;
-        let mut at = 0;
-        while at < len {
-            let part = (len - at).min(1 << 20);
-            writer
-                .write(&store.get_range(&file.key, at as u64, part).map_err(text)?)
-                .map_err(text)?;
-            at += part;
-        }
-        writer.finish().map_err(text)?;
-        file.key = key;
-    }
-    let bytes = exported.encode().map_err(|e| e.to_string())?;
-    let key = objects::savepoint_manifest(id).map_err(|e| e.to_string())?;
-    // Exists: an earlier try of this export put it; the savepoint is there.
-    to.put_if_absent(&key, &bytes).map_err(text)?;
-    Ok(())
+    let to = DirectoryStore::open(Path::new(target)).map_err(|e| e.to_string())?;
+    coordinator::export::export(store, &to, id, manifest).map_err(|e| e.to_string())
 }

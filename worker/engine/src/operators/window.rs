@@ -12,7 +12,7 @@ use crate::data::{AnyBatch, Fun, Res, TS_MAX, TS_MIN, Ts};
 use crate::runtime::emit::Emitter;
 use crate::runtime::gate::Marks;
 use crate::runtime::metrics::NodeMetrics;
-use crate::runtime::operator::{Cursor, Flow, Operator, drive, marks_of};
+use crate::runtime::operator::{Cursor, Flow, LOOK_AHEAD, Operator, drive, marks_of};
 use crate::runtime::side::Sides;
 use crate::state::{PaneTables, Plain, StateTable};
 use std::sync::Arc;
@@ -87,7 +87,14 @@ where
             } else {
                 let TumblingParts { panes, selector, aggregate, .. } = &mut self.parts;
                 let table = panes.pane(start);
+                let mut ahead = 0;
                 loop {
+                    if ahead == 0 {
+                        let peeked = rows.peek(LOOK_AHEAD);
+                        ahead = peeked.len() + 1;
+                        std::hint::black_box(table.warm(peeked.iter().map(|row| row.1)));
+                    }
+                    ahead -= 1;
                     let (_, hash, row) = next;
                     let init = || Plain(aggregate.create());
                     let acc = selector.with(&row, |key| table.get_or_insert_with(hash, key, init));

@@ -102,6 +102,11 @@ impl Gate {
         }
     }
 
+    /// The watermark that a checkpoint holds for this task: it does not go back behind it.
+    pub fn restore(&mut self, watermark: Ts) {
+        self.watermark = self.watermark.max(watermark);
+    }
+
     /// The merged watermark.
     pub fn watermark(&self) -> Ts {
         self.watermark

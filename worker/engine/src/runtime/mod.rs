@@ -29,5 +29,8 @@ pub mod task;
 /// Rows in a full batch.
 pub const BATCH_ROWS: usize = 1024;
 
+/// Rows that a reader emits in one poll: what they pass through stays in the first cache.
+pub const SOURCE_ROWS: usize = 512;
+
 /// Batches that a channel holds before its sender waits.
 pub const CHANNEL_BATCHES: usize = 8;

@@ -1,6 +1,6 @@
 //! What an operator behind an exchange implements, and how batches are driven through it.
 
-use crate::data::{AnyBatch, Fail, Res, Rows, Ts};
+use crate::data::{AnyBatch, Fail, Packet, Res, Rows, Ts};
 use crate::runtime::emit::Emitter;
 use crate::runtime::gate::Marks;
 use crate::runtime::side::Sides;
@@ -17,23 +17,32 @@ pub enum Flow {
     Blocked,
 }
 
+/// Rows whose state is begun to be loaded before the first of them is worked on.
+pub const LOOK_AHEAD: usize = 32;
+
 /// Rows of a batch up to the next watermark, to be taken one by one.
 pub struct Cursor<'a, 'b, T> {
-    ts: std::slice::Iter<'a, Ts>,
-    hash: std::slice::Iter<'a, u64>,
-    values: &'a mut std::vec::Drain<'b, T>,
+    rows: &'a mut std::vec::Drain<'b, (Ts, u64, T)>,
+    left: usize,
 }
 
 impl<T> Cursor<'_, '_, T> {
     /// Number of rows left.
     #[inline]
     pub fn len(&self) -> usize {
-        self.ts.len()
+        self.left
     }
 
     /// Whether no row is left.
     pub fn is_empty(&self) -> bool {
-        self.ts.len() == 0
+        self.left == 0
+    }
+
+    /// The next rows, at most `n`, without taking them: to look ahead.
+    #[inline]
+    pub fn peek(&self, n: usize) -> &[(Ts, u64, T)] {
+        let rows = self.rows.as_slice();
+        &rows[..n.min(self.left).min(rows.len())]
     }
 }
 
@@ -43,9 +52,11 @@ impl<T> Iterator for Cursor<'_, '_, T> {
 
     #[inline]
     fn next(&mut self) -> Option<(Ts, u64, T)> {
-        let ts = *self.ts.next()?;
-        let hash = self.hash.next().copied().unwrap_or(0);
-        Some((ts, hash, self.values.next()?))
+        if self.left == 0 {
+            return None;
+        }
+        self.left -= 1;
+        self.rows.next()
     }
 }
 
@@ -130,30 +141,58 @@ pub fn drive<T: Send + 'static, O: ?Sized, Out>(
     mut rows: impl FnMut(&mut O, &mut Cursor<'_, '_, T>, &mut Emitter<Out>) -> Res,
     mut mark: impl FnMut(&mut O, Ts, &mut Emitter<Out>) -> Res<Flow>,
 ) -> Res<Flow> {
-    let Some(batch) = batch.as_any_mut().downcast_mut::<Rows<T>>() else {
+    let any = batch.as_any_mut();
+    if let Some(packet) = any.downcast_mut::<Packet<T>>() {
+        return drive_packet(operator, packet, out, &mut rows, &mut mark);
+    }
+    let Some(batch) = any.downcast_mut::<Rows<T>>() else {
         return Err(Fail::from(format!(
             "a batch of another type than {} arrived",
             std::any::type_name::<T>()
         )));
     };
-    let total = batch.values.len();
+    // Columns, from a harness: driven as a packet, and what is left becomes columns again.
+    let keyed = !batch.hash.is_empty();
+    let mut hashes = std::mem::take(&mut batch.hash).into_iter();
+    let stamped = batch.ts.drain(..).zip(batch.values.drain(..));
+    let mut packet = Packet {
+        rows: stamped.map(|(ts, row)| (ts, hashes.next().unwrap_or(0), row)).collect(),
+        marks: std::mem::take(&mut batch.marks),
+    };
+    let flow = drive_packet(operator, &mut packet, out, &mut rows, &mut mark)?;
+    for (ts, hash, row) in packet.rows {
+        batch.push(ts, row);
+        if keyed {
+            batch.hash.push(hash);
+        }
+    }
+    batch.marks = packet.marks;
+    Ok(flow)
+}
+
+fn drive_packet<T: Send + 'static, O: ?Sized, Out>(
+    operator: &mut O,
+    packet: &mut Packet<T>,
+    out: &mut Emitter<Out>,
+    rows: &mut impl FnMut(&mut O, &mut Cursor<'_, '_, T>, &mut Emitter<Out>) -> Res,
+    mark: &mut impl FnMut(&mut O, Ts, &mut Emitter<Out>) -> Res<Flow>,
+) -> Res<Flow> {
+    let total = packet.rows.len();
     let (mut at, mut marks_done) = (0, 0);
-    let mut values = batch.values.drain(..);
+    let mut values = packet.rows.drain(..);
     let mut flow = Flow::Done;
     loop {
-        let stop = batch.marks.get(marks_done).map_or(total, |m| (m.0 as usize).min(total));
+        let stop = packet.marks.get(marks_done).map_or(total, |m| (m.0 as usize).min(total));
         if at < stop {
-            let hash = if batch.hash.is_empty() { &[] } else { &batch.hash[at..stop] };
-            let mut cursor =
-                Cursor { ts: batch.ts[at..stop].iter(), hash: hash.iter(), values: &mut values };
+            let mut cursor = Cursor { rows: &mut values, left: stop - at };
             rows(operator, &mut cursor, out)?;
-            at = stop - cursor.len();
+            at = stop - cursor.left;
             if at < stop {
                 flow = Flow::Blocked;
                 break;
             }
         }
-        match batch.marks.get(marks_done) {
+        match packet.marks.get(marks_done) {
             Some(m) => {
                 if mark(operator, m.1, out)? == Flow::Blocked {
                     flow = Flow::Blocked;
@@ -166,16 +205,21 @@ pub fn drive<T: Send + 'static, O: ?Sized, Out>(
     }
     if flow == Flow::Done {
         drop(values);
-        batch.clear();
+        packet.clear();
     } else {
-        let rest: Vec<T> = values.collect();
-        batch.values = rest;
-        batch.forget_front(at, marks_done);
+        let rest: Vec<(Ts, u64, T)> = values.collect();
+        packet.rows = rest;
+        packet.marks.drain(..marks_done);
+        packet.marks.iter_mut().for_each(|m| m.0 -= at as u32);
     }
     Ok(flow)
 }
 
 /// Finds the marks of a batch of `T`.
 pub fn marks_of<T: Send + 'static>(batch: &mut dyn AnyBatch) -> Option<&mut Vec<(u32, Ts)>> {
-    batch.as_any_mut().downcast_mut::<Rows<T>>().map(|rows| &mut rows.marks)
+    let any = batch.as_any_mut();
+    if any.is::<Packet<T>>() {
+        return any.downcast_mut::<Packet<T>>().map(|packet| &mut packet.marks);
+    }
+    any.downcast_mut::<Rows<T>>().map(|rows| &mut rows.marks)
 }

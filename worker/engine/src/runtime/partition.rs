@@ -1,6 +1,6 @@
 //! The end of a chain at an exchange: rows are scattered to the next operator's subtasks.
 
-use crate::data::{AnyBatch, Fun, Res, Rows, TS_MIN, Ts};
+use crate::data::{AnyBatch, Fun, Packet, Res, TS_MIN, Ts};
 use crate::runtime::BATCH_ROWS;
 use crate::runtime::channel::{Channel, Element};
 use crate::runtime::emit::End;
@@ -12,15 +12,13 @@ use std::sync::Arc;
 
 /// Chooses a destination for a row, and gives its key hash if the edge is keyed.
 pub trait Route<T>: Send {
-    /// Whether rows carry a hash.
-    const KEYED: bool;
-    /// (destination, hash)
+    /// (destination, hash; 0 if the edge is not keyed)
     fn route(&mut self, value: &T) -> (usize, u64);
 }
 
 /// One outgoing channel with its buffers.
 struct Destination<T> {
-    buffer: Rows<T>,
+    buffer: Packet<T>,
     channel: Arc<Channel>,
     /// Full batches for which the channel had no room, oldest first.
     overflow: VecDeque<Box<dyn AnyBatch>>,
@@ -31,7 +29,7 @@ struct Destination<T> {
 impl<T: Send + 'static> Destination<T> {
     fn new(channel: Arc<Channel>) -> Self {
         Self {
-            buffer: Rows::default(),
+            buffer: Packet::default(),
             channel,
             overflow: VecDeque::new(),
             recycled: Vec::new(),
@@ -41,10 +39,10 @@ impl<T: Send + 'static> Destination<T> {
 
     /// Sends the buffer; it may land in the overflow.
     fn send(&mut self) {
-        if self.buffer.is_empty() && self.buffer.marks.is_empty() {
+        if self.buffer.is_vacant() {
             return;
         }
-        if self.buffer.is_empty() && self.overflow.is_empty() {
+        if self.buffer.rows.is_empty() && self.overflow.is_empty() {
             // Only watermarks: the last one says it all.
             if let Some((_, watermark)) = self.buffer.marks.last() {
                 self.channel.send_control(Element::Watermark(*watermark));
@@ -54,10 +52,10 @@ impl<T: Send + 'static> Destination<T> {
         }
         let mut next = match self.recycled.pop() {
             Some(batch) => batch,
-            None => Box::new(Rows::<T>::default()),
+            None => Box::new(Packet::<T>::default()),
         };
-        let Some(rows) = next.as_any_mut().downcast_mut::<Rows<T>>() else { return };
-        std::mem::swap(rows, &mut self.buffer);
+        let Some(packet) = next.as_any_mut().downcast_mut::<Packet<T>>() else { return };
+        std::mem::swap(packet, &mut self.buffer);
         if self.overflow.is_empty() {
             match self.channel.try_send(next) {
                 Ok(recycled) => self.recycled.extend(recycled),
@@ -123,13 +121,9 @@ impl<T: Send + 'static, R: Route<T>> End<T> for Scatter<T, R> {
     #[inline]
     fn push(&mut self, ts: Ts, value: T) -> Res {
         let (index, hash) = self.route.route(&value);
-        let buffer = &mut self.destinations[index].buffer;
-        if R::KEYED {
-            buffer.push_keyed(ts, hash, value);
-        } else {
-            buffer.push(ts, value);
-        }
-        if buffer.len() >= BATCH_ROWS {
+        let rows = &mut self.destinations[index].buffer.rows;
+        rows.push((ts, hash, value));
+        if rows.len() >= BATCH_ROWS {
             self.full(index);
         }
         Ok(())
@@ -196,8 +190,6 @@ impl<F> ByKey<F> {
 }
 
 impl<T, F: FnMut(&T) -> u64 + Send> Route<T> for ByKey<F> {
-    const KEYED: bool = true;
-
     #[inline]
     fn route(&mut self, value: &T) -> (usize, u64) {
         let hash = (self.hash)(value);
@@ -220,8 +212,6 @@ impl RoundRobin {
 }
 
 impl<T> Route<T> for RoundRobin {
-    const KEYED: bool = false;
-
     #[inline]
     fn route(&mut self, _: &T) -> (usize, u64) {
         let index = self.next;
@@ -244,8 +234,6 @@ impl AtRandom {
 }
 
 impl<T> Route<T> for AtRandom {
-    const KEYED: bool = false;
-
     fn route(&mut self, _: &T) -> (usize, u64) {
         (self.rng.usize(0..self.count), 0)
     }
@@ -265,8 +253,6 @@ impl<F> Custom<F> {
 }
 
 impl<T, F: FnMut(&T, usize) -> usize + Send> Route<T> for Custom<F> {
-    const KEYED: bool = false;
-
     fn route(&mut self, value: &T) -> (usize, u64) {
         ((self.choose)(value, self.count) % self.count, 0)
     }

@@ -26,13 +26,15 @@ impl<T, S: Sink<T>> SinkEnd<T, S> {
     }
 
     fn write(&mut self) -> Res {
-        if self.writer.has_room() {
+        self.blocked = !self.writer.has_room();
+        if self.blocked { Ok(()) } else { self.write_now() }
+    }
+
+    fn write_now(&mut self) -> Res {
+        if !self.batch.is_empty() {
             self.metrics.rows_in.add(self.batch.len() as u64);
             self.writer.write(&mut self.batch)?;
             self.batch.clear();
-            self.blocked = false;
-        } else {
-            self.blocked = true;
         }
         Ok(())
     }
@@ -56,7 +58,11 @@ impl<T: 'static, S: Sink<T>> End<T> for SinkEnd<T, S> {
     }
 
     fn batch_done(&mut self) -> Res {
-        if self.batch.is_empty() { Ok(()) } else { self.write() }
+        if self.batch.is_empty() {
+            self.blocked = false;
+            return Ok(());
+        }
+        self.write()
     }
 
     fn idle(&mut self, _idle: bool) -> Res {
@@ -64,7 +70,8 @@ impl<T: 'static, S: Sink<T>> End<T> for SinkEnd<T, S> {
     }
 
     fn barrier(&mut self, barrier: &Barrier, parts: &mut SnapshotParts) -> Res {
-        self.write()?;
+        // Rows before the barrier belong to it, whether the writer would rather wait or not.
+        self.write_now()?;
         let pending = self.writer.prepare(barrier.kind.is_last())?;
         parts.prepare.push((
             self.uid.clone(),

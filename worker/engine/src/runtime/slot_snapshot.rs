@@ -20,9 +20,7 @@ use crate::state::fold::Folding;
 use crate::store::{ObjectStore, StoreError};
 use millrace_protocol::ids::{Attempt, CheckpointId, Slot, Subtask, Uid};
 use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
-use millrace_protocol::manifest::{
-    FileOrder, FileRef, ListPart, ListState, Section, ShapeBytes, When,
-};
+use millrace_protocol::manifest::{FileOrder, FileRef, ListPart, ListState, Section, When};
 use millrace_protocol::objects::{Home, ObjectKey};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,6 +28,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// Entries looked at in one turn: about half a millisecond.
 const TURN_ENTRIES: usize = 4096;
+
+/// With more files than this, a part of the key groups is folded at every checkpoint,
+/// however little changes: so their number stays bounded.
+const MANY_FILES: usize = 64;
 
 /// Where a slot's snapshots go.
 pub struct SnapshotHome {
@@ -71,6 +73,14 @@ struct Seal {
     prepare: Vec<(Uid, PrepareJob)>,
 }
 
+/// What makes up a slot's state as of a checkpoint.
+#[derive(Clone, Default)]
+struct Extent {
+    files: Vec<FileRef>,
+    /// `dead_before` of each section of the newest file; empty: not known.
+    dead_before: Vec<i64>,
+}
+
 /// See the module.
 pub struct SlotSnapshots {
     to: SnapshotHome,
@@ -79,8 +89,10 @@ pub struct SlotSnapshots {
     parts: Vec<SnapshotParts>,
     current: Option<Draining>,
     foldings: BTreeMap<usize, Folding>,
-    /// The slot's files as of checkpoints that may be a base.
-    files: BTreeMap<CheckpointId, Vec<FileRef>>,
+    /// Where the sweeping fold of a task goes on.
+    swept: BTreeMap<usize, u16>,
+    /// What makes up the slot's state as of checkpoints that may be a base.
+    files: BTreeMap<CheckpointId, Extent>,
     newest: Option<CheckpointId>,
     previous: Option<Receiver<()>>,
     last_written: u64,
@@ -100,7 +112,11 @@ impl SlotSnapshots {
             groups,
             current: None,
             foldings: BTreeMap::new(),
-            files: base.into_iter().collect(),
+            swept: BTreeMap::new(),
+            files: base
+                .into_iter()
+                .map(|(checkpoint, files)| (checkpoint, Extent { files, dead_before: Vec::new() }))
+                .collect(),
             newest: None,
             previous: None,
             last_written: 0,
@@ -123,28 +139,44 @@ impl SlotSnapshots {
             }
             self.begin(barrier)?;
         }
+        let live: u64 = task.tables().iter().map(|(_, t)| t.sizes().memory).sum();
+        let fold = self.fold(index, barrier, live);
         let Some(current) = &mut self.current else { return Ok(()) };
         current.passed[index] = true;
-        let tables = task.tables();
-        if tables.is_empty() {
+        if task.tables().is_empty() {
             current.drained[index] = true;
             return Ok(());
         }
-        let live: u64 = tables.iter().map(|(_, t)| t.sizes().memory).sum();
-        drop(tables);
-        let range = self.groups[index];
-        let fold = if barrier.base.is_none() {
-            range
-        } else {
-            let folding = self.foldings.entry(index).or_insert_with(|| Folding::new(range));
-            folding.turn(self.last_written, live)
-        };
         current.folds[index] = fold;
         let spec = SnapshotSpec { checkpoint: barrier.checkpoint, base: barrier.base, fold };
         for (_, table) in task.tables() {
             table.begin(&spec)?;
         }
         Ok(())
+    }
+
+    /// The key groups that a task writes whole.
+    fn fold(&mut self, index: usize, barrier: &Barrier, live: u64) -> KeyGroupRange {
+        let range = self.groups[index];
+        let Some(base) = barrier.base else { return range };
+        let folding = self.foldings.entry(index).or_insert_with(|| Folding::new(range));
+        let turn = folding.turn(self.last_written, live);
+        let files = self.files.get(&base).map_or(0, |e| e.files.len());
+        if files > MANY_FILES { self.sweep_fold(index, turn) } else { turn }
+    }
+
+    /// At least a sixteenth of a task's key groups, in turn.
+    fn sweep_fold(&mut self, index: usize, turn: KeyGroupRange) -> KeyGroupRange {
+        let range = self.groups[index];
+        let share = range.len().div_ceil(16);
+        if turn.len() >= share {
+            return turn;
+        }
+        let next = self.swept.entry(index).or_insert(range.start);
+        let start = if *next >= range.end { range.start } else { *next };
+        let end = start.saturating_add(share).min(range.end);
+        *next = end;
+        KeyGroupRange { start, end }
     }
 
     fn begin(&mut self, barrier: &Barrier) -> Res {
@@ -225,9 +257,9 @@ impl SlotSnapshots {
         let checkpoint = current.barrier.checkpoint;
         let written = current.writer.finish()?;
         self.last_written = written.bytes;
-        let mut files = match current.barrier.base {
+        let Extent { mut files, dead_before } = match current.barrier.base {
             Some(base) => self.files.get(&base).cloned().unwrap_or_default(),
-            None => Vec::new(),
+            None => Extent::default(),
         };
         let mut sections = Vec::new();
         for (index, task) in tasks.iter_mut().enumerate() {
@@ -239,7 +271,9 @@ impl SlotSnapshots {
             sections.push(Section { operator: uid, groups: self.groups[index] });
         }
         let mut own = None;
-        if written.entries + written.dead > 0 {
+        // A file without entries matters too: it says which panes of older files have fired.
+        let news = written.entries + written.dead > 0 || written.dead_before != dead_before;
+        if news && !(sections.is_empty() || files.is_empty() && written.entries == 0) {
             let file = FileRef {
                 key: current.key,
                 len: written.bytes,
@@ -250,7 +284,8 @@ impl SlotSnapshots {
             files.push(file.clone());
             own = Some(file);
         }
-        self.files.insert(checkpoint, files.clone());
+        let dead_before = written.dead_before.clone();
+        self.files.insert(checkpoint, Extent { files: files.clone(), dead_before });
         let slot = self.to.slot;
         let mut operators: BTreeMap<Uid, SubtaskState> = BTreeMap::new();
         let mut prepare = Vec::new();
@@ -404,19 +439,20 @@ fn answer(
                 return Event::TaskFailed { attempt, failure };
             }
         };
-        for (list, when) in [(bytes.commit, When::Ready), (bytes.open, When::OnRestore)] {
-            for payload in list {
-                prepared.push(PreparedCommit {
-                    sink: sink.clone(),
-                    subtask: Subtask(slot.0),
-                    connector: String::new(),
-                    options: Vec::new(),
-                    when,
-                    payload,
-                    shape: ShapeBytes::default(),
-                });
-            }
-        }
+        let commit = |payload, when| PreparedCommit {
+            sink: sink.clone(),
+            subtask: Subtask(slot.0),
+            connector: String::new(),
+            options: Vec::new(),
+            when,
+            payload,
+            shape: bytes.shape.clone(),
+        };
+        // A sink that sealed for an aborted checkpoint too is here twice: what was open
+        // then is open still, or closed since.
+        prepared.retain(|p: &PreparedCommit| p.sink != sink || p.when == When::Ready);
+        prepared.extend(bytes.commit.into_iter().map(|p| commit(p, When::Ready)));
+        prepared.extend(bytes.open.into_iter().map(|p| commit(p, When::OnRestore)));
     }
     let stored = written.and_then(|writer| match (writer, &seal.own) {
         (Some(writer), Some(_)) => writer.finish().map(|_| ()),

@@ -8,7 +8,7 @@
 use crate::connector::{Lane, Next, Reader, Source, SourceOut, Split};
 use crate::coordinator::{BarrierKind, StopMode};
 use crate::data::{AnyBatch, Fail, Res, Rows, TS_MAX, TS_MIN, Ts};
-use crate::runtime::BATCH_ROWS;
+use crate::runtime::SOURCE_ROWS;
 use crate::runtime::channel::{Channel, Element, TaskWaker};
 use crate::runtime::emit::Fanout;
 use crate::runtime::gate::{Event, Gate};
@@ -267,6 +267,10 @@ pub struct ReaderTask<S: Source> {
     metrics: Arc<NodeMetrics>,
 }
 
+/// A split as a checkpoint holds it: with its position, the highest timestamp it has
+/// shown, and its watermark.
+pub type Restored<S> = (S, Ts, Ts);
+
 /// What a reader task is made of.
 pub struct ReaderParts<S: Source> {
     /// For messages.
@@ -279,10 +283,8 @@ pub struct ReaderParts<S: Source> {
     pub reader: S::Reader,
     /// Timestamps and watermarks.
     pub watermarks: Watermarks<S::Out>,
-    /// Splits with their positions and the highest timestamp seen, if restored.
-    pub restored: Vec<(S::Split, Ts)>,
-    /// The watermark that a restored reader had reached.
-    pub watermark: Ts,
+    /// Splits with their positions, if restored.
+    pub restored: Vec<Restored<S::Split>>,
     /// From the enumerator.
     pub gate: Gate,
     /// To the consumers.
@@ -307,7 +309,7 @@ impl<S: Source> ReaderTask<S> {
             rows: Rows::default(),
             runs: Vec::new(),
             finished: Vec::new(),
-            watermark: parts.watermark,
+            watermark: TS_MIN,
             announced: false,
             idle: false,
             no_more_splits: false,
@@ -318,16 +320,18 @@ impl<S: Source> ReaderTask<S> {
             wait: None,
             metrics: parts.metrics,
         };
-        for (split, max_ts) in parts.restored {
-            task.assign(split, max_ts)?;
+        for (split, max_ts, watermark) in parts.restored {
+            task.assign(split, max_ts, watermark)?;
         }
+        let lowest = task.lanes.values().map(|l| l.clock.watermark()).min();
+        task.watermark = lowest.unwrap_or(TS_MIN);
         Ok(task)
     }
 
-    fn assign(&mut self, split: S::Split, max_ts: Ts) -> Res {
+    fn assign(&mut self, split: S::Split, max_ts: Ts, watermark: Ts) -> Res {
         let lane = Lane(self.next_lane);
         self.next_lane += 1;
-        let clock = self.watermarks.lane(max_ts);
+        let clock = self.watermarks.lane(max_ts, watermark);
         self.lanes.insert(lane, LaneState { clock, idle: false, last_row: Instant::now() });
         self.wait = None;
         self.reader.assign(lane, split)
@@ -348,7 +352,7 @@ impl<S: Source> ReaderTask<S> {
                             None => Vec::new(),
                         };
                     for split in splits {
-                        self.assign(split, TS_MIN)?;
+                        self.assign(split, TS_MIN, TS_MIN)?;
                     }
                     self.gate.recycle(inlet, batch);
                 }
@@ -368,8 +372,9 @@ impl<S: Source> ReaderTask<S> {
         let positions = self.reader.positions()?;
         let mut items = Vec::with_capacity(positions.len());
         for (lane, split) in positions {
-            let max_ts = self.lanes.get(&lane).map_or(TS_MIN, |l| l.clock.max_ts());
-            items.push(postcard::to_stdvec(&(split, max_ts))?);
+            let clock = self.lanes.get(&lane).map(|l| (l.clock.max_ts(), l.clock.watermark()));
+            let (max_ts, watermark) = clock.unwrap_or((TS_MIN, TS_MIN));
+            items.push(postcard::to_stdvec(&(split, max_ts, watermark))?);
         }
         parts.lists.push(ListBlob {
             uid: self.uid.clone(),
@@ -477,7 +482,7 @@ impl<S: Source> ReaderTask<S> {
             ts: &mut self.rows.ts,
             runs: &mut self.runs,
             finished: &mut self.finished,
-            capacity: BATCH_ROWS,
+            capacity: SOURCE_ROWS,
         };
         let next = self.reader.poll(&mut out)?;
         let got = self.rows.values.len();

@@ -14,8 +14,9 @@
 //! delimit themselves (and have a fixed width where the key type has), then the
 //! rows, the same. Its dead keys are tombstones: they and `dead_before` remove
 //! what *older* files hold, and a block's dead keys are applied before its
-//! entries. Blocks are cut at 64 KiB and go through the key groups in order as
-//! far as a table's segments do, so a range of groups is few ranges of bytes.
+//! entries. Blocks are cut at 64 KiB and go through the key groups in order,
+//! segment by segment of a table (unordered within one, whose groups the block
+//! names all), so a range of groups is few ranges of bytes.
 
 use super::row::RowShape;
 use crate::data::Res;
@@ -128,7 +129,7 @@ struct OpenBlock {
 }
 
 /// What was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Written {
     /// Length of the file.
     pub bytes: u64,
@@ -138,6 +139,8 @@ pub struct Written {
     pub dead: u64,
     /// CRC32 of the footer, which holds offsets and checksums of all else.
     pub footer_crc32: u32,
+    /// `dead_before` of each section: a file without entries is needed for it too.
+    pub dead_before: Vec<i64>,
 }
 
 impl DeltaWriter {
@@ -190,15 +193,16 @@ impl DeltaWriter {
         Ok(())
     }
 
-    /// Adds an entry, which `write` appends to the columns of keys and rows.
+    /// Adds an entry of one of these groups, which `write` appends to the columns
+    /// of keys and rows.
     #[inline]
     pub(super) fn entry(
         &mut self,
-        group: KeyGroup,
+        (first, last): (u16, u16),
         write: impl FnOnce(&mut Vec<u8>, &mut Vec<u8>) -> Res,
     ) -> Res {
         let open = &mut self.open;
-        open.widen(group.0, group.0);
+        open.widen(first, last);
         write(&mut open.keys, &mut open.rows)?;
         open.entries += 1;
         self.cut_if_full()
@@ -285,6 +289,7 @@ impl DeltaWriter {
     pub fn finish(mut self) -> Res<Written> {
         self.cut()?;
         let mut written = Written::default();
+        written.dead_before.extend(self.footer.sections.iter().map(|s| s.dead_before));
         for block in self.footer.sections.iter().flat_map(|s| &s.blocks) {
             written.entries += u64::from(block.entries);
             written.dead += u64::from(block.dead);

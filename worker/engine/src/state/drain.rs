@@ -9,14 +9,12 @@ use super::table::Table;
 use crate::data::{Res, Ts};
 use millrace_protocol::ids::CheckpointId;
 use millrace_protocol::key::Key;
-use millrace_protocol::keygroup::{KeyGroup, MaxParallelism};
+use millrace_protocol::keygroup::{KeyGroup, KeyGroupRange, MaxParallelism};
 use millrace_protocol::shape::{self, ShapeError};
 use std::ops::Range;
 
-/// Buckets looked through before what was found is written.
-const WINDOW: usize = 32 * 1024;
-/// Buckets that may be looked through for one unit of the budget.
-const SCANNED: usize = 8;
+/// Segments of up to so many buckets may be walked at once.
+const WHOLE: usize = if cfg!(test) { 32 } else { 64 * 1024 };
 
 impl Epochs {
     /// A barrier: the epoch ends.
@@ -75,8 +73,8 @@ impl<K: Key, R: Row> Table<K, R> {
             if draining.owing.passed >= self.range.end {
                 break Ok(true);
             }
-            let at = usize::from(draining.owing.passed.saturating_sub(self.range.start));
-            let at = usize::from(self.directory.get(at).copied().unwrap_or(0));
+            let group = usize::from(draining.owing.passed);
+            let at = usize::from(self.directory.get(group).copied().unwrap_or(0));
             let complete = self.epochs.complete;
             match self.segments[at].walk(self.max, complete, &mut draining, out, budget) {
                 Ok(true) => {}
@@ -87,6 +85,48 @@ impl<K: Key, R: Row> Table<K, R> {
             self.epochs.draining = Some(draining);
         }
         through
+    }
+}
+
+/// [`Owing`] as it concerns one segment.
+struct Owes {
+    /// The segment's lowest and highest group.
+    groups: (u16, u16),
+    base: u32,
+    cut: u32,
+    folded: KeyGroupRange,
+}
+
+impl Owes {
+    fn new(owing: Owing, groups: KeyGroupRange) -> Self {
+        let folded = owing.fold.intersect(groups);
+        let base = if folded == groups { 0 } else { owing.base };
+        Self { groups: (groups.start, groups.end - 1), base, cut: owing.cut, folded }
+    }
+
+    /// Writes an entry if it is owed.
+    #[inline(always)]
+    fn write<K: Key, R: Row>(
+        &self,
+        entry: &mut Entry<K, R>,
+        max: MaxParallelism,
+        out: &mut DeltaWriter,
+    ) -> Res {
+        let epoch = entry.stamp.epoch();
+        if epoch > self.cut {
+            return Ok(());
+        }
+        // Which group it is of is asked only where a segment is folded in part.
+        if epoch > self.base
+            || !self.folded.is_empty() && self.folded.contains(max.group(entry.key.hash64()))
+        {
+            entry.stamp = Stamp::new(epoch, true);
+            out.entry(self.groups, |keys, rows| {
+                entry.key.write(keys);
+                entry.row.write(rows)
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -104,86 +144,74 @@ impl<K: Key, R: Row> Segment<K, R> {
             return Ok(false);
         }
         let moves = self.moves;
-        let inside = match inside {
+        let walk = inside;
+        let inside = match walk {
             Some(inside) => {
                 if inside.moves != moves {
                     // What was written before is still owed, and written again: the
                     // same bytes, so it does no harm.
-                    *inside = Inside { bucket: 0, moves, found: Vec::new() };
+                    *inside = Inside { bucket: 0, moves };
                 }
                 inside
             }
             None => {
                 *budget -= 1;
-                self.dead.retain(|d| d.epoch > complete);
+                self.aside.dead.retain(|d| d.epoch > complete);
                 self.write_dead(*owing, out)?;
                 let untouched = !self.written.between(owing.base, owing.cut)
                     && owing.fold.intersect(self.groups).is_empty();
                 let bucket = if untouched { usize::MAX } else { 0 };
-                inside.insert(Inside { bucket, moves, found: Vec::new() })
+                walk.insert(Inside { bucket, moves })
             }
         };
-        loop {
-            while let Some((group, bucket)) = inside.found.pop() {
-                if *budget == 0 {
-                    inside.found.push((group, bucket));
-                    return Ok(false);
-                }
-                *budget -= 1;
-                let Some(entry) = self.entries.get_bucket_mut(bucket as usize) else { continue };
-                // Written since it was found: then a copy is in the side buffer.
-                if owing.owes(entry.stamp, KeyGroup(group)) {
-                    entry.stamp = Stamp::new(entry.stamp.epoch(), true);
-                    out.entry(KeyGroup(group), |keys, rows| {
-                        entry.key.write(keys);
-                        entry.row.write(rows)
-                    })?;
-                }
-            }
-            if inside.bucket >= self.entries.num_buckets() {
-                break;
-            }
-            if *budget == 0 {
-                return Ok(false);
-            }
-            let end = self.entries.num_buckets().min(inside.bucket.saturating_add(WINDOW));
-            *budget = budget.saturating_sub((end - inside.bucket) / SCANNED + 1);
-            self.find_owed(max, *owing, inside.bucket..end, &mut inside.found);
+        let end = self.entries.num_buckets();
+        if inside.bucket == 0 && Self::WHOLE && end <= WHOLE {
+            *budget = budget.saturating_sub(end);
             inside.bucket = end;
+            self.write_all_owed(max, *owing, out)?;
+        }
+        let until = end.min(inside.bucket.saturating_add(*budget));
+        if inside.bucket < until {
+            *budget -= until - inside.bucket;
+            self.write_owed(max, *owing, inside.bucket..until, out)?;
+            inside.bucket = until;
+        }
+        if inside.bucket < end {
+            return Ok(false);
         }
         self.write_side(out)?;
         owing.passed = self.groups.end;
+        *walk = None;
         Ok(true)
     }
 
-    /// Finds the owed entries in some buckets, in descending order of group.
-    fn find_owed(
-        &self,
+    /// Whether a walk takes a segment at once, which is faster: if its entries
+    /// are small, so that it stays well below a millisecond.
+    const WHOLE: bool = !std::mem::needs_drop::<R>() && size_of::<Entry<K, R>>() <= 64;
+
+    fn write_all_owed(&mut self, max: MaxParallelism, owing: Owing, out: &mut DeltaWriter) -> Res {
+        let owes = Owes::new(owing, self.groups);
+        for entry in &mut self.entries {
+            owes.write(entry, max, out)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the owed entries in some buckets.
+    fn write_owed(
+        &mut self,
         max: MaxParallelism,
         owing: Owing,
         buckets: Range<usize>,
-        found: &mut Vec<(u16, u32)>,
-    ) {
-        let one_group = self.groups.len() == 1;
+        out: &mut DeltaWriter,
+    ) -> Res {
+        let owes = Owes::new(owing, self.groups);
         for bucket in buckets {
-            let Some(entry) = self.entries.get_bucket(bucket) else { continue };
-            if entry.stamp.epoch() > owing.cut {
-                continue;
-            }
-            let group = if one_group {
-                KeyGroup(self.groups.start)
-            } else if entry.stamp.epoch() <= owing.base && owing.fold.is_empty() {
-                continue;
-            } else {
-                max.group(entry.key.hash64())
-            };
-            if owing.owes(entry.stamp, group) {
-                found.push((group.0, bucket as u32));
+            if let Some(entry) = self.entries.get_bucket_mut(bucket) {
+                owes.write(entry, max, out)?;
             }
         }
-        if !one_group {
-            found.sort_unstable_by(|a, b| b.cmp(a));
-        }
+        Ok(())
     }
 
     /// Writes the tombstones that the snapshot owes.
@@ -192,7 +220,7 @@ impl<K: Key, R: Row> Segment<K, R> {
             return Ok(()); // Nothing older counts.
         }
         let owed = |d: &&Dead<K>| owing.base < d.epoch && d.epoch <= owing.cut;
-        for dead in self.dead.iter().filter(owed) {
+        for dead in self.aside.dead.iter().filter(owed) {
             out.dead(dead.group, |keys| dead.key.write(keys))?;
         }
         Ok(())
@@ -200,7 +228,7 @@ impl<K: Key, R: Row> Segment<K, R> {
 
     /// Writes what was copied aside.
     fn write_side(&mut self, out: &mut DeltaWriter) -> Res {
-        let side = std::mem::take(&mut self.side);
+        let side = std::mem::take(&mut self.aside.side);
         if let Some(failed) = side.failed {
             return Err(failed);
         }
@@ -216,13 +244,13 @@ impl<K: Key, R: Row> Segment<K, R> {
 impl<K: Key, R: Row> Table<K, R> {
     /// Drops what was copied aside.
     pub(super) fn drop_side(&mut self) {
-        self.segments.iter_mut().for_each(|s| s.side = Default::default());
+        self.segments.iter_mut().for_each(|s| s.aside.side = Default::default());
     }
 
     /// Whether tombstones wait for a complete checkpoint.
     pub(super) fn has_dead(&self) -> bool {
         let complete = self.epochs.complete;
-        self.segments.iter().any(|s| s.dead.iter().any(|d| d.epoch > complete))
+        self.segments.iter().any(|s| s.aside.dead.iter().any(|d| d.epoch > complete))
     }
 
     /// Applies a block of a file.

@@ -4,14 +4,16 @@
 //! small ones, and each grows at its own fill: they do not double together.
 
 use super::row::Row;
-use super::segment::{Dead, Segment, preserve};
+use super::segment::{Aside, Dead, Segment, preserve};
 use super::table::Table;
 use crate::data::Ts;
 use millrace_protocol::key::{Key, mix64};
 use millrace_protocol::keygroup::KeyGroupRange;
 
 /// A segment with this many buckets is split rather than grown.
-const SPLIT_BUCKETS: usize = 32 * 1024;
+const SPLIT_BUCKETS: usize = if cfg!(test) { 256 } else { 32 * 1024 };
+/// Smaller ones grow when they are full.
+const SMALL: usize = if cfg!(test) { 24 } else { 768 };
 /// Segments looked at in one [`Table::tend`].
 const LOOKED_AT: usize = 32;
 /// Segments grown or split in one [`Table::tend`].
@@ -58,7 +60,7 @@ impl<K: Key, R: Row> Table<K, R> {
     fn grow_if_due(&mut self, at: usize) -> bool {
         let Some(segment) = self.segments.get_mut(at) else { return false };
         let (len, capacity) = (segment.entries.len(), segment.entries.capacity());
-        if len < 768 || len < threshold(segment.groups.start, capacity) {
+        if len < SMALL || len < threshold(segment.groups.start, capacity) {
             return false;
         }
         let splits = segment.entries.num_buckets() >= SPLIT_BUCKETS && segment.groups.len() > 1;
@@ -78,7 +80,7 @@ impl<K: Key, R: Row> Table<K, R> {
             .draining
             .as_ref()
             .is_some_and(|d| d.inside.is_some() && d.owing.passed == segment.groups.start);
-        segment.side.count == 0 && !entered
+        segment.aside.side.count == 0 && !entered
     }
 
     fn split(&mut self, at: usize) {
@@ -101,10 +103,9 @@ impl<K: Key, R: Row> Table<K, R> {
             half.insert_unique(hash, entry, hasher);
         }
         low.entries = kept;
-        high.dead = low.dead.extract_if(.., |d| d.group.0 >= middle).collect();
+        high.aside.dead = low.aside.dead.extract_if(.., |d| d.group.0 >= middle).collect();
         self.segments.insert(at + 1, high);
-        let first = usize::from(middle.saturating_sub(self.range.start));
-        self.directory.iter_mut().skip(first).for_each(|segment| *segment += 1);
+        self.directory.iter_mut().skip(usize::from(middle)).for_each(|segment| *segment += 1);
     }
 
     /// Removes rows that expired at `now`, looking at no more than about `budget`
@@ -120,7 +121,8 @@ impl<K: Key, R: Row> Table<K, R> {
             if *at >= self.segments.len() {
                 (*at, *bucket) = (0, 0);
             }
-            let Segment { entries, side, dead, written, .. } = &mut self.segments[*at];
+            let Segment { entries, aside, written, .. } = &mut self.segments[*at];
+            let Aside { side, dead } = &mut **aside;
             while *bucket < entries.num_buckets() {
                 if left == 0 {
                     return gone;
@@ -155,8 +157,8 @@ impl<K: Key, R: Row> Table<K, R> {
             let sampled = s.entries.len().min(SAMPLE);
             let heap: usize = s.entries.iter().take(SAMPLE).map(|e| e.row.heap_bytes()).sum();
             let heap = heap.checked_div(sampled).unwrap_or(0) * s.entries.len();
-            let owed = s.side.keys.capacity() + s.side.rows.capacity();
-            let dead = s.dead.capacity() * size_of::<Dead<K>>();
+            let owed = s.aside.side.keys.capacity() + s.aside.side.rows.capacity();
+            let dead = s.aside.dead.capacity() * size_of::<Dead<K>>();
             s.entries.allocation_size() + heap + owed + dead
         };
         self.segments.iter().map(of).sum()

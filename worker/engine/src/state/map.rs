@@ -48,8 +48,8 @@ impl<K: Key, V> Inner<K, V> {
         // The index begins once it is worth it.
         let from = if entries.len() == SCANNED + 1 { 0 } else { entries.len() - 1 };
         if entries.len() > SCANNED {
-            for at in from..entries.len() {
-                self.index.insert_unique(entries[at].0.hash64(), at as u32, hasher);
+            for (at, (key, _)) in entries.iter().enumerate().skip(from) {
+                self.index.insert_unique(key.hash64(), at as u32, hasher);
             }
         }
     }
@@ -122,7 +122,7 @@ impl<K: Key, V: Data> MapState<K, V> {
         let Some((_, at)) = self.find(key) else { return Ok(None) };
         self.dirty = true;
         let value = self.inner.as_mut().map(|inner| inner.remove(at));
-        if self.len() == 0 {
+        if self.inner.as_ref().is_some_and(|i| i.entries.is_empty()) {
             self.inner = None;
         }
         Ok(value)

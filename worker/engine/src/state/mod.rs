@@ -1,8 +1,8 @@
 //! Keyed state: tables, what lives in their rows, snapshots, and checkpoint files.
 //!
 //! Rooms, from the bottom up:
-//! - [`row`]: what a table's row must be able to do; [`fields`], [`map`] and
-//!   [`keyed`] are the user-facing state types that make one up.
+//! - [`row`]: what a table's row must be able to do; [`fields`], [`gather`], [`map`]
+//!   and [`keyed`] are the user-facing state types that make one up.
 //! - [`table`]: the hash table that is the write buffer (and, in the memory
 //!   backend, the state); [`panes`]: one table for each namespace.
 //! - [`delta`]: the file format; [`reader`]: reading it by key group.
@@ -17,6 +17,7 @@ mod drain;
 pub mod fields;
 mod fire;
 pub mod fold;
+pub mod gather;
 mod grow;
 pub mod keyed;
 pub mod map;
@@ -27,12 +28,12 @@ pub mod row;
 mod segment;
 pub mod snapshot;
 pub mod table;
+#[cfg(test)]
+mod tests;
 
 pub use delta::DeltaWriter;
-pub use fields::{
-    AggregatingState, Aggregator, Field, ListState, Reducer, ReducingState, State, Ttl, TtlRefresh,
-    Value, Visit, VisitMut,
-};
+pub use fields::{Field, ListState, State, Ttl, TtlRefresh, Value, Visit, VisitMut};
+pub use gather::{AggregatingState, Aggregator, Reducer, ReducingState};
 pub use keyed::Keyed;
 pub use map::MapState;
 pub use panes::PaneTables;

@@ -20,6 +20,7 @@ pub struct PaneTables<K, R> {
     pub(super) panes: Vec<(i64, Table<K, R>)>,
     /// Index of the pane asked for last.
     pub(super) last: usize,
+    tended: usize,
     pub(super) dead_before: i64,
     /// What a new pane begins with.
     pub(super) epochs: Epochs,
@@ -44,6 +45,7 @@ impl<K: Key, R: Row> PaneTables<K, R> {
             range,
             panes: Vec::new(),
             last: 0,
+            tended: 0,
             dead_before: i64::MIN,
             epochs: Epochs::new(),
             draining: None,
@@ -178,6 +180,11 @@ impl<K: Key, R: Row> PaneTables<K, R> {
         if let Some((_, table)) = self.panes.get_mut(self.last) {
             table.tend();
         }
+        if self.panes.len() > 1 {
+            // Rows of a batch may be of several panes: the others take turns.
+            self.tended = if self.tended + 1 < self.panes.len() { self.tended + 1 } else { 0 };
+            self.panes[self.tended].1.tend();
+        }
     }
 }
 
@@ -190,13 +197,22 @@ impl<K: Key, R: Row> StateTable for PaneTables<K, R> {
         if self.panes.iter().any(|(_, t)| t.firing.is_some()) {
             return Err(SnapshotError::Firing { checkpoint: spec.checkpoint }.into());
         }
+        if let Some(PanesDraining { checkpoint: draining, .. }) = self.draining {
+            let next = spec.checkpoint;
+            return Err(SnapshotError::StillDraining { next, draining }.into());
+        }
         self.retire_all();
         self.epochs.begin(spec, self.range.start)?;
         let owing = self.epochs.draining.take().map(|d| d.owing);
         let whole = owing.map_or(self.range, |o| o.whole(self.range));
         let (checkpoint, dead_before) = (spec.checkpoint, self.dead_before);
         self.draining = Some(PanesDraining { checkpoint, whole, dead_before });
-        self.panes.iter_mut().try_for_each(|(_, table)| table.begin(spec))
+        // A pane made anew below `dead_before` is written whole each time, because
+        // its entries in older files are taken for dead.
+        let anew = SnapshotSpec { base: None, ..spec.clone() };
+        self.panes.iter_mut().try_for_each(|(namespace, table)| {
+            table.begin(if *namespace < dead_before { &anew } else { spec })
+        })
     }
 
     fn drain(&mut self, out: &mut DeltaWriter, budget: usize) -> Res<bool> {

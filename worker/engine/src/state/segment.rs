@@ -73,8 +73,6 @@ pub(crate) struct Inside {
     pub bucket: usize,
     /// The segment's [`Segment::moves`] when it was entered.
     pub moves: u32,
-    /// Buckets found to be owed and not yet written, by group, last first.
-    pub found: Vec<(u16, u32)>,
 }
 
 /// The epochs of a table.
@@ -167,11 +165,24 @@ impl Written {
     }
 }
 
-pub(crate) struct Segment<K, R> {
-    pub groups: KeyGroupRange,
-    pub entries: HashTable<Entry<K, R>>,
+/// What a segment keeps beside its entries.
+pub(crate) struct Aside<K> {
     pub side: Side,
     pub dead: Vec<Dead<K>>,
+}
+
+impl<K> Default for Aside<K> {
+    fn default() -> Self {
+        Self { side: Side::default(), dead: Vec::new() }
+    }
+}
+
+/// One cache line: every record reads one.
+#[repr(align(64))]
+pub(crate) struct Segment<K, R> {
+    pub entries: HashTable<Entry<K, R>>,
+    pub groups: KeyGroupRange,
+    pub aside: Box<Aside<K>>,
     /// When it was written to: segments untouched since the base are skipped.
     pub written: Written,
     /// How often entries may have moved between buckets.
@@ -181,10 +192,9 @@ pub(crate) struct Segment<K, R> {
 impl<K: Key, R: Row> Segment<K, R> {
     pub fn new(groups: KeyGroupRange) -> Self {
         Self {
-            groups,
             entries: HashTable::new(),
-            side: Side::default(),
-            dead: Vec::new(),
+            groups,
+            aside: Box::default(),
             written: Written::default(),
             moves: 0,
         }

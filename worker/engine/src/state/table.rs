@@ -6,10 +6,10 @@
 
 use super::fire::Firing;
 use super::row::Row;
-use super::segment::{Dead, Entry, Epochs, Segment, Stamp, preserve};
-use hashbrown::hash_table::AbsentEntry;
+use super::segment::{Dead, Entry, Epochs, Segment, Side, Stamp, Written, preserve};
+use hashbrown::HashTable;
 use millrace_protocol::key::Key;
-use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
+use millrace_protocol::keygroup::{KeyGroup, KeyGroupRange, MaxParallelism};
 
 /// What a function did to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +30,10 @@ pub struct Table<K, R> {
     pub(super) max: MaxParallelism,
     pub(super) range: KeyGroupRange,
     pub(super) segments: Vec<Segment<K, R>>,
-    /// Index of the segment of each group in the range.
+    /// Index of the segment of each group of the job; of no meaning out of `range`.
     pub(super) directory: Vec<u16>,
+    /// Takes a group from a hash, if there are a power of two of them.
+    mask: Option<usize>,
     pub(super) epochs: Epochs,
     pub(super) firing: Option<Firing<K, R>>,
     pub(super) swept: (usize, usize),
@@ -45,7 +47,8 @@ impl<K: Key, R: Row> Table<K, R> {
             max,
             range,
             segments: vec![Segment::new(range)],
-            directory: vec![0; usize::from(range.len())],
+            directory: vec![0; usize::from(max.get())],
+            mask: max.get().is_power_of_two().then(|| usize::from(max.get()) - 1),
             epochs: Epochs::new(),
             firing: None,
             swept: (0, 0),
@@ -59,14 +62,17 @@ impl<K: Key, R: Row> Table<K, R> {
         if self.segments.len() == 1 {
             return 0;
         }
-        let group = self.max.group(hash).0;
-        debug_assert!(self.range.start <= group && group < self.range.end);
-        let at = usize::from(group.wrapping_sub(self.range.start));
-        self.directory.get(at).map_or(0, |i| usize::from(*i))
+        debug_assert!(self.range.contains(self.max.group(hash)));
+        // As `MaxParallelism::group`, with the case told apart beforehand.
+        let group = match self.mask {
+            Some(mask) => (hash >> 32) as usize & mask,
+            None => usize::from(self.max.group(hash).0),
+        };
+        self.directory.get(group).map_or(0, |i| usize::from(*i))
     }
 
     /// The row of a key.
-    #[inline]
+    #[inline(always)]
     pub fn get(&self, hash: u64, key: &K) -> Option<&R> {
         let segment = &self.segments[self.segment_of(hash)];
         segment.entries.find(hash, |e| e.key == *key).map(|e| &e.row)
@@ -74,54 +80,81 @@ impl<K: Key, R: Row> Table<K, R> {
 
     /// The row of a key, made if there is none; counts as changed. The key is
     /// cloned only then.
-    #[inline]
+    #[inline(always)]
     pub fn get_or_insert_with(&mut self, hash: u64, key: &K, init: impl FnOnce() -> R) -> &mut R {
         let at = self.segment_of(hash);
         let (max, epochs) = (self.max, &self.epochs);
-        let Segment { entries, side, written, moves, .. } = &mut self.segments[at];
+        let Segment { entries, aside, written, moves, .. } = &mut self.segments[at];
         match entries.find_entry(hash, |e| e.key == *key) {
             Ok(found) => {
                 let entry = found.into_mut();
                 if entry.stamp.epoch() != epochs.current {
-                    let kept = match &epochs.draining {
-                        Some(draining) => preserve(draining, max, hash, entry, side),
-                        None => false,
-                    };
-                    entry.stamp = Stamp::new(epochs.current, entry.stamp.saved() || kept);
-                    written.note(epochs.current);
+                    first_write(entry, max, hash, epochs, &mut aside.side, written);
                 }
                 &mut entry.row
             }
             Err(absent) => {
-                let row = init();
                 written.note(epochs.current);
-                let stamp = Stamp::new(epochs.current, false);
-                insert(absent, moves, hash, Entry { key: key.clone(), row, stamp })
+                insert_row(absent.into_table(), moves, hash, key, init(), epochs.current)
             }
         }
     }
 
     /// The row of a key; counts as changed.
-    #[inline]
+    #[inline(always)]
     pub fn get_mut(&mut self, hash: u64, key: &K) -> Option<&mut R> {
         let at = self.segment_of(hash);
         let (max, epochs) = (self.max, &self.epochs);
-        let Segment { entries, side, written, .. } = &mut self.segments[at];
+        let Segment { entries, aside, written, .. } = &mut self.segments[at];
         let entry = entries.find_mut(hash, |e| e.key == *key)?;
         if entry.stamp.epoch() != epochs.current {
-            let kept = match &epochs.draining {
-                Some(draining) => preserve(draining, max, hash, entry, side),
-                None => false,
-            };
-            entry.stamp = Stamp::new(epochs.current, entry.stamp.saved() || kept);
-            written.note(epochs.current);
+            first_write(entry, max, hash, epochs, &mut aside.side, written);
         }
         Some(&mut entry.row)
     }
 
+    /// As [`Table::get_or_insert_with`] for the rows of a batch, given as (hash,
+    /// key): calls `f` with each one's index and row. Faster where memory is what
+    /// is waited for: little stands between one probe and the next.
+    #[inline]
+    pub fn change_each<'k>(
+        &mut self,
+        rows: impl IntoIterator<Item = (u64, &'k K)>,
+        mut init: impl FnMut() -> R,
+        mut f: impl FnMut(usize, &mut R),
+    ) {
+        let (max, mask, epochs) = (self.max, self.mask, &self.epochs);
+        let (segments, directory) = (self.segments.as_mut_slice(), self.directory.as_slice());
+        let current = epochs.current;
+        for (i, (hash, key)) in rows.into_iter().enumerate() {
+            let at = if segments.len() == 1 {
+                0
+            } else {
+                let group = match mask {
+                    Some(mask) => (hash >> 32) as usize & mask,
+                    None => usize::from(max.group(hash).0),
+                };
+                directory.get(group).map_or(0, |i| usize::from(*i))
+            };
+            let Segment { entries, aside, written, moves, .. } = &mut segments[at];
+            match entries.find_mut(hash, |e| e.key == *key) {
+                Some(entry) => {
+                    if entry.stamp.epoch() != current {
+                        first_write(entry, max, hash, epochs, &mut aside.side, written);
+                    }
+                    f(i, &mut entry.row);
+                }
+                None => {
+                    written.note(current);
+                    f(i, insert_row(entries, moves, hash, key, init(), current));
+                }
+            }
+        }
+    }
+
     /// Runs `f` on the row of a key, made with `init` if there is none, and does
     /// what `f` answers. A row made here and then [`Change::Kept`] leaves no entry.
-    #[inline]
+    #[inline(always)]
     pub fn update<T>(
         &mut self,
         hash: u64,
@@ -131,66 +164,77 @@ impl<K: Key, R: Row> Table<K, R> {
     ) -> T {
         let at = self.segment_of(hash);
         let (max, epochs) = (self.max, &self.epochs);
-        let Segment { entries, side, written, moves, dead, .. } = &mut self.segments[at];
-        match entries.find_entry(hash, |e| e.key == *key) {
-            Ok(mut found) => {
-                let entry = found.get_mut();
-                let mark = side.mark();
-                let old = entry.stamp.epoch() != epochs.current;
-                let kept = match &epochs.draining {
-                    Some(draining) if old => preserve(draining, max, hash, entry, side),
-                    _ => false,
-                };
-                let (answer, change) = f(&mut entry.row);
-                match change {
-                    Change::Kept if kept => side.rewind(mark),
-                    Change::Kept => {}
-                    Change::Changed => {
-                        if old {
-                            entry.stamp = Stamp::new(epochs.current, entry.stamp.saved() || kept);
-                            written.note(epochs.current);
-                        }
-                    }
-                    Change::Removed => {
-                        let (entry, _) = found.remove();
-                        if entry.stamp.saved() || kept {
-                            let (group, epoch) = (max.group(hash), epochs.current);
-                            dead.push(Dead { key: entry.key, group, epoch });
-                            written.note(epochs.current);
-                        }
-                    }
-                }
-                answer
+        let Segment { entries, aside, written, moves, .. } = &mut self.segments[at];
+        let Some(entry) = entries.find_mut(hash, |e| e.key == *key) else {
+            let mut row = init();
+            let (answer, change) = f(&mut row);
+            if change == Change::Changed {
+                written.note(epochs.current);
+                insert_row(entries, moves, hash, key, row, epochs.current);
             }
-            Err(absent) => {
-                let mut row = init();
-                let (answer, change) = f(&mut row);
-                if change == Change::Changed {
-                    written.note(epochs.current);
-                    let stamp = Stamp::new(epochs.current, false);
-                    insert(absent, moves, hash, Entry { key: key.clone(), row, stamp });
+            return answer;
+        };
+        let old = entry.stamp.epoch() != epochs.current;
+        let kept = match &epochs.draining {
+            Some(draining) if old => {
+                let mark = aside.side.mark();
+                preserve(draining, max, hash, entry, &mut aside.side).then_some(mark)
+            }
+            _ => None,
+        };
+        let (answer, change) = f(&mut entry.row);
+        match change {
+            Change::Changed if !old => {}
+            Change::Changed => {
+                let saved = entry.stamp.saved() || kept.is_some();
+                entry.stamp = Stamp::new(epochs.current, saved);
+                written.note(epochs.current);
+            }
+            Change::Kept => {
+                if let Some(mark) = kept {
+                    aside.side.rewind(mark);
                 }
-                answer
+            }
+            Change::Removed => {
+                let place = (hash, max.group(hash), epochs.current);
+                remove_row(entries, &mut aside.dead, written, place, key, kept.is_some());
             }
         }
+        answer
     }
 
     /// Removes a key and gives its row.
     pub fn remove(&mut self, hash: u64, key: &K) -> Option<R> {
         let at = self.segment_of(hash);
         let (max, epochs) = (self.max, &self.epochs);
-        let Segment { entries, side, written, dead, .. } = &mut self.segments[at];
-        let found = entries.find_entry(hash, |e| e.key == *key).ok()?;
+        let Segment { entries, aside, written, .. } = &mut self.segments[at];
+        let entry = entries.find(hash, |e| e.key == *key)?;
         let kept = match &epochs.draining {
-            Some(draining) => preserve(draining, max, hash, found.get(), side),
+            Some(draining) => preserve(draining, max, hash, entry, &mut aside.side),
             None => false,
         };
-        let (entry, _) = found.remove();
-        if entry.stamp.saved() || kept {
-            dead.push(Dead { key: entry.key, group: max.group(hash), epoch: epochs.current });
-            written.note(epochs.current);
+        let place = (hash, max.group(hash), epochs.current);
+        remove_row(entries, &mut aside.dead, written, place, key, kept)
+    }
+
+    /// Begins to load what the next calls for these hashes will look at. Worth it where
+    /// the table is larger than the caches: loads of many keys overlap, which those of one
+    /// call after the other hardly do. The answer only keeps the loads from being
+    /// optimised away.
+    #[inline]
+    pub fn warm(&self, hashes: impl Iterator<Item = u64>) -> u32 {
+        if self.segments.len() == 1 {
+            return 0;
         }
-        Some(entry.row)
+        let mut touched = 0;
+        for hash in hashes {
+            let segment = &self.segments[self.segment_of(hash)];
+            // The first candidate of its tag: with few exceptions the right one.
+            if let Some(entry) = segment.entries.find(hash, |_| true) {
+                touched ^= entry.stamp.epoch();
+            }
+        }
+        touched
     }
 
     /// Number of keys.
@@ -227,17 +271,55 @@ impl<K: Key, R: Row> Table<K, R> {
     }
 }
 
+/// Before an entry is written to for the first time in an epoch.
+#[inline(never)]
+fn first_write<K: Key, R: Row>(
+    entry: &mut Entry<K, R>,
+    max: MaxParallelism,
+    hash: u64,
+    epochs: &Epochs,
+    side: &mut Side,
+    written: &mut Written,
+) {
+    let draining = epochs.draining.as_ref();
+    let kept = draining.is_some_and(|d| preserve(d, max, hash, entry, side));
+    entry.stamp = Stamp::new(epochs.current, entry.stamp.saved() || kept);
+    written.note(epochs.current);
+}
+
 /// Puts an entry where there was none.
-#[inline]
-fn insert<'a, K: Key, R: Row>(
-    absent: AbsentEntry<'a, Entry<K, R>>,
+#[inline(never)]
+fn insert_row<'a, K: Key, R: Row>(
+    entries: &'a mut HashTable<Entry<K, R>>,
     moves: &mut u32,
     hash: u64,
-    entry: Entry<K, R>,
+    key: &K,
+    row: R,
+    epoch: u32,
 ) -> &'a mut R {
-    let entries = absent.into_table();
     if entries.len() == entries.capacity() {
         *moves += 1;
     }
+    let entry = Entry { key: key.clone(), row, stamp: Stamp::new(epoch, false) };
     &mut entries.insert_unique(hash, entry, |e| e.key.hash64()).into_mut().row
+}
+
+/// Removes an entry, and notes its tombstone if a file may hold it: an earlier
+/// one, or the one that drains (`kept`).
+#[inline(never)]
+fn remove_row<K: Key, R: Row>(
+    entries: &mut HashTable<Entry<K, R>>,
+    dead: &mut Vec<Dead<K>>,
+    written: &mut Written,
+    (hash, group, epoch): (u64, KeyGroup, u32),
+    key: &K,
+    kept: bool,
+) -> Option<R> {
+    let found = entries.find_entry(hash, |e| e.key == *key).ok()?;
+    let (entry, _) = found.remove();
+    if entry.stamp.saved() || kept {
+        dead.push(Dead { key: entry.key, group, epoch });
+        written.note(epoch);
+    }
+    Some(entry.row)
 }

@@ -43,6 +43,11 @@ impl DirectoryStore {
         Ok(Self { place: Arc::new(place) })
     }
 
+    /// Opens a directory only to read from it; writes fail.
+    pub fn open_to_read(root: &Path) -> Self {
+        Self { place: Arc::new(Place { root: root.to_owned(), next: AtomicU64::new(0) }) }
+    }
+
     /// The directory.
     pub fn root(&self) -> &Path {
         &self.place.root

@@ -4,6 +4,7 @@
 
 mod check;
 mod make;
+mod parts;
 
 use super::{Field, Holds, Record, Shape, Variant};
 use serde::Serialize;

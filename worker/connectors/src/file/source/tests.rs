@@ -106,6 +106,41 @@ fn packed_files_are_told_by_their_first_bytes() {
     assert!(e.to_string().contains("named as gzip and holds something else"), "{e}");
 }
 
+/// As other programs write them: made by Python's `zipfile`, with a directory and
+/// the forks of a Mac beside the file (stored and deflated), and by `zip -` (sizes
+/// behind the data, Zip64).
+#[cfg(feature = "zip")]
+#[test]
+fn zip_archives_of_a_single_file() {
+    let expected: Vec<u32> = (0..50).collect();
+    for name in ["deflated.zip", "stored.zip", "streamed.zip"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name);
+        let mut source = FileSource::new(&path, Csv::new().positional());
+        let splits = source.discover(&[]).unwrap();
+        assert_eq!(read(&source, splits, &Arc::default()).unwrap(), expected, "{name}");
+
+        // Damaged anywhere: an error or the same rows, never others.
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = fs::read(&path).unwrap();
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x10;
+            let path = dir.path().join("rows.zip");
+            fs::write(&path, damaged).unwrap();
+            let mut source = FileSource::new(&path, Csv::new().positional());
+            let splits = source.discover(&[]);
+            if let Ok(rows) = splits.and_then(|splits| read(&source, splits, &Arc::default())) {
+                assert_eq!(rows, expected, "{name}, byte {at}");
+            }
+        }
+    }
+    let two = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/two.zip");
+    let mut source = FileSource::new(&two, Csv::new().positional());
+    let splits = source.discover(&[]).unwrap();
+    let e = read(&source, splits, &Arc::default()).unwrap_err();
+    assert!(e.to_string().contains("several files"), "{e}");
+}
+
 #[test]
 fn bad_rows_are_dead_letters_with_their_place_or_fail() {
     let dir = tempfile::tempdir().unwrap();
