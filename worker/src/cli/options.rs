@@ -138,9 +138,10 @@ mod tests {
     #[test]
     fn times_have_units() {
         let times = ["0", "250ms", "2h", "5m", "5min", "1d"].map(|t| parse_duration(t).unwrap());
-        assert_eq!(times.map(|t| t.as_millis() as u64 / 10), [
-            0, 25, 720_000, 30_000, 30_000, 8_640_000
-        ]);
+        assert_eq!(
+            times.map(|t| t.as_millis() as u64 / 10),
+            [0, 25, 720_000, 30_000, 30_000, 8_640_000]
+        );
         for bad in ["", "10", "s", "-1s", "1.5s", "10 s", "99999999999999999999s", "1w"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }

@@ -79,6 +79,7 @@ pub fn run(
     let progress = Progress::start(mode, screen.clone(), move || viewed.view())
         .map_err(|e| failed("start a thread", e))?;
     let outcome = job::run_owned(&handle, job, lock);
+    running.set_over();
     drop(progress);
     let told = tell(outcome);
     running.ended(told.as_ref().map(|how| (*how).to_owned()).map_err(ToString::to_string));
@@ -183,8 +184,7 @@ fn stop_on_signals<T: Send + 'static>(
     screen: &Screen,
 ) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    let (running, leftovers, screen) =
-        (Arc::clone(running), Arc::clone(leftovers), screen.clone());
+    let (running, leftovers, screen) = (Arc::clone(running), Arc::clone(leftovers), screen.clone());
     std::thread::Builder::new().name("millrace-signals".to_owned()).spawn(move || {
         let mut signalled = false;
         for signal in signals.forever() {

@@ -18,6 +18,8 @@ pub enum Doing {
     Restarting,
     /// A last checkpoint is being taken and committed.
     Stopping,
+    /// It has ended.
+    Ended,
 }
 
 /// A job at one moment. Times are milliseconds.

@@ -352,8 +352,7 @@ impl Shell {
                 match report {
                     Report::Event(event) => Some(event),
                     Report::Refused(why) => {
-                        let failure =
-                            Failure { operator: None, subtask: None, cause: why.clone() };
+                        let failure = Failure { operator: None, subtask: None, cause: why.clone() };
                         self.refused.get_or_insert(why);
                         // The slot is gone: an attempt that waits for it to be ready has failed.
                         let failed = Event::TaskFailed { attempt, failure };

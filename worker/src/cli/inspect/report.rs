@@ -178,7 +178,8 @@ pub fn build(subject: &Subject, all: bool) -> Report {
         created_at: time(manifest.created_at_ms),
         phase: head.map(|head| format!("{:?}", head.phase)),
         cause: head.and_then(|head| head.cause.clone()),
-        retained: head.map_or(Vec::new(), |h| h.retained.iter().map(|at| at.checkpoint.0).collect()),
+        retained: head
+            .map_or(Vec::new(), |h| h.retained.iter().map(|at| at.checkpoint.0).collect()),
         pinned: head.map_or(Vec::new(), |h| h.pins.iter().map(|p| p.savepoint.clone()).collect()),
         max_parallelism: manifest.max_parallelism.get(),
         hash_version: manifest.hash_version,
@@ -274,7 +275,8 @@ fn keyed(uid: &Uid, state: &KeyedState, files: &[Opened<'_>]) -> Keyed {
                 namespace < section.dead_before && groups.iter().any(covers)
             })
         };
-        let counts = |first: u16, last: u16| groups.iter().any(|g| first < g.end && g.start <= last);
+        let counts =
+            |first: u16, last: u16| groups.iter().any(|g| first < g.end && g.start <= last);
         let blocks = section.blocks.iter().filter(|b| counts(b.first, b.last));
         let mut any = false;
         for block in blocks.filter(|b| !dead(b.namespace, b.first, b.last)) {
@@ -345,4 +347,3 @@ fn pending(commits: &[PendingCommit]) -> Vec<Pending> {
     }
     by_sink.into_values().collect()
 }
-
