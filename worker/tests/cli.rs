@@ -1,5 +1,7 @@
 //! The command line of a small real program (`examples/counts.rs`), as processes.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -54,8 +56,8 @@ impl Dirs {
 
     /// A job that runs long, with at least one complete checkpoint.
     fn start(&self, args: &[&str]) -> Child {
-        let child = self.run(&[&["--rate", "2000", "--rows", "1000000000"], args].concat());
-        let child = { child }.spawn().unwrap();
+        let mut child = self.run(&[&["--rate", "2000", "--rows", "1000000000"], args].concat());
+        let child = child.spawn().unwrap();
         self.wait_for_checkpoint();
         child
     }

@@ -10,6 +10,7 @@
 //!   [`operators`]: what stands behind an exchange.
 //! - [`runtime`]: slots, tasks, channels.
 //! - [`job`]: the shell that runs a job in this process.
+//! - [`testing`]: a harness that runs a piece of dataflow step by step, for tests.
 
 pub mod api;
 pub mod connector;
@@ -21,4 +22,5 @@ pub mod operators;
 pub mod runtime;
 pub mod state;
 pub mod store;
+pub mod testing;
 pub mod time;

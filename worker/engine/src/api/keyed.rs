@@ -125,7 +125,7 @@ impl<T: Send + 'static, S: KeySelector<T>> KeyedStream<T, S> {
     }
 
     /// Connects the stream to input `input` of `node`.
-    pub(crate) fn connect(self, node: NodeId, input: usize) {
+    pub(crate) fn into_input(self, node: NodeId, input: usize) {
         let edge = self.env.edge(self.node, node, input, Partitioning::Key);
         (self.connect)(edge);
     }
@@ -141,12 +141,29 @@ impl<T: Send + 'static, S: KeySelector<T>> KeyedStream<T, S> {
         let env = self.env.clone();
         let spec = OperatorSpec::new(name, Some(uid), states);
         let (node, output) = add_operator_with_id(&env, spec, make);
-        self.connect(node, 0);
+        self.into_input(node, 0);
         DataStream::new(env, output, Head::new())
     }
 
     /// Folds each key's rows into one with `f`, and emits it after every row.
     pub fn reduce(self, uid: &str, f: impl FnMut(&mut T, T) + Fun) -> DataStream<T>
+    where
+        T: Data + Clone,
+    {
+        let states = declare::<S::Key, Plain<T>>(&self.env, uid, REDUCED, false);
+        let selector = self.selector.clone();
+        self.operator("reduce", uid, states, move |cx, node| {
+            let mut f = f.clone();
+            let f = move |acc: &mut T, row: T| {
+                f(acc, row);
+                Ok(())
+            };
+            Ok(Reduce::new(selector.clone(), f, cx.table(node)))
+        })
+    }
+
+    /// As [`KeyedStream::reduce`], with a function that may fail, which fails the attempt.
+    pub fn try_reduce(self, uid: &str, f: impl FnMut(&mut T, T) -> Res + Fun) -> DataStream<T>
     where
         T: Data + Clone,
     {

@@ -1,109 +1,127 @@
 //! Windows over keyed streams.
+//!
+//! `keyed.window(assigner)` cuts each key's rows into windows ([`assign`]); a trigger
+//! ([`trigger`]) says when a window is fired, an evictor ([`evict`]) which of its rows are
+//! left out; an aggregate ([`aggregate`]), a reduce function or a window function
+//! ([`function`]) makes rows of it.
+//!
+//! **Watermarks.** A watermark `w` says that no row earlier than `w` is expected; a window
+//! `[start, end)` is complete when the watermark reaches `end`. Its results carry the
+//! timestamp `end - 1`.
+//!
+//! **Lateness.** A window is kept until the watermark reaches its end plus the allowed
+//! lateness. A row that comes after its window was complete and before it is gone fires it
+//! anew at once, with all its rows so far. A row all of whose windows are gone is *late*:
+//! it goes to the side output of `late_to`, or is counted (`late_dropped`) and dropped.
+//!
+//! **Order.** Windows fire in order of time, and keys within a moment in an order that
+//! depends only on the keys. Rows that a window function emits beyond the room downstream
+//! wait; no other window is fired meanwhile.
+
+pub mod aggregate;
+pub mod assign;
+pub mod evict;
+mod evicted;
+pub mod function;
+pub mod trigger;
+
+pub use aggregate::{Aggregate, Count};
+pub use assign::{
+    Aligned, DynamicGap, Gap, GlobalWindows, SessionWindows, SlidingWindows, StaticGap, TimeDomain,
+    TumblingWindows, Window, WindowAssigner,
+};
+pub use evict::{CountEvictor, DeltaEvictor, Elements, Evictor, EvictorCx, TimeEvictor};
+pub use evicted::EvictedStream;
+pub use function::{ProcessWindowFunction, WindowCx};
+pub use trigger::{
+    ContinuousEventTimeTrigger, ContinuousProcessingTimeTrigger, CountTrigger, DefaultTrigger,
+    EventTimeTrigger, ProcessingTimeTrigger, PurgingTrigger, Timer, Trigger, TriggerCx,
+    TriggerResult,
+};
 
 use crate::api::keyed::{KeySelector, KeyedStream, declare};
 use crate::api::stream::DataStream;
-use crate::api::tags::OutputTag;
+use crate::api::tags::{AnyTag, OutputTag, SideOutputs};
 use crate::data::{Data, Fun, Res, Ts};
-use crate::operators::window::{PANES, Tumbling, TumblingParts};
+use crate::graph::{BuildCx, NodeId, StateDecl};
+use crate::operators::window::body::{Body, Buffered, Incremental};
+use crate::operators::window::generic::{WindowOperator, WindowParts};
+use crate::operators::window::sliding::{Sliding, SlidingParts};
+use crate::operators::window::slots::Slots;
+use crate::operators::window::tumbling::{Tumbling, TumblingParts};
+use crate::operators::window::{LateRows, PANES, WINDOWS};
+use crate::runtime::side::Sides;
 use crate::state::Plain;
 use crate::time::millis;
+use aggregate::{Accumulate, ByAggregate, ByReduce};
+use evict::KeepAll;
+use function::{EmitEach, EmitReduced, Fire, WithFunction, WithReduced, WithRows};
 use std::time::Duration;
 
-/// The bounds of a window, in milliseconds: `[start, end)`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Window {
-    /// First moment of the window.
-    pub start: Ts,
-    /// First moment after it.
-    pub end: Ts,
-}
-
-impl Window {
-    /// The last moment of the window: the timestamp of its results.
-    pub fn last(self) -> Ts {
-        self.end.saturating_sub(1)
-    }
-}
-
-/// An incremental aggregate.
-pub trait Aggregate<T>: Fun {
-    /// What is kept per key and pane.
-    type Acc: Data + Clone;
-    /// The result.
-    type Out;
-    /// An empty accumulator.
-    fn create(&self) -> Self::Acc;
-    /// Takes a row in.
-    fn add(&self, acc: &mut Self::Acc, row: &T);
-    /// Takes another accumulator in. Associative.
-    fn merge(&self, acc: &mut Self::Acc, other: &Self::Acc);
-    /// The result so far.
-    fn result(&self, acc: &Self::Acc) -> Self::Out;
-}
-
-/// Counts rows.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Count;
-
-impl<T> Aggregate<T> for Count {
-    type Acc = u64;
-    type Out = u64;
-
-    fn create(&self) -> u64 {
-        0
-    }
-
-    #[inline]
-    fn add(&self, acc: &mut u64, _: &T) {
-        *acc += 1;
-    }
-
-    fn merge(&self, acc: &mut u64, other: &u64) {
-        *acc += other;
-    }
-
-    fn result(&self, acc: &u64) -> u64 {
-        *acc
-    }
-}
-
-/// Tumbling event-time windows.
-#[derive(Debug, Clone, Copy)]
-pub struct TumblingWindows {
-    size: Ts,
-    offset: Ts,
-}
-
-impl TumblingWindows {
-    /// Windows of `size`, which begin at multiples of it.
-    pub fn of(size: Duration) -> Self {
-        Self { size: millis(size), offset: 0 }
-    }
-
-    /// Windows that begin `offset` later.
-    pub fn offset(mut self, offset: Duration) -> Self {
-        self.offset = millis(offset);
-        self
-    }
-}
-
 /// A keyed stream cut into windows.
-pub struct WindowedStream<T, S: KeySelector<T>> {
+pub struct WindowedStream<T, S: KeySelector<T>, W, G = DefaultTrigger> {
     keyed: KeyedStream<T, S>,
-    windows: TumblingWindows,
+    assigner: W,
+    trigger: G,
     lateness: Ts,
     late: Option<OutputTag<T>>,
 }
 
+/// Rows of a count window: see [`KeyedStream::count_window`].
+pub type CountWindowedStream<T, S> =
+    WindowedStream<T, S, GlobalWindows, PurgingTrigger<CountTrigger>>;
+
+/// See [`KeyedStream::sliding_count_window`].
+pub type SlidingCountWindowedStream<T, S> =
+    EvictedStream<T, S, GlobalWindows, CountTrigger, CountEvictor>;
+
 impl<T: Send + 'static, S: KeySelector<T>> KeyedStream<T, S> {
     /// Cuts the stream into windows.
-    pub fn window(self, windows: TumblingWindows) -> WindowedStream<T, S> {
-        WindowedStream { keyed: self, windows, lateness: 0, late: None }
+    pub fn window<W: WindowAssigner<T>>(self, windows: W) -> WindowedStream<T, S, W> {
+        let trigger = match (windows.ends(), windows.domain()) {
+            (false, _) => DefaultTrigger::Never,
+            (true, TimeDomain::Event) => DefaultTrigger::EventTime,
+            (true, TimeDomain::Processing) => DefaultTrigger::ProcessingTime,
+        };
+        WindowedStream { keyed: self, assigner: windows, trigger, lateness: 0, late: None }
+    }
+
+    /// Windows of `size` rows of a key (at least 1). Results carry the timestamp of the
+    /// row that filled the window. Rows of a window that is not full when the input ends
+    /// are not emitted.
+    pub fn count_window(self, size: u64) -> CountWindowedStream<T, S> {
+        self.window(GlobalWindows).trigger(PurgingTrigger::of(CountTrigger::of(size)))
+    }
+
+    /// The last `size` rows of a key, after every `slide` rows of it (at least 1). Keeps
+    /// the rows themselves.
+    pub fn sliding_count_window(self, size: usize, slide: u64) -> SlidingCountWindowedStream<T, S> {
+        self.window(GlobalWindows).trigger(CountTrigger::of(slide)).evictor(CountEvictor::of(size))
     }
 }
 
-impl<T: Send + 'static, S: KeySelector<T>> WindowedStream<T, S> {
-    /// How long after a window's end a row may still change it.
+impl<T, S, W, G> WindowedStream<T, S, W, G>
+where
+    T: Send + 'static,
+    S: KeySelector<T>,
+    W: WindowAssigner<T>,
+    G: Trigger<T>,
+{
+    /// When windows fire, instead of when they are complete. A trigger without
+    /// [`Trigger::can_merge`] on sessions is an error before the job starts.
+    pub fn trigger<H: Trigger<T>>(self, trigger: H) -> WindowedStream<T, S, W, H> {
+        let Self { keyed, assigner, lateness, late, .. } = self;
+        WindowedStream { keyed, assigner, trigger, lateness, late }
+    }
+
+    /// Which rows of a window are left out when it fires. Windows then keep their rows,
+    /// also for an aggregate.
+    pub fn evictor<E: Evictor<T>>(self, evictor: E) -> EvictedStream<T, S, W, G, E> {
+        EvictedStream { windowed: self, evictor }
+    }
+
+    /// How long after a window's end (in event time) a row may still change it. No effect
+    /// on processing time and on global windows, for which no row is late.
     pub fn allowed_lateness(mut self, lateness: Duration) -> Self {
         self.lateness = millis(lateness);
         self
@@ -115,38 +133,204 @@ impl<T: Send + 'static, S: KeySelector<T>> WindowedStream<T, S> {
         self
     }
 
-    /// Aggregates each key's rows per window; `emit` makes the output row.
+    /// Aggregates each key's rows per window; `emit` makes the output row of key, window
+    /// and result.
     pub fn aggregate<A: Aggregate<T>, O: Send + 'static>(
         self,
         uid: &str,
         aggregate: A,
         emit: impl FnMut(&S::Key, Window, A::Out) -> O + Fun,
     ) -> DataStream<O> {
-        let env = self.keyed.env().clone();
-        let mut states = declare::<S::Key, Plain<A::Acc>>(&env, uid, PANES, true);
-        if self.windows.size < 1 {
-            states.clear();
-            env.graph_mut().error(format!("windows of {uid:?} must be at least 1 ms long"));
-        }
+        self.incremental(uid, ByAggregate(aggregate), EmitEach(emit), Vec::new())
+    }
+
+    /// Aggregates incrementally; a window function sees the result, and emits 0 to n rows.
+    pub fn aggregate_with<A: Aggregate<T>, O: Send + 'static>(
+        self,
+        uid: &str,
+        aggregate: A,
+        function: impl ProcessWindowFunction<S::Key, A::Out, O>,
+    ) -> DataStream<O> {
+        let tags = function.side_outputs();
+        self.incremental(uid, ByAggregate(aggregate), WithFunction(function), tags)
+    }
+
+    /// Folds each key's rows per window into one with `f`, and emits that. `f` must be
+    /// associative.
+    pub fn reduce(self, uid: &str, f: impl FnMut(&mut T, T) + Fun) -> DataStream<T>
+    where
+        T: Data + Clone,
+    {
+        self.incremental(uid, ByReduce(f), EmitReduced, Vec::new())
+    }
+
+    /// Folds incrementally; a window function sees the folded row, and emits 0 to n rows.
+    pub fn reduce_with<O: Send + 'static>(
+        self,
+        uid: &str,
+        f: impl FnMut(&mut T, T) + Fun,
+        function: impl ProcessWindowFunction<S::Key, T, O>,
+    ) -> DataStream<O>
+    where
+        T: Data + Clone,
+    {
+        let tags = function.side_outputs();
+        self.incremental(uid, ByReduce(f), WithReduced(function), tags)
+    }
+
+    /// A window function sees all rows of a window, in order of arrival. They are kept
+    /// until then, in each window that they belong to: where an aggregate will do, it is
+    /// cheaper by far.
+    pub fn process<O: Send + 'static>(
+        self,
+        uid: &str,
+        function: impl ProcessWindowFunction<S::Key, [T], O>,
+    ) -> DataStream<O>
+    where
+        T: Data + Clone,
+    {
+        let tags = function.side_outputs();
+        self.buffered(uid, KeepAll, WithRows(function), tags)
+    }
+
+    fn buffered<E, F, O>(self, uid: &str, evictor: E, fire: F, tags: Vec<AnyTag>) -> DataStream<O>
+    where
+        T: Data + Clone,
+        E: Evictor<T>,
+        F: for<'a> Fire<S::Key, &'a [T], O>,
+        O: Send + 'static,
+    {
+        self.generic(uid, tags, move || Buffered::new(evictor.clone(), fire.clone()))
+    }
+
+    fn incremental<A, F, O>(
+        self,
+        uid: &str,
+        accumulate: A,
+        fire: F,
+        tags: Vec<AnyTag>,
+    ) -> DataStream<O>
+    where
+        A: Accumulate<T>,
+        F: Fire<S::Key, A::Out, O>,
+        O: Send + 'static,
+    {
+        let windows = match self.assigner.aligned() {
+            Some(windows) if self.trigger.is_event_time_only() => windows,
+            _ => {
+                return self.generic(uid, tags, move || {
+                    Incremental::new(accumulate.clone(), fire.clone())
+                });
+            }
+        };
+        let mut states = declare::<S::Key, Plain<A::Acc>>(self.keyed.env(), uid, PANES, true);
+        self.check(uid, &mut states);
+        let outputs = Outputs::new(self.late, tags);
+        let (selector, lateness) = (self.keyed.selector.clone(), self.lateness);
+        let Aligned { size, slide, offset } = windows;
+        let (size, slide) = (size.max(1), slide.max(1));
+        let windows = Aligned { size, slide, offset };
+        let build = outputs.clone();
+        let stream = if size == slide {
+            self.keyed.operator("window", uid, states, move |cx, node| -> Res<_> {
+                let (late, sides) = build.build(cx, node)?;
+                Ok(Tumbling::new(TumblingParts {
+                    selector: selector.clone(),
+                    accumulate: accumulate.clone(),
+                    fire: fire.clone(),
+                    size,
+                    offset,
+                    lateness,
+                    late,
+                    sides,
+                    panes: cx.panes(node),
+                    max: cx.attempt.max_parallelism,
+                }))
+            })
+        } else {
+            self.keyed.operator("window", uid, states, move |cx, node| -> Res<_> {
+                let (late, sides) = build.build(cx, node)?;
+                Ok(Sliding::new(SlidingParts {
+                    selector: selector.clone(),
+                    accumulate: accumulate.clone(),
+                    fire: fire.clone(),
+                    windows,
+                    lateness,
+                    late,
+                    sides,
+                    panes: cx.panes(node),
+                    max: cx.attempt.max_parallelism,
+                }))
+            })
+        };
+        stream.with_sides(outputs.declared)
+    }
+
+    fn generic<B>(
+        self,
+        uid: &str,
+        tags: Vec<AnyTag>,
+        body: impl Fn() -> B + Send + 'static,
+    ) -> DataStream<B::Out>
+    where
+        B: Body<S::Key, T>,
+    {
+        let mut states = declare::<S::Key, Plain<Slots<B::Acc, G::State>>>(
+            self.keyed.env(),
+            uid,
+            WINDOWS,
+            false,
+        );
+        self.check(uid, &mut states);
+        let outputs = Outputs::new(self.late, tags);
+        let build = outputs.clone();
+        let (assigner, trigger, lateness) = (self.assigner, self.trigger, self.lateness);
         let selector = self.keyed.selector.clone();
-        let (windows, lateness, late) = (self.windows, self.lateness, self.late);
-        let declared =
-            crate::api::tags::SideOutputs::new(late.iter().map(OutputTag::any).collect());
-        let sides = declared.clone();
         let stream = self.keyed.operator("window", uid, states, move |cx, node| -> Res<_> {
-            Ok(Tumbling::new(TumblingParts {
+            let (late, sides) = build.build(cx, node)?;
+            Ok(WindowOperator::new(WindowParts {
                 selector: selector.clone(),
-                aggregate: aggregate.clone(),
-                emit: emit.clone(),
-                size: windows.size.max(1),
-                offset: windows.offset,
+                assigner: assigner.clone(),
+                trigger: trigger.clone(),
+                body: body(),
                 lateness,
-                late: late.map(|t| t.name()),
-                sides: sides.build(cx)?,
-                panes: cx.panes(node),
-                metrics: cx.metrics(node),
+                late,
+                sides,
+                table: cx.table(node),
             }))
         });
-        stream.with_sides(declared)
+        stream.with_sides(outputs.declared)
+    }
+
+    /// Tells mistakes before the job starts.
+    fn check(&self, uid: &str, states: &mut Vec<StateDecl>) {
+        let mut wrong = self.assigner.check().err();
+        if self.assigner.merges() && !self.trigger.can_merge() {
+            wrong = Some("its trigger cannot be used with windows that merge".to_owned());
+        }
+        if let Some(wrong) = wrong {
+            states.clear();
+            let mut graph = self.keyed.env().graph_mut();
+            graph.error(format!("the windows of {uid:?} are not right: {wrong}"));
+        }
+    }
+}
+
+/// The side outputs of a window operator.
+#[derive(Clone)]
+struct Outputs {
+    late: Option<&'static str>,
+    declared: SideOutputs,
+}
+
+impl Outputs {
+    fn new<T: Send + 'static>(late: Option<OutputTag<T>>, mut tags: Vec<AnyTag>) -> Self {
+        tags.extend(late.iter().map(OutputTag::any));
+        Self { late: late.map(|t| t.name()), declared: SideOutputs::new(tags) }
+    }
+
+    fn build(&self, cx: &mut BuildCx<'_>, node: NodeId) -> Res<(LateRows, Sides)> {
+        let late = LateRows { tag: self.late, metrics: cx.metrics(node) };
+        Ok((late, self.declared.build(cx)?))
     }
 }

@@ -17,7 +17,7 @@ pub struct Reduce<T: Data, S: KeySelector<T>, F> {
     table: Table<S::Key, Plain<T>>,
 }
 
-impl<T: Data + Clone, S: KeySelector<T>, F: FnMut(&mut T, T) + Fun> Reduce<T, S, F> {
+impl<T: Data + Clone, S: KeySelector<T>, F: FnMut(&mut T, T) -> Res + Fun> Reduce<T, S, F> {
     /// Over an empty table.
     pub fn new(selector: S, f: F, table: Table<S::Key, Plain<T>>) -> Self {
         Self { selector, f, table }
@@ -33,7 +33,7 @@ impl<T: Data + Clone, S: KeySelector<T>, F: FnMut(&mut T, T) + Fun> Reduce<T, S,
                 let table = &mut self.table;
                 let result = match self.selector.with(&row, |key| table.get_mut(hash, key)) {
                     Some(acc) => {
-                        (self.f)(&mut acc.0, row);
+                        (self.f)(&mut acc.0, row)?;
                         acc.0.clone()
                     }
                     None => {
@@ -53,7 +53,9 @@ impl<T: Data + Clone, S: KeySelector<T>, F: FnMut(&mut T, T) + Fun> Reduce<T, S,
     }
 }
 
-impl<T: Data + Clone, S: KeySelector<T>, F: FnMut(&mut T, T) + Fun> Operator for Reduce<T, S, F> {
+impl<T: Data + Clone, S: KeySelector<T>, F: FnMut(&mut T, T) -> Res + Fun> Operator
+    for Reduce<T, S, F>
+{
     type Out = T;
 
     fn inputs() -> Vec<Marks> {

@@ -309,6 +309,10 @@ impl<T> Emitter<T> {
 
     /// See [`Stage::flush`].
     pub fn flush(&mut self, all: bool) -> Res {
+        if self.out.blocked {
+            // Else what was gathered would stay here although there is room again.
+            self.out.flush(all)?;
+        }
         if all && !self.out.blocked {
             self.deliver()?;
         }

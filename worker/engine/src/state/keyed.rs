@@ -28,6 +28,29 @@ impl<S: State> Keyed<S> {
         Self { state, expires: Ts::MAX }
     }
 
+    /// A row of state that was read as part of another row.
+    pub(crate) fn from_parts(state: S, expires: Ts) -> Self {
+        Self { state, expires }
+    }
+
+    /// The state and when it expires.
+    pub(crate) fn into_parts(self) -> (S, Ts) {
+        (self.state, self.expires)
+    }
+
+    /// Whether no field holds anything.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        let mut look = Look { dirty: false, empty: true };
+        let _ = self.state.visit(&mut look);
+        look.empty
+    }
+
+    /// The state as it stands, whether expired or not.
+    pub(crate) fn state(&self) -> &S {
+        &self.state
+    }
+
     /// The state for a user's function; empty if it had expired at `now`.
     #[inline]
     pub fn open(&mut self, now: Ts) -> &mut S {

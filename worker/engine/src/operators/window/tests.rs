@@ -1,0 +1,1 @@
+//! Window operators against a naive interpreter.

@@ -1,0 +1,297 @@
+//! Tumbling event-time windows with an incremental aggregate: one table per pane.
+//!
+//! A window fires when the watermark reaches its end and is emitted in order of key
+//! group, hash and key, so that output does not depend on how the state came about.
+//! With allowed lateness a fired pane stays until the watermark is that much past its
+//! end; a row for it emits its key's result anew.
+
+use super::{LateRows, PANES, sort_by_key};
+use crate::api::keyed::KeySelector;
+use crate::api::window::aggregate::Accumulate;
+use crate::api::window::assign::Window;
+use crate::api::window::function::{Fire, WindowCx};
+use crate::data::{AnyBatch, Res, TS_MAX, TS_MIN, Ts};
+use crate::runtime::emit::Emitter;
+use crate::runtime::gate::Marks;
+use crate::runtime::operator::{Cursor, Flow, LOOK_AHEAD, Operator, drive, marks_of};
+use crate::runtime::side::Sides;
+use crate::state::{PaneTables, Plain, StateTable};
+use millrace_protocol::keygroup::MaxParallelism;
+use std::marker::PhantomData;
+
+/// Rows emitted between two looks at the output.
+const FIRE_ROWS: usize = 512;
+
+/// What the operator is made of.
+pub(crate) struct TumblingParts<T, S: KeySelector<T>, A: Accumulate<T>, F> {
+    /// Finds a row's key.
+    pub selector: S,
+    /// The aggregate.
+    pub accumulate: A,
+    /// Emits results.
+    pub fire: F,
+    /// Length of a window in milliseconds.
+    pub size: Ts,
+    /// Where windows begin: at multiples of `size` plus this.
+    pub offset: Ts,
+    /// Allowed lateness in milliseconds.
+    pub lateness: Ts,
+    /// Where late rows go.
+    pub late: LateRows,
+    /// Side outputs.
+    pub sides: Sides,
+    /// The state.
+    pub panes: PaneTables<S::Key, Plain<A::Acc>>,
+    /// Number of key groups.
+    pub max: MaxParallelism,
+}
+
+/// What is left to be emitted of a pane that stays, of one segment.
+type Kept<K, R> = std::vec::IntoIter<(u64, K, R)>;
+
+/// The operator.
+pub(crate) struct Tumbling<T, S: KeySelector<T>, A: Accumulate<T>, F, O> {
+    parts: TumblingParts<T, S, A, F>,
+    watermark: Ts,
+    /// The clock, for window functions.
+    now: Ts,
+    /// Panes up to here have fired (with lateness they may still be there).
+    fired: Ts,
+    /// The segment, within the pane that is firing, to go on with.
+    resume: usize,
+    kept: Kept<S::Key, A::Out>,
+    _out: PhantomData<fn() -> O>,
+}
+
+impl<T, S, A, F, O> Tumbling<T, S, A, F, O>
+where
+    T: Send + 'static,
+    S: KeySelector<T>,
+    A: Accumulate<T>,
+    F: Fire<S::Key, A::Out, O>,
+    O: Send + 'static,
+{
+    /// Puts the pieces together.
+    pub fn new(parts: TumblingParts<T, S, A, F>) -> Self {
+        Self {
+            parts,
+            watermark: TS_MIN,
+            now: 0,
+            fired: TS_MIN,
+            resume: 0,
+            kept: Vec::new().into_iter(),
+            _out: PhantomData,
+        }
+    }
+
+    fn start_of(&self, ts: Ts) -> Ts {
+        let (size, offset) = (self.parts.size, self.parts.offset);
+        ts.saturating_sub(offset).div_euclid(size).saturating_mul(size).saturating_add(offset)
+    }
+
+    fn rows(&mut self, rows: &mut Cursor<'_, '_, T>, out: &mut Emitter<O>) -> Res {
+        let Some(mut next) = rows.next() else { return Ok(()) };
+        loop {
+            let start = self.start_of(next.0);
+            let end = start.saturating_add(self.parts.size);
+            if end.saturating_add(self.parts.lateness) <= self.watermark {
+                self.parts.late.take(&mut self.parts.sides, next.0, next.2)?;
+            } else if end <= self.watermark {
+                self.again(start, next, out)?;
+            } else {
+                let TumblingParts { panes, selector, accumulate, .. } = &mut self.parts;
+                let table = panes.pane(start);
+                let mut ahead = 0;
+                loop {
+                    if ahead == 0 {
+                        let peeked = rows.peek(LOOK_AHEAD);
+                        ahead = peeked.len() + 1;
+                        std::hint::black_box(table.warm(peeked.iter().map(|row| row.1)));
+                    }
+                    ahead -= 1;
+                    let (_, hash, row) = next;
+                    let init = || Plain(accumulate.create());
+                    let acc = selector.with(&row, |key| table.get_or_insert_with(hash, key, init));
+                    accumulate.add(&mut acc.0, row);
+                    match rows.next() {
+                        Some(row) => next = row,
+                        None => {
+                            table.tend();
+                            return Ok(());
+                        }
+                    }
+                    if next.0 < start || next.0 >= end {
+                        break;
+                    }
+                }
+                table.tend();
+                continue;
+            }
+            if out.blocked() {
+                return Ok(());
+            }
+            match rows.next() {
+                Some(row) => next = row,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// A row for a pane that has fired and is still allowed to change.
+    #[cold]
+    fn again(&mut self, start: Ts, (_, hash, row): (Ts, u64, T), out: &mut Emitter<O>) -> Res {
+        let window = self.window(start);
+        let TumblingParts { panes, selector, accumulate, fire, sides, .. } = &mut self.parts;
+        let mut cx = firing(window, self.watermark, self.now, out, sides);
+        let table = panes.pane(start);
+        selector.with(&row, |key| {
+            let acc = table.get_or_insert_with(hash, key, || Plain(accumulate.create()));
+            accumulate.add_ref(&mut acc.0, &row);
+            fire.fire(key, accumulate.result(&acc.0), &mut cx)
+        })
+    }
+
+    fn window(&self, start: Ts) -> Window {
+        Window { start, end: start.saturating_add(self.parts.size) }
+    }
+
+    /// Fires panes that `watermark` completes; resumable.
+    fn fire(&mut self, watermark: Ts, out: &mut Emitter<O>) -> Res<Flow> {
+        let (size, lateness) = (self.parts.size, self.parts.lateness);
+        let complete = |start: Ts| start.saturating_add(size) <= watermark;
+        if lateness > 0 {
+            loop {
+                let fired = self.fired;
+                let next = self.parts.panes.namespaces().find(|ns| *ns >= fired);
+                let Some(start) = next.filter(|ns| complete(*ns)) else { break };
+                if self.fire_kept(start, watermark, out)? == Flow::Blocked {
+                    return Ok(Flow::Blocked);
+                }
+                self.fired = start.saturating_add(size);
+            }
+        }
+        let expired = |start: Ts| start.saturating_add(size).saturating_add(lateness) <= watermark;
+        let horizon = if watermark == TS_MAX {
+            TS_MAX
+        } else {
+            self.start_of(watermark.saturating_sub(lateness))
+        };
+        self.parts.panes.set_dead_before(horizon);
+        while let Some(start) = self.parts.panes.first().filter(|ns| expired(*ns)) {
+            if lateness > 0 {
+                self.parts.panes.drop_pane(start);
+                continue;
+            }
+            let window = self.window(start);
+            let TumblingParts { panes, accumulate, fire, sides, .. } = &mut self.parts;
+            loop {
+                if out.blocked() || sides.blocked()? {
+                    return Ok(Flow::Blocked);
+                }
+                let mut outcome = Ok(());
+                let mut cx = firing(window, watermark, self.now, out, sides);
+                let last = panes.fire(start, FIRE_ROWS, |key, acc, _| {
+                    if outcome.is_ok() {
+                        outcome = fire.fire(&key, accumulate.result(&acc.0), &mut cx);
+                    }
+                });
+                outcome?;
+                if last {
+                    break;
+                }
+            }
+        }
+        Ok(Flow::Done)
+    }
+
+    /// Emits a pane that stays.
+    fn fire_kept(&mut self, start: Ts, watermark: Ts, out: &mut Emitter<O>) -> Res<Flow> {
+        let window = self.window(start);
+        let TumblingParts { panes, accumulate, fire, sides, max, .. } = &mut self.parts;
+        loop {
+            while self.kept.len() > 0 {
+                if out.blocked() || sides.blocked()? {
+                    return Ok(Flow::Blocked);
+                }
+                let mut cx = firing(window, watermark, self.now, out, sides);
+                for (_, key, result) in self.kept.by_ref().take(FIRE_ROWS) {
+                    fire.fire(&key, result, &mut cx)?;
+                }
+            }
+            let Some(table) = panes.get(start).filter(|t| self.resume < t.segments()) else {
+                self.resume = 0;
+                return Ok(Flow::Done);
+            };
+            let mut results = Vec::new();
+            table.for_each_in(self.resume, |key, acc, hash| {
+                results.push((hash, key.clone(), accumulate.result(&acc.0)));
+            });
+            sort_by_key(*max, &mut results);
+            self.kept = results.into_iter();
+            self.resume += 1;
+        }
+    }
+}
+
+/// What a window function is told of a firing.
+pub(crate) fn firing<'a, O>(
+    window: Window,
+    watermark: Ts,
+    now: Ts,
+    out: &'a mut Emitter<O>,
+    sides: &'a mut Sides,
+) -> WindowCx<'a, O> {
+    let timestamp = window.last();
+    WindowCx { window, watermark, now, timestamp, side_timestamp: timestamp, out, sides }
+}
+
+impl<T, S, A, F, O> Operator for Tumbling<T, S, A, F, O>
+where
+    T: Send + 'static,
+    S: KeySelector<T>,
+    A: Accumulate<T>,
+    F: Fire<S::Key, A::Out, O>,
+    O: Send + 'static,
+{
+    type Out = O;
+
+    fn inputs() -> Vec<Marks> {
+        vec![marks_of::<T>]
+    }
+
+    fn batch(&mut self, _: usize, batch: &mut dyn AnyBatch, out: &mut Emitter<O>) -> Res<Flow> {
+        drive(self, batch, out, Self::rows, |op, w, out| op.watermark(w, out))
+    }
+
+    fn watermark(&mut self, watermark: Ts, out: &mut Emitter<O>) -> Res<Flow> {
+        if watermark > self.watermark {
+            if self.fire(watermark, out)? == Flow::Blocked {
+                return Ok(Flow::Blocked);
+            }
+            self.watermark = watermark;
+        }
+        self.parts.sides.watermark(watermark)?;
+        out.mark(watermark)?;
+        Ok(Flow::Done)
+    }
+
+    fn set_now(&mut self, now: Ts) {
+        self.now = now;
+    }
+
+    fn tables(&mut self) -> Vec<(&'static str, &mut dyn StateTable)> {
+        vec![(PANES, &mut self.parts.panes)]
+    }
+
+    fn restored(&mut self, watermark: Ts) -> Res {
+        self.watermark = watermark;
+        if watermark != TS_MIN {
+            self.fired = self.start_of(watermark);
+        }
+        Ok(())
+    }
+
+    fn sides(&mut self) -> Option<&mut Sides> {
+        Some(&mut self.parts.sides)
+    }
+}
