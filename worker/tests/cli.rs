@@ -213,6 +213,10 @@ impl SpawnStop for Command {
     }
 }
 
+fn from_one(dirs: &Dirs) -> PathBuf {
+    dirs.path("saved/one")
+}
+
 #[test]
 fn a_savepoint_is_taken_once_and_starts_a_job_at_another_parallelism() {
     let dirs = Dirs::new();
@@ -234,11 +238,18 @@ fn a_savepoint_is_taken_once_and_starts_a_job_at_another_parallelism() {
     assert_eq!(code, 0, "{err}");
     assert_eq!(path.trim(), format!("{target}/two"));
     assert_eq!(dirs.inspect("saved/two")["kind"], "savepoint");
+    // A renamed one is told its name.
+    let renamed = Dirs::new();
+    let copy = renamed.path("copy");
+    assert!(
+        Command::new("cp").arg("-r").arg(from_one(&dirs)).arg(&copy).status().unwrap().success()
+    );
+    refused(renamed.run(&[]).arg("--from").arg(&copy), &["was called one when it was taken"]);
     // The rest of the rows, by another job: together with what the first one had
     // written by then it is all.
     let other = Dirs::new();
     let mut run = other.run(&[&rows[..], &["--parallelism", "3"]].concat());
-    let from = dirs.path("saved/one");
+    let from = from_one(&dirs);
     let (code, _, err) = ended(run.arg("--from").arg(&from).output().unwrap());
     assert_eq!(code, 0, "{err}");
     let (rest, all) = (other.counts(), expected(12_000));
@@ -248,6 +259,8 @@ fn a_savepoint_is_taken_once_and_starts_a_job_at_another_parallelism() {
     let from_the_start = rest.keys().map(|(_, window)| *window).min().unwrap();
     assert!(from_the_start > 0, "it began from nothing");
     refused(program().args(["inspect", &target]), &["one, two"]);
+    fs::rename(dirs.path("saved/two"), dirs.path("saved/renamed")).unwrap();
+    assert_eq!(dirs.inspect("saved/renamed")["kind"], "savepoint");
     refused(
         program().args(["savepoint", "--id", "one", &target, "--storage", &other.text("state")]),
         &["saved/one is a savepoint of job", "choose another id"],
