@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// The program: built beside this test, unless cargo is told to build this test alone
-/// (`--test cli`; then say `--example counts` too).
+/// The program. `cargo test` builds it, but not `cargo test --test cli`: there
+/// `cargo build --example counts` comes first.
 fn program() -> Command {
     let mut path = std::env::current_exe().unwrap();
     path.pop();
