@@ -4,6 +4,8 @@
 //! [`stream::DataStream`]s, and ends them in sinks. Stateless steps are closures and
 //! become one loop ([`pipe`]); steps with state sit behind [`keyed`] streams.
 
+#[cfg(feature = "async")]
+pub mod async_io;
 pub mod broadcast;
 pub mod connect;
 pub mod env;

@@ -265,10 +265,10 @@ where
         let mut window = windows.first_window(ts, from);
         while window.end <= self.watermark && window.start <= ts {
             let SlidingParts { panes, accumulate, fire, sides, .. } = &mut self.parts;
-            let (mut older, _) = rebuild(panes, accumulate, window, hash, &key);
-            if let Some((_, acc)) = older.pop() {
+            let older = rebuild(panes, accumulate, window, hash, &key);
+            if let Some((_, acc)) = older.last() {
                 let mut cx = firing(window, self.watermark, self.now, out, sides);
-                fire.fire(&key, accumulate.result(&acc), &mut cx)?;
+                fire.fire(&key, accumulate.result(acc), &mut cx)?;
             }
             window.start = window.start.saturating_add(windows.slide);
             window.end = window.end.saturating_add(windows.slide);
@@ -362,7 +362,8 @@ where
             let Some(stacks) = found else { continue };
             let its_turn = turn.wrapping_add((hash >> 8) as i64).rem_euclid(overlap) == 0;
             if !stacks.valid || its_turn {
-                (stacks.older, stacks.newer) = rebuild(panes, accumulate, window, hash, &key);
+                stacks.older = rebuild(panes, accumulate, window, hash, &key);
+                stacks.newer = None;
                 stacks.valid = true;
             } else {
                 while stacks.older.last().is_some_and(|(pane, _)| *pane < window.start) {
@@ -391,14 +392,14 @@ where
     }
 }
 
-/// The stacks of a key whose cut is the end of `window`: one merge a pane.
+/// The older stack of a key whose cut is the end of `window`: one merge a pane.
 fn rebuild<T, K: Key, A: Accumulate<T>>(
     panes: &PaneTables<K, Plain<A::Acc>>,
     accumulate: &mut A,
     window: Window,
     hash: u64,
     key: &K,
-) -> (Vec<(Ts, A::Acc)>, Option<A::Acc>) {
+) -> Vec<(Ts, A::Acc)> {
     let mut older: Vec<(Ts, A::Acc)> = Vec::new();
     let within: Vec<Ts> = panes.namespaces().filter(|start| window.contains(*start)).collect();
     for start in within.into_iter().rev() {
@@ -409,7 +410,7 @@ fn rebuild<T, K: Key, A: Accumulate<T>>(
         }
         older.push((start, acc));
     }
-    (older, None)
+    older
 }
 
 impl<T, S, A, F, O> Operator for Sliding<T, S, A, F, O>
