@@ -5,13 +5,14 @@ use crate::api::env::Env;
 use crate::api::pipe::{Head, Pipe};
 use crate::api::stream::{DataStream, OperatorSpec, add_operator};
 use crate::data::{Data, Fun, Res};
-use crate::graph::{BuildCx, EdgeId, NodeId, Partitioning, StateDecl};
+use crate::graph::{BuildCx, EdgeId, NodeId, Output, Partitioning, StageFactory, StateDecl};
 use crate::operators::reduce::{REDUCED, Reduce};
 use crate::runtime::operator::Operator;
 use crate::runtime::partition::{ByKey, Scatter};
 use crate::state::{Plain, Row, StateTable, Table};
 use millrace_protocol::key::Key;
 use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
+use std::any::{Any, TypeId};
 use std::marker::PhantomData;
 
 /// How a row's key is found.
@@ -94,12 +95,20 @@ impl<T, K: Key, F: for<'a> Fn(&'a T) -> &'a K + Fun> KeySelector<T> for ByRef<K,
     }
 }
 
+/// What feeds a keyed edge.
+enum Feed<T> {
+    /// Each row goes to the subtask of its key.
+    Scatter(EdgeId),
+    /// A stage of the operator's own.
+    Stage(StageFactory<T>),
+}
+
 /// A keyed stream.
 pub struct KeyedStream<T, S: KeySelector<T>> {
     env: Env,
     node: NodeId,
-    /// Hangs the scatter on the upstream, once the edge is known.
-    connect: Box<dyn FnOnce(EdgeId)>,
+    /// Hangs what feeds the edge on the upstream, once the edge is known.
+    connect: Box<dyn FnOnce(Feed<T>)>,
     pub(crate) selector: S,
     _row: PhantomData<fn(T)>,
 }
@@ -108,14 +117,19 @@ impl<T: Send + 'static, S: KeySelector<T>> KeyedStream<T, S> {
     pub(crate) fn new<P: Pipe<Out = T>>(stream: DataStream<T, P>, selector: S) -> Self {
         let (env, node) = (stream.env.clone(), stream.output.node);
         let scatter = selector.clone();
-        let connect = Box::new(move |edge: EdgeId| {
-            stream.attach(move |cx: &mut BuildCx<'_>| {
+        let connect = Box::new(move |feed: Feed<T>| match feed {
+            Feed::Scatter(edge) => stream.attach(move |cx: &mut BuildCx<'_>| {
                 let channels = cx.outgoing(edge);
                 let selector = scatter.clone();
                 let hash = move |row: &T| selector.hash(row);
                 let route = ByKey::new(hash, cx.attempt.max_parallelism, channels.len() as u16);
                 Ok(Scatter::new(route, channels))
-            });
+            }),
+            Feed::Stage(stage) => match (&stream.output as &dyn Any).downcast_ref::<Output<T>>() {
+                // No closures since the head: its rows are ours.
+                Some(head) if TypeId::of::<P>() == TypeId::of::<Head<T>>() => head.attach(stage),
+                _ => stream.erase().output.attach(stage),
+            },
         });
         Self { env, node, connect, selector, _row: PhantomData }
     }
@@ -127,7 +141,13 @@ impl<T: Send + 'static, S: KeySelector<T>> KeyedStream<T, S> {
     /// Connects the stream to input `input` of `node`.
     pub(crate) fn into_input(self, node: NodeId, input: usize) {
         let edge = self.env.edge(self.node, node, input, Partitioning::Key);
-        (self.connect)(edge);
+        (self.connect)(Feed::Scatter(edge));
+    }
+
+    /// Connects the stream to `node`, whose only input a stage of its own feeds.
+    fn into_stage(self, node: NodeId, stage: impl FnOnce(EdgeId) -> StageFactory<T>) {
+        let edge = self.env.edge(self.node, node, 0, Partitioning::Key);
+        (self.connect)(Feed::Stage(stage(edge)));
     }
 
     /// Puts an operator of one input behind the stream.
@@ -142,6 +162,22 @@ impl<T: Send + 'static, S: KeySelector<T>> KeyedStream<T, S> {
         let spec = OperatorSpec::new(name, Some(uid), states);
         let (node, output) = add_operator_with_id(&env, spec, make);
         self.into_input(node, 0);
+        DataStream::new(env, output, Head::new())
+    }
+
+    /// As [`KeyedStream::operator`], fed by a stage that is made for each edge.
+    pub(crate) fn operator_behind<O: Operator>(
+        self,
+        name: &str,
+        uid: &str,
+        states: Vec<StateDecl>,
+        stage: impl FnOnce(EdgeId) -> StageFactory<T>,
+        make: impl Fn(&mut BuildCx<'_>, NodeId) -> Res<O> + Send + 'static,
+    ) -> DataStream<O::Out> {
+        let env = self.env.clone();
+        let spec = OperatorSpec::new(name, Some(uid), states);
+        let (node, output) = add_operator_with_id(&env, spec, make);
+        self.into_stage(node, stage);
         DataStream::new(env, output, Head::new())
     }
 

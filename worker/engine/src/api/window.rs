@@ -44,13 +44,14 @@ use crate::api::keyed::{KeySelector, KeyedStream, declare};
 use crate::api::stream::DataStream;
 use crate::api::tags::{AnyTag, OutputTag, SideOutputs};
 use crate::data::{Data, Fun, Res, Ts};
-use crate::graph::{BuildCx, NodeId, StateDecl};
+use crate::graph::{BuildCx, NodeId, StageFactory, StateDecl};
 use crate::operators::window::body::{Body, Buffered, Incremental};
 use crate::operators::window::generic::{WindowOperator, WindowParts};
 use crate::operators::window::sliding::{Sliding, SlidingParts};
 use crate::operators::window::slots::Slots;
 use crate::operators::window::tumbling::{Tumbling, TumblingParts};
 use crate::operators::window::{LateRows, PANES, WINDOWS};
+use crate::runtime::combine::{Combine, Panes};
 use crate::runtime::side::Sides;
 use crate::state::Plain;
 use crate::time::millis;
@@ -233,7 +234,8 @@ where
         let windows = Aligned { size, slide, offset };
         let build = outputs.clone();
         let stream = if size == slide {
-            self.keyed.operator("window", uid, states, move |cx, node| -> Res<_> {
+            let folding = (selector.clone(), accumulate.clone());
+            let make = move |cx: &mut BuildCx<'_>, node| -> Res<_> {
                 let (late, sides) = build.build(cx, node)?;
                 Ok(Tumbling::new(TumblingParts {
                     selector: selector.clone(),
@@ -247,7 +249,20 @@ where
                     panes: cx.panes(node),
                     max: cx.attempt.max_parallelism,
                 }))
-            })
+            };
+            if A::COMBINES {
+                let stage = move |edge| -> StageFactory<T> {
+                    Box::new(move |cx| {
+                        let (selector, accumulate) = folding.clone();
+                        let (max, channels) = (cx.attempt.max_parallelism, cx.outgoing(edge));
+                        let panes = Panes { size, offset };
+                        Ok(Box::new(Combine::new(selector, accumulate, panes, max, channels)))
+                    })
+                };
+                self.keyed.operator_behind("window", uid, states, stage, make)
+            } else {
+                self.keyed.operator("window", uid, states, make)
+            }
         } else {
             self.keyed.operator("window", uid, states, move |cx, node| -> Res<_> {
                 let (late, sides) = build.build(cx, node)?;

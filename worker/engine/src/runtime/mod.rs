@@ -12,6 +12,7 @@
 
 pub mod alignment;
 pub mod channel;
+pub(crate) mod combine;
 pub mod emit;
 pub mod gate;
 pub mod metrics;

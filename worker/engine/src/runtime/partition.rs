@@ -17,8 +17,8 @@ pub trait Route<T>: Send {
 }
 
 /// One outgoing channel with its buffers.
-struct Destination<T> {
-    buffer: Packet<T>,
+pub(crate) struct Destination<T> {
+    pub(crate) buffer: Packet<T>,
     channel: Arc<Channel>,
     /// Full batches for which the channel had no room, oldest first.
     overflow: VecDeque<Box<dyn AnyBatch>>,
@@ -27,7 +27,7 @@ struct Destination<T> {
 }
 
 impl<T: Send + 'static> Destination<T> {
-    fn new(channel: Arc<Channel>) -> Self {
+    pub(crate) fn new(channel: Arc<Channel>) -> Self {
         Self {
             buffer: Packet::default(),
             channel,
@@ -38,7 +38,7 @@ impl<T: Send + 'static> Destination<T> {
     }
 
     /// Sends the buffer; it may land in the overflow.
-    fn send(&mut self) {
+    pub(crate) fn send(&mut self) {
         if self.buffer.is_vacant() {
             return;
         }
@@ -66,7 +66,8 @@ impl<T: Send + 'static> Destination<T> {
         }
     }
 
-    fn retry(&mut self) {
+    /// Sends what had no room, as far as there is some now.
+    pub(crate) fn retry(&mut self) {
         while let Some(batch) = self.overflow.pop_front() {
             match self.channel.try_send(batch) {
                 Ok(recycled) => self.recycled.extend(recycled),
@@ -78,8 +79,19 @@ impl<T: Send + 'static> Destination<T> {
         }
     }
 
+    /// Whether something waits for room.
+    pub(crate) fn is_full(&self) -> bool {
+        !self.overflow.is_empty()
+    }
+
+    /// Tells its receiver, behind all there is.
+    pub(crate) fn control(&mut self, element: Element) {
+        self.force();
+        self.channel.send_control(element);
+    }
+
     /// Sends all there is, whether there is room or not: before a barrier or the end.
-    fn force(&mut self) {
+    pub(crate) fn force(&mut self) {
         self.send();
         while let Some(batch) = self.overflow.pop_front() {
             self.recycled.extend(self.channel.force_send(batch));
@@ -99,6 +111,12 @@ impl<T: Send + 'static, R: Route<T>> Scatter<T, R> {
     pub fn new(route: R, channels: Vec<Arc<Channel>>) -> Self {
         let destinations = channels.into_iter().map(Destination::new).collect();
         Self { route, destinations, blocked: false }
+    }
+
+    /// Sends all that is buffered, whether there is room or not.
+    pub(crate) fn force(&mut self) {
+        self.destinations.iter_mut().for_each(Destination::force);
+        self.blocked = false;
     }
 
     #[inline(never)]

@@ -11,6 +11,13 @@ pub trait Aggregate<T>: Fun {
     type Acc: Data + Clone;
     /// The result.
     type Out;
+
+    /// Whether rows of a key may be folded into partial accumulators before they travel
+    /// to its subtask, and those merged there: less to send where a key has many rows.
+    /// Right for what does not depend on grouping (counts, sums of integers, lowest,
+    /// highest), and wrong for sums of floating-point numbers, whose rounding does.
+    const COMBINES: bool = false;
+
     /// An empty accumulator.
     fn create(&self) -> Self::Acc;
     /// Takes a row in.
@@ -28,6 +35,8 @@ pub struct Count;
 impl<T> Aggregate<T> for Count {
     type Acc = u64;
     type Out = u64;
+
+    const COMBINES: bool = true;
 
     fn create(&self) -> u64 {
         0
@@ -51,6 +60,8 @@ impl<T> Aggregate<T> for Count {
 pub(crate) trait Accumulate<T>: Fun {
     type Acc: Data + Clone;
     type Out;
+    /// See [`Aggregate::COMBINES`].
+    const COMBINES: bool;
     fn create(&self) -> Self::Acc;
     fn add(&mut self, acc: &mut Self::Acc, row: T);
     fn add_ref(&mut self, acc: &mut Self::Acc, row: &T);
@@ -65,6 +76,8 @@ pub(crate) struct ByAggregate<A>(pub A);
 impl<T, A: Aggregate<T>> Accumulate<T> for ByAggregate<A> {
     type Acc = A::Acc;
     type Out = A::Out;
+
+    const COMBINES: bool = A::COMBINES;
 
     #[inline(always)]
     fn create(&self) -> A::Acc {
@@ -99,6 +112,9 @@ pub(crate) struct ByReduce<F>(pub F);
 impl<T: Data + Clone, F: FnMut(&mut T, T) + Fun> Accumulate<T> for ByReduce<F> {
     type Acc = Option<T>;
     type Out = Option<T>;
+
+    // Unknown of a closure.
+    const COMBINES: bool = false;
 
     #[inline(always)]
     fn create(&self) -> Option<T> {

@@ -10,14 +10,18 @@ use crate::api::keyed::KeySelector;
 use crate::api::window::aggregate::Accumulate;
 use crate::api::window::assign::Window;
 use crate::api::window::function::{Fire, WindowCx};
-use crate::data::{AnyBatch, Res, TS_MAX, TS_MIN, Ts};
+use crate::data::{AnyBatch, Packet, Res, TS_MAX, TS_MIN, Ts};
+use crate::runtime::combine::{Partial, marks_of_either};
 use crate::runtime::emit::Emitter;
 use crate::runtime::gate::Marks;
-use crate::runtime::operator::{Cursor, Flow, LOOK_AHEAD, Operator, drive, marks_of};
+use crate::runtime::operator::{Cursor, Flow, LOOK_AHEAD, Operator, drive};
 use crate::runtime::side::Sides;
 use crate::state::{PaneTables, Plain, StateTable};
 use millrace_protocol::keygroup::MaxParallelism;
 use std::marker::PhantomData;
+
+/// Partials between two looks at whether their table should grow.
+const TEND_EVERY: usize = 256;
 
 /// Rows emitted between two looks at the output.
 const FIRE_ROWS: usize = 512;
@@ -137,6 +141,27 @@ where
                 None => return Ok(()),
             }
         }
+    }
+
+    /// Takes accumulators that were folded upstream. Their panes are not complete: the
+    /// stage that folds sends them before a watermark that completes them.
+    fn partials(
+        &mut self,
+        partials: &mut Cursor<'_, '_, Partial<S::Key, A::Acc>>,
+        _: &mut Emitter<O>,
+    ) -> Res {
+        let TumblingParts { panes, accumulate, .. } = &mut self.parts;
+        for (taken, (start, hash, partial)) in partials.enumerate() {
+            let table = panes.pane(start);
+            let init = || Plain(accumulate.create());
+            let acc = table.get_or_insert_with(hash, &partial.key, init);
+            accumulate.merge(&mut acc.0, &partial.acc);
+            if taken % TEND_EVERY == 0 {
+                table.tend();
+            }
+        }
+        panes.tend();
+        Ok(())
     }
 
     /// A row for a pane that has fired and is still allowed to change.
@@ -260,10 +285,13 @@ where
     type Out = O;
 
     fn inputs() -> Vec<Marks> {
-        vec![marks_of::<T>]
+        vec![marks_of_either::<T, S::Key, A::Acc>]
     }
 
     fn batch(&mut self, _: usize, batch: &mut dyn AnyBatch, out: &mut Emitter<O>) -> Res<Flow> {
+        if batch.as_any_mut().is::<Packet<Partial<S::Key, A::Acc>>>() {
+            return drive(self, batch, out, Self::partials, |op, w, out| op.watermark(w, out));
+        }
         drive(self, batch, out, Self::rows, |op, w, out| op.watermark(w, out))
     }
 
