@@ -24,6 +24,8 @@ pub mod assign;
 pub mod evict;
 mod evicted;
 pub mod function;
+#[cfg(test)]
+mod tests;
 pub mod trigger;
 
 pub use aggregate::{Aggregate, Count};

@@ -156,7 +156,8 @@ pub trait Trigger<T>: Fun {
     /// Two windows become one: takes the state of the other in. Timers of both stay.
     fn on_merge(&self, state: &mut Self::State, other: Self::State, cx: &mut TriggerCx<'_>);
 
-    /// Whether it can do without [`Trigger::on_merge`] being wrong; sessions need it.
+    /// Whether [`Trigger::on_merge`] does what it should, so that sessions may have this
+    /// trigger; else that is an error before the job starts.
     fn can_merge(&self) -> bool {
         true
     }
