@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// The program: built beside this test.
+/// The program. `cargo test` builds it, but not `cargo test --test cli`: there
+/// `cargo build --example counts` comes first.
 fn program() -> Command {
     let mut path = std::env::current_exe().unwrap();
     path.pop();
     path.pop();
-    let mut command = Command::new(path.join("examples/counts"));
+    let path = path.join("examples/counts");
+    assert!(path.exists(), "{} is not built: see this function's comment", path.display());
+    let mut command = Command::new(path);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.env_remove("RUST_LOG");
     command

@@ -1,5 +1,6 @@
 //! The example as a process, killed with SIGKILL at random moments and started again,
 //! beside a run that nothing disturbed.
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests panic as tests do
 
 #[allow(dead_code)]
 mod common;

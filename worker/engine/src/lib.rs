@@ -24,3 +24,8 @@ pub mod state;
 pub mod store;
 pub mod testing;
 pub mod time;
+
+/// Runs the snippets of the page on windows.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/windows.md")]
+pub struct WindowsPage;

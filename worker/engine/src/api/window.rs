@@ -12,7 +12,8 @@
 //! **Lateness.** A window is kept until the watermark reaches its end plus the allowed
 //! lateness. A row that comes after its window was complete and before it is gone fires it
 //! anew at once, with all its rows so far. A row all of whose windows are gone is *late*:
-//! it goes to the side output of `late_to`, or is counted (`late_dropped`) and dropped.
+//! it goes to the side output of `late_to`, or is counted (`late_dropped`) and dropped. A
+//! row without a timestamp in event-time windows fails the job: only its user can mend it.
 //!
 //! **Order.** Windows fire in order of time, and keys within a moment in an order that
 //! depends only on the keys. Rows that a window function emits beyond the room downstream

@@ -20,7 +20,7 @@ pub(crate) mod timers;
 pub(crate) mod tumbling;
 
 use crate::api::join::Either;
-use crate::data::{Res, Ts};
+use crate::data::{Fail, Res, Ts, UserError};
 use crate::runtime::metrics::NodeMetrics;
 use crate::runtime::side::Sides;
 use millrace_protocol::key::Key;
@@ -79,6 +79,16 @@ impl LateRows {
         }
         Ok(())
     }
+}
+
+/// A row that event time cannot put anywhere.
+#[cold]
+pub(crate) fn no_timestamp() -> Fail {
+    Box::new(UserError(
+        "a row without a timestamp came to windows of event time: give its source watermarks \
+         that know the rows' timestamps, or use windows of processing time"
+            .to_owned(),
+    ))
 }
 
 /// Sorts by key group, hash, and, where hashes collide, key bytes: an order that does

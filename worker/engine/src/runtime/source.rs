@@ -36,7 +36,7 @@ pub const POSITIONS: &str = "positions";
 /// What the enumerator restores: the splits handed out, and whether there are no more.
 pub type Known<S> = (Vec<S>, bool);
 
-/// The source, lent to the side pool, with what it found.
+/// The source, back from looking for splits, and what it found.
 type Discovered<S> = (S, Res<Vec<<S as Source>::Split>>);
 
 /// Finds splits and deals them out.
@@ -233,9 +233,11 @@ pub fn wall_clock() -> Ts {
         .map_or(0, |d| Ts::try_from(d.as_millis()).unwrap_or(Ts::MAX))
 }
 
+/// The wall clock's reading at a moment; not later than now if it has come.
 fn in_millis(at: Instant) -> Ts {
     let wait = at.saturating_duration_since(Instant::now());
-    wall_clock() + Ts::try_from(wait.as_millis()).unwrap_or(Ts::MAX / 2) + 1
+    // Rounded up: a turn a moment too early would be one for nothing.
+    wall_clock() + Ts::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(Ts::MAX / 2)
 }
 
 struct LaneState<T> {
@@ -538,6 +540,7 @@ impl<S: Source> ReaderTask<S> {
             capacity: SOURCE_ROWS,
             paused: &self.paused,
         };
+        self.wait = None;
         let next = self.reader.poll(&mut out)?;
         let got = self.rows.values.len();
         if got > 0 {

@@ -115,8 +115,8 @@ pub trait WindowAssigner<T>: Fun {
 
 /// Windows of one size that follow each other without gap.
 ///
-/// Rows without a timestamp cannot be put into event-time windows; with
-/// [`crate::time::Watermarks::none`] use `processing_time()`.
+/// A row without a timestamp fails the job; with [`crate::time::Watermarks::none`] use
+/// `processing_time()`.
 #[derive(Debug, Clone, Copy)]
 pub struct TumblingWindows {
     aligned: Aligned,

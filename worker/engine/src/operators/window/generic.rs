@@ -12,7 +12,7 @@
 use super::body::Body;
 use super::slots::{Ends, Slots};
 use super::timers::{Timers, Wake};
-use super::{LateRows, WINDOWS};
+use super::{LateRows, WINDOWS, no_timestamp};
 use crate::api::keyed::KeySelector;
 use crate::api::window::assign::{TimeDomain, Window, WindowAssigner};
 use crate::api::window::function::WindowCx;
@@ -127,6 +127,9 @@ where
         let WindowParts {
             selector, assigner, trigger, body, late, take_late, sides, table, ..
         } = parts;
+        if ts == TS_MIN && ends.by(TimeDomain::Event) {
+            return Err(no_timestamp());
+        }
         windows.clear();
         assigner.assign(&row, ts, *now, windows);
         let assigned = !windows.is_empty();

@@ -16,7 +16,7 @@
 //! of key group and hash.
 
 use super::tumbling::firing;
-use super::{LateRows, PANES, sort_by_key};
+use super::{LateRows, PANES, no_timestamp, sort_by_key};
 use crate::api::keyed::KeySelector;
 use crate::api::window::aggregate::Accumulate;
 use crate::api::window::assign::{Aligned, Window};
@@ -58,10 +58,59 @@ struct Stacks<K, A> {
     newer: Option<A>,
 }
 
+/// Stacks by hash, in shards of neighbouring key groups: a firing sorts one at a time,
+/// and they do not all grow at once.
+struct Shards<K, A> {
+    max: MaxParallelism,
+    shards: Vec<HashTable<Stacks<K, A>>>,
+}
+
+/// Shards, or as many as there are key groups.
+const SHARDS: u16 = 256;
+
+impl<K: Key, A> Shards<K, A> {
+    fn new(max: MaxParallelism) -> Self {
+        let shards = (0..max.get().min(SHARDS)).map(|_| HashTable::new()).collect();
+        Self { max, shards }
+    }
+
+    fn shard(&mut self, hash: u64) -> &mut HashTable<Stacks<K, A>> {
+        let group = usize::from(self.max.group(hash).0);
+        let at = group * self.shards.len() / usize::from(self.max.get());
+        &mut self.shards[at]
+    }
+
+    /// The stacks of a key; new ones, which hold nothing and are valid, if there are none.
+    fn find_or_insert(&mut self, hash: u64, key: &K) -> &mut Stacks<K, A> {
+        let entry = self.shard(hash).entry(hash, |s| s.key == *key, |s| s.hash);
+        let new = || Stacks { hash, key: key.clone(), valid: true, older: Vec::new(), newer: None };
+        entry.or_insert_with(new).into_mut()
+    }
+
+    /// The stacks of a key no longer hold what its panes hold.
+    fn void(&mut self, hash: u64, key: &K) {
+        let stacks = self.find_or_insert(hash, key);
+        (stacks.valid, stacks.newer) = (false, None);
+        stacks.older.clear();
+    }
+
+    fn remove(&mut self, hash: u64, key: &K) {
+        if let Ok(found) = self.shard(hash).find_entry(hash, |s| s.key == *key) {
+            found.remove();
+        }
+    }
+
+    fn clear(&mut self) {
+        self.shards.iter_mut().for_each(HashTable::clear);
+    }
+}
+
 /// A window that is firing.
 struct Firing<K> {
     window: Window,
-    /// Keys left, in order.
+    /// The shard to go on with.
+    shard: usize,
+    /// Keys left of the shard before, in order.
     keys: std::vec::IntoIter<(u64, K, ())>,
 }
 
@@ -72,7 +121,7 @@ pub(crate) struct Sliding<T, S: KeySelector<T>, A: Accumulate<T>, F, O> {
     /// The clock, for window functions.
     now: Ts,
     /// Stacks of all keys that were in the last window.
-    stacks: HashTable<Stacks<S::Key, A::Acc>>,
+    stacks: Shards<S::Key, A::Acc>,
     /// End of the last window that fired: valid stacks hold all panes before.
     upto: Ts,
     firing: Option<Firing<S::Key>>,
@@ -128,10 +177,10 @@ where
     /// Puts the pieces together.
     pub fn new(parts: SlidingParts<T, S, A, F>) -> Self {
         Self {
-            parts,
             watermark: TS_MIN,
             now: 0,
-            stacks: HashTable::new(),
+            stacks: Shards::new(parts.max),
+            parts,
             upto: TS_MIN,
             firing: None,
             _out: PhantomData,
@@ -143,6 +192,7 @@ where
         loop {
             let ts = next.0;
             match self.parts.windows.pane(ts) {
+                _ if ts == TS_MIN => return Err(no_timestamp()),
                 None => {} // Between windows: it belongs to none.
                 Some(_) if self.gone_at(ts) <= self.watermark => {
                     self.parts.late.take(&mut self.parts.sides, ts, next.2)?;
@@ -205,7 +255,7 @@ where
         let acc = panes.pane(pane.start).get_or_insert_with(hash, &key, init);
         accumulate.add(&mut acc.0, row);
         if pane.start < self.upto {
-            void(&mut self.stacks, hash, &key);
+            self.stacks.void(hash, &key);
         }
         if self.parts.lateness == 0 {
             return Ok(());
@@ -215,10 +265,10 @@ where
         let mut window = windows.first_window(ts, from);
         while window.end <= self.watermark && window.start <= ts {
             let SlidingParts { panes, accumulate, fire, sides, .. } = &mut self.parts;
-            let (mut older, _) = rebuild(panes, accumulate, window, hash, &key);
-            if let Some((_, acc)) = older.pop() {
+            let older = rebuild(panes, accumulate, window, hash, &key);
+            if let Some((_, acc)) = older.last() {
                 let mut cx = firing(window, self.watermark, self.now, out, sides);
-                fire.fire(&key, accumulate.result(&acc), &mut cx)?;
+                fire.fire(&key, accumulate.result(acc), &mut cx)?;
             }
             window.start = window.start.saturating_add(windows.slide);
             window.end = window.end.saturating_add(windows.slide);
@@ -264,7 +314,7 @@ where
             .map(|(window, _)| window)
             .min();
         let Some(window) = next.filter(|window| window.end <= watermark) else { return false };
-        let SlidingParts { panes, accumulate, max, .. } = &mut self.parts;
+        let SlidingParts { panes, accumulate, .. } = &mut self.parts;
         // If what lay between was empty, nothing of the stacks is left.
         let fresh = window.end > self.upto.saturating_add(windows.slide);
         if fresh {
@@ -275,7 +325,7 @@ where
         for start in panes.namespaces().filter(|start| upto <= *start && *start < window.end) {
             let Some(table) = panes.get(start) else { continue };
             table.for_each(|key, acc, hash| {
-                let stacks = find_or_insert(stacks, hash, key);
+                let stacks = stacks.find_or_insert(hash, key);
                 stacks.valid &= !fresh;
                 if stacks.valid {
                     match &mut stacks.newer {
@@ -286,28 +336,34 @@ where
             });
         }
         self.upto = window.end;
-        let mut keys: Vec<_> = stacks.iter().map(|s| (s.hash, s.key.clone(), ())).collect();
-        sort_by_key(*max, &mut keys);
-        self.firing = Some(Firing { window, keys: keys.into_iter() });
+        self.firing = Some(Firing { window, shard: 0, keys: Vec::new().into_iter() });
         true
     }
 
     /// Emits what is left of the window that is firing.
     fn emit(&mut self, watermark: Ts, out: &mut Emitter<O>) -> Res<Flow> {
-        let Some(Firing { window, keys }) = &mut self.firing else { return Ok(Flow::Done) };
+        let Some(Firing { window, shard, keys }) = &mut self.firing else { return Ok(Flow::Done) };
         let window = *window;
-        let SlidingParts { panes, accumulate, fire, sides, windows, .. } = &mut self.parts;
+        let SlidingParts { panes, accumulate, fire, sides, windows, max, .. } = &mut self.parts;
         let (overlap, turn) = (windows.overlap(), window.start.div_euclid(windows.slide));
         loop {
             if out.blocked() || sides.blocked()? {
                 return Ok(Flow::Blocked);
             }
-            let Some((hash, key, ())) = keys.next() else { break };
-            let Ok(found) = self.stacks.find_entry(hash, |s| s.key == key) else { continue };
-            let stacks = found.into_mut();
+            let Some((hash, key, ())) = keys.next() else {
+                let Some(stacks) = self.stacks.shards.get(*shard) else { break };
+                *shard += 1;
+                let mut next: Vec<_> = stacks.iter().map(|s| (s.hash, s.key.clone(), ())).collect();
+                sort_by_key(*max, &mut next);
+                *keys = next.into_iter();
+                continue;
+            };
+            let found = self.stacks.shard(hash).find_mut(hash, |s| s.key == key);
+            let Some(stacks) = found else { continue };
             let its_turn = turn.wrapping_add((hash >> 8) as i64).rem_euclid(overlap) == 0;
             if !stacks.valid || its_turn {
-                (stacks.older, stacks.newer) = rebuild(panes, accumulate, window, hash, &key);
+                stacks.older = rebuild(panes, accumulate, window, hash, &key);
+                stacks.newer = None;
                 stacks.valid = true;
             } else {
                 while stacks.older.last().is_some_and(|(pane, _)| *pane < window.start) {
@@ -328,11 +384,7 @@ where
                     let mut cx = firing(window, watermark, self.now, out, sides);
                     fire.fire(&key, result, &mut cx)?;
                 }
-                None => {
-                    if let Ok(empty) = self.stacks.find_entry(hash, |s| s.key == key) {
-                        empty.remove();
-                    }
-                }
+                None => self.stacks.remove(hash, &key),
             }
         }
         self.firing = None;
@@ -340,14 +392,14 @@ where
     }
 }
 
-/// The stacks of a key whose cut is the end of `window`: one merge a pane.
+/// The older stack of a key whose cut is the end of `window`: one merge a pane.
 fn rebuild<T, K: Key, A: Accumulate<T>>(
     panes: &PaneTables<K, Plain<A::Acc>>,
     accumulate: &mut A,
     window: Window,
     hash: u64,
     key: &K,
-) -> (Vec<(Ts, A::Acc)>, Option<A::Acc>) {
+) -> Vec<(Ts, A::Acc)> {
     let mut older: Vec<(Ts, A::Acc)> = Vec::new();
     let within: Vec<Ts> = panes.namespaces().filter(|start| window.contains(*start)).collect();
     for start in within.into_iter().rev() {
@@ -358,25 +410,7 @@ fn rebuild<T, K: Key, A: Accumulate<T>>(
         }
         older.push((start, acc));
     }
-    (older, None)
-}
-
-/// The stacks of a key; new ones, which hold nothing and are valid, if there are none.
-fn find_or_insert<'a, K: Key, A>(
-    stacks: &'a mut HashTable<Stacks<K, A>>,
-    hash: u64,
-    key: &K,
-) -> &'a mut Stacks<K, A> {
-    let entry = stacks.entry(hash, |s| s.key == *key, |s| s.hash);
-    let new = || Stacks { hash, key: key.clone(), valid: true, older: Vec::new(), newer: None };
-    entry.or_insert_with(new).into_mut()
-}
-
-/// The stacks of a key no longer hold what its panes hold.
-fn void<K: Key, A>(stacks: &mut HashTable<Stacks<K, A>>, hash: u64, key: &K) {
-    let stacks = find_or_insert(stacks, hash, key);
-    (stacks.valid, stacks.newer) = (false, None);
-    stacks.older.clear();
+    older
 }
 
 impl<T, S, A, F, O> Operator for Sliding<T, S, A, F, O>

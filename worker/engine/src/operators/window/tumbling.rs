@@ -5,7 +5,7 @@
 //! With allowed lateness a fired pane stays until the watermark is that much past its
 //! end; a row for it emits its key's result anew.
 
-use super::{LateRows, PANES, sort_by_key};
+use super::{LateRows, PANES, no_timestamp, sort_by_key};
 use crate::api::keyed::KeySelector;
 use crate::api::window::aggregate::Accumulate;
 use crate::api::window::assign::Window;
@@ -94,7 +94,9 @@ where
         loop {
             let start = self.start_of(next.0);
             let end = start.saturating_add(self.parts.size);
-            if end.saturating_add(self.parts.lateness) <= self.watermark {
+            if next.0 == TS_MIN {
+                return Err(no_timestamp());
+            } else if end.saturating_add(self.parts.lateness) <= self.watermark {
                 self.parts.late.take(&mut self.parts.sides, next.0, next.2)?;
             } else if end <= self.watermark {
                 self.again(start, next, out)?;

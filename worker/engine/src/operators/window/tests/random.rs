@@ -193,6 +193,7 @@ impl Naive {
     fn row(&mut self, ts: Ts, row: Event) {
         let mut windows = Vec::new();
         if let Some(gap) = self.sessions {
+            let gap = gap_after(gap, &row);
             let (mut start, mut end) = (ts, ts + gap);
             let mut acc = Acc::default();
             let mut joined = Vec::new();
@@ -249,6 +250,11 @@ impl Naive {
         self.open = open.into_iter().filter(|((_, _, end), _)| !gone(*end)).collect();
         self.watermark = watermark;
     }
+}
+
+/// Negative: a gap that depends on the row.
+fn gap_after(gap: Ts, row: &Event) -> Ts {
+    if gap > 0 { gap } else { -gap + (row.1 % 5) as Ts * 20 }
 }
 
 struct Stream {
@@ -411,9 +417,12 @@ fn sessions() {
             compare(seed, Some(gap), windows, lateness, stream, generic(assigner, lateness));
         });
         runs(4, |seed, lateness, stream| {
-            let assigner = SessionWindows::with_dynamic_gap(move |_: &Event| ms(gap as u64));
+            let assigner =
+                SessionWindows::with_dynamic_gap(
+                    move |row: &Event| ms(gap_after(-gap, row) as u64),
+                );
             let windows = aligned(1, 1, 0);
-            compare(seed, Some(gap), windows, lateness, stream, buffered(assigner, lateness));
+            compare(seed, Some(-gap), windows, lateness, stream, buffered(assigner, lateness));
         });
     }
 }

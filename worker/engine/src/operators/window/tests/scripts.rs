@@ -398,3 +398,18 @@ fn assigners() {
     assert!(WindowAssigner::<Event>::check(&SessionWindows::with_gap(ms(0))).is_err());
     assert_eq!(WindowAssigner::<Event>::domain(&of), TimeDomain::Event);
 }
+
+#[test]
+fn a_row_without_a_timestamp_fails_event_time_windows_only() {
+    let ms = Duration::from_millis;
+    let fails = |windows: TumblingWindows, trigger| {
+        std::panic::catch_unwind(move || {
+            let mut d = operator(windows, trigger, KeepAll, 0);
+            row(&mut d, Ts::MIN, 1);
+        })
+        .is_err()
+    };
+    assert!(fails(TumblingWindows::of(ms(10)), DefaultTrigger::EventTime));
+    let windows = TumblingWindows::of(ms(10)).processing_time();
+    assert!(!fails(windows, DefaultTrigger::ProcessingTime));
+}
