@@ -35,6 +35,7 @@ pub mod cli;
 pub use cli::main;
 pub use millrace_connectors as connectors;
 pub use millrace_engine as engine;
+pub use millrace_engine::testing;
 pub use millrace_protocol as protocol;
 
 /// Derives `Key` and `State`.
@@ -49,6 +50,10 @@ mod guides {
     struct Checkpoints;
     #[doc = include_str!("../../docs/connectors.md")]
     struct Connectors;
+    #[doc = include_str!("../../docs/process-functions.md")]
+    struct ProcessFunctions;
+    #[doc = include_str!("../../docs/testing.md")]
+    struct Testing;
 }
 
 /// What derived code names.
@@ -64,18 +69,23 @@ pub mod prelude {
     pub use millrace_connectors::file::{FileSink, FileSource};
     pub use millrace_connectors::{Blackhole, Collected, Collection, Generator, Print};
     pub use millrace_derive::{Key, State};
+    #[cfg(feature = "async")]
+    pub use millrace_engine::api::async_io::{AsyncOptions, AsyncOrder, AsyncRetry};
     pub use millrace_engine::api::broadcast::{
         BroadcastCx, BroadcastMap, BroadcastProcess, BroadcastStream, KeyedBroadcast, ProcessCx,
     };
     pub use millrace_engine::api::connect::KeyedCoProcess;
     pub use millrace_engine::api::env::Env;
     pub use millrace_engine::api::keyed::KeyedStream;
+    pub use millrace_engine::api::plain::{AnyList, ListSnapshot, ListTag, Process, RestoredLists};
     pub use millrace_engine::api::process::{Cx, KeyedProcess, Timer};
     pub use millrace_engine::api::stream::DataStream;
-    pub use millrace_engine::api::tags::OutputTag;
+    pub use millrace_engine::api::tags::{AnyTag, OutputTag};
     pub use millrace_engine::api::window::*;
-    pub use millrace_engine::data::{Data, Res, Ts, UserError};
-    pub use millrace_engine::state::{AggregatingState, ListState, MapState, ReducingState, Value};
+    pub use millrace_engine::data::{Data, Res, TS_MAX, TS_MIN, Ts, UserError};
+    pub use millrace_engine::state::{
+        AggregatingState, Aggregator, ListState, MapState, Reducer, ReducingState, State, Value,
+    };
     pub use millrace_engine::time::Watermarks;
     pub use millrace_protocol::key::Key;
 }

@@ -106,9 +106,12 @@ impl<K: Key, V: Data> Field for BroadcastMap<K, V> {
     }
 }
 
+/// Hangs the stream on an input of a node.
+type Connect = Box<dyn FnOnce(&Env, NodeId, usize)>;
+
 /// A stream whose rows go to every subtask of the operator it is connected to.
 pub struct BroadcastStream<B> {
-    connect: Box<dyn FnOnce(&Env, NodeId, usize)>,
+    connect: Connect,
     _row: std::marker::PhantomData<fn(B)>,
 }
 

@@ -286,10 +286,10 @@ fn index<K: Key>(
     event: &mut TimerIndex<K>,
     processing: &mut TimerIndex<K>,
 ) {
-    if let Some(at) = timers.to_index(Domain::Event) {
+    if let Some(at) = timers.claim_entry(Domain::Event) {
         event.push(Due { at, hash, key: key.clone() });
     }
-    if let Some(at) = timers.to_index(Domain::Processing) {
+    if let Some(at) = timers.claim_entry(Domain::Processing) {
         processing.push(Due { at, hash, key: key.clone() });
     }
 }

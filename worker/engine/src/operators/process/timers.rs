@@ -132,7 +132,7 @@ impl Timers {
     }
 
     /// The time of an entry that the index lacks for the key; it counts as made.
-    pub fn to_index(&mut self, domain: Domain) -> Option<Ts> {
+    pub fn claim_entry(&mut self, domain: Domain) -> Option<Ts> {
         let next = self.next(domain)?;
         let indexed = &mut self.0.as_mut()?.indexed[domain as usize];
         if indexed.is_none_or(|at| next < at) {
@@ -142,7 +142,7 @@ impl Timers {
         None
     }
 
-    /// What [`Timers::to_index`] would have answered first: for rebuilding the index of
+    /// What [`Timers::claim_entry`] would have answered first: for rebuilding the index of
     /// rows that were just read.
     pub fn indexed(&self, domain: Domain) -> Option<Ts> {
         self.0.as_ref()?.indexed[domain as usize]
@@ -174,8 +174,8 @@ impl Field for Timers {
                 Some(old) => shape::read_by_name(bytes, &old.value)?,
             });
         }
-        timers.to_index(Domain::Event);
-        timers.to_index(Domain::Processing);
+        timers.claim_entry(Domain::Event);
+        timers.claim_entry(Domain::Processing);
         Ok(timers)
     }
 

@@ -135,7 +135,7 @@ fn a_request_is_repeated_and_its_last_failure_is_the_operators() {
     let options = AsyncOptions::ordered().retry(3, Duration::from_millis(1));
     let (mut harness, input, out) = harness(1, options, move |n| {
         let tried = counted.fetch_add(1, Ordering::SeqCst) + 1;
-        async move { if tried % 3 == 0 && n == 1 { Ok(n) } else { Err(Fail::from("no luck")) } }
+        async move { if tried.is_multiple_of(3) && n == 1 { Ok(n) } else { Err(Fail::from("no luck")) } }
     });
     input.push(0, 1);
     harness.run_until(|| out.take() == [1]).unwrap();

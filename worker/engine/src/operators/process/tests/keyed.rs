@@ -310,3 +310,77 @@ fn an_undeclared_side_output_is_an_error_that_says_so() {
     let error = harness.run().unwrap_err().to_string();
     assert!(error.contains("\"p\"") && error.contains("aside"), "{error}");
 }
+
+/// `Mine` of a later program: a field is new, one is gone.
+#[derive(Default, State)]
+#[state(crate = "crate::state")]
+struct Later {
+    note: Value<String>,
+    count: Value<u64>,
+}
+
+#[derive(Clone)]
+struct LaterMachine;
+
+impl KeyedProcess<String, Row> for LaterMachine {
+    type Out = Out;
+    type State = Later;
+
+    fn process(&mut self, _: Row, _: &mut Later, _: &mut Cx<'_, String, Out>) -> Res {
+        Ok(())
+    }
+
+    fn on_timer(&mut self, timer: Timer, st: &mut Later, cx: &mut Cx<'_, String, Out>) -> Res {
+        st.note.set("seen".into());
+        let count = st.count.get().copied().unwrap_or(0);
+        cx.emit((cx.key().clone(), format!("{timer:?}"), count, 0));
+        Ok(())
+    }
+}
+
+#[test]
+fn state_and_timers_are_read_by_a_program_whose_fields_changed() {
+    let (mut old, input) = Harness::new(|t| {
+        let (input, rows) = t.input::<Row>("rows");
+        t.output(rows.key_by_ref(|r| &r.0).process("machine", Machine));
+        input
+    })
+    .unwrap();
+    input.push(0, ("a".into(), Op::Add(5)));
+    for at in [7, 9] {
+        input.push(0, ("a".into(), Op::Register(Timer::Event(at))));
+    }
+    input.push(0, ("a".into(), Op::Register(Timer::Processing(50))));
+    let snapshot = old.snapshot().unwrap();
+    let (mut new, (input, out)) = Harness::new(|t| {
+        let (input, rows) = t.input::<Row>("rows");
+        (input, t.output(rows.key_by_ref(|r| &r.0).process("machine", LaterMachine)))
+    })
+    .unwrap();
+    new.restore(&snapshot, 2).unwrap();
+    input.watermark(8);
+    new.advance_to(50).unwrap();
+    input.watermark(10);
+    new.run().unwrap();
+    let mut fired: Vec<String> =
+        out.take().into_iter().map(|o| format!("{} {}", o.1, o.2)).collect();
+    fired.sort();
+    assert_eq!(fired, ["Event(7) 5", "Event(9) 5", "Processing(50) 5"]);
+}
+
+#[test]
+fn moving_a_timer_does_not_grow_the_index() {
+    use crate::operators::process::timers::{Domain, Due, TimerIndex, Timers};
+    let (mut timers, mut index) = (Timers::default(), TimerIndex::<u64>::new());
+    let mut entries = 0;
+    for at in 1..100_000 {
+        timers.remove(Timer::Event(at - 1));
+        timers.insert(Timer::Event(at));
+        if let Some(at) = timers.claim_entry(Domain::Event) {
+            index.push(Due { at, hash: 1, key: 1 });
+            entries += 1;
+        }
+    }
+    assert_eq!(entries, 1);
+    assert_eq!(index.pop(1).map(|d| d.at), Some(1));
+}

@@ -12,10 +12,12 @@ mod rolling;
 
 use crate::testing::{Harness, Snapshot};
 
-/// Runs `f` with a few seeds; a failure names its seed. `MILLRACE_SEED` chooses one.
+/// Runs `f` with a few seeds; a failure names its seed. `MILLRACE_SEED` chooses one,
+/// `MILLRACE_SEEDS=20` takes 20 times as many.
 pub(super) fn seeds(count: u64, f: impl Fn(u64)) {
-    let chosen = std::env::var("MILLRACE_SEED").ok().and_then(|s| s.parse().ok());
-    for seed in chosen.map_or(0..count, |s: u64| s..s + 1) {
+    let number = |name| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
+    let count = count * number("MILLRACE_SEEDS").unwrap_or(1);
+    for seed in number("MILLRACE_SEED").map_or(0..count, |s| s..s + 1) {
         println!("seed {seed}");
         f(seed);
     }
