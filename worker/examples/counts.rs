@@ -21,6 +21,9 @@ struct Options {
     /// Uid of the counting operator
     #[arg(long, default_value = "counts")]
     uid: String,
+    /// Wait for half a minute at this row, and say so in a file `OUTPUT/stalled`
+    #[arg(long)]
+    stall_at: Option<u64>,
     /// Panic at this row
     #[arg(long)]
     panic_at: Option<u64>,
@@ -38,11 +41,16 @@ fn build(env: &Env, options: &Options) -> Res {
     if let Some(rate) = options.rate {
         rows = rows.rate(rate);
     }
-    let panic_at = options.panic_at;
+    let (panic_at, stall_at) = (options.panic_at, options.stall_at);
+    let stalled = options.output.join("stalled");
     let on_time = Watermarks::bounded(Duration::from_millis(10), |row: &u64| *row as Ts);
     env.source("rows", rows, on_time)
         .map(move |row| {
             assert!(Some(row) != panic_at, "row {row} is not to be counted");
+            if Some(row) == stall_at {
+                let _ = std::fs::write(&stalled, "");
+                std::thread::sleep(Duration::from_secs(30));
+            }
             row
         })
         .key_by(|row| row % 10)

@@ -40,6 +40,17 @@ pub use millrace_protocol as protocol;
 /// Derives `Key` and `State`.
 pub use millrace_derive::{Key, State};
 
+/// The README's and the guides' snippets, run as tests.
+#[cfg(doctest)]
+mod guides {
+    #[doc = include_str!("../../README.md")]
+    struct Readme;
+    #[doc = include_str!("../../docs/checkpoints.md")]
+    struct Checkpoints;
+    #[doc = include_str!("../../docs/connectors.md")]
+    struct Connectors;
+}
+
 /// What derived code names.
 #[doc(hidden)]
 pub mod __private {
@@ -52,12 +63,19 @@ pub mod prelude {
     pub use clap;
     pub use millrace_connectors::file::{FileSink, FileSource};
     pub use millrace_connectors::{Blackhole, Collected, Collection, Generator, Print};
+    pub use millrace_derive::{Key, State};
+    pub use millrace_engine::api::broadcast::{
+        BroadcastCx, BroadcastMap, BroadcastProcess, BroadcastStream, KeyedBroadcast, ProcessCx,
+    };
+    pub use millrace_engine::api::connect::KeyedCoProcess;
     pub use millrace_engine::api::env::Env;
     pub use millrace_engine::api::keyed::KeyedStream;
+    pub use millrace_engine::api::process::{Cx, KeyedProcess, Timer};
     pub use millrace_engine::api::stream::DataStream;
     pub use millrace_engine::api::tags::OutputTag;
-    pub use millrace_engine::api::window::{Aggregate, Count, TumblingWindows, Window};
+    pub use millrace_engine::api::window::*;
     pub use millrace_engine::data::{Data, Res, Ts, UserError};
+    pub use millrace_engine::state::{AggregatingState, ListState, MapState, ReducingState, Value};
     pub use millrace_engine::time::Watermarks;
     pub use millrace_protocol::key::Key;
 }

@@ -2,6 +2,7 @@
 
 mod delays;
 mod flight;
+mod sessions;
 
 use clap::Args;
 use delays::Delays;
@@ -9,6 +10,7 @@ use flight::Flight;
 use millrace::cli::parse_duration;
 use millrace::connectors::format::Csv;
 use millrace::prelude::*;
+use sessions::{Airline, Names, Session, Work};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -26,6 +28,13 @@ struct Options {
     /// How far behind the latest departure a row may come before it is late
     #[arg(long, value_name = "TIME", default_value = "2h", value_parser = parse_duration)]
     out_of_orderness: Duration,
+    /// A pause between an aircraft's departures that ends its session
+    #[arg(long, value_name = "TIME", default_value = "12h", value_parser = parse_duration)]
+    session_gap: Duration,
+    /// Names of the airlines: CSV with the columns carrier and name
+    /// [default: shipped with the example]
+    #[arg(long, value_name = "FILE")]
+    airlines: Option<PathBuf>,
 }
 
 /// Rows that came after their window had been written.
@@ -33,22 +42,40 @@ const LATE: OutputTag<Flight> = OutputTag::new("late");
 
 const HOUR: Duration = Duration::from_secs(3600);
 
+/// A file that comes with the example.
+fn shipped(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("data").join(name)
+}
+
 fn build(env: &Env, options: &Options) -> Res {
-    let shipped =
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/data/flights-2013-01.csv.gz"));
-    let input = options.input.clone().unwrap_or_else(shipped);
+    let input = options.input.clone().unwrap_or_else(|| shipped("flights-2013-01.csv.gz"));
     let flights = env.source(
         "flights",
         FileSource::<Flight, _>::new(input, Csv::new().null("NA")),
         Watermarks::bounded(options.out_of_orderness, Flight::scheduled),
     );
+
     let delays = flights
+        .clone()
         .key_by_ref(|flight| &flight.origin)
         .window(TumblingWindows::of(HOUR))
         .late_to(&LATE)
         .aggregate("delays", Delays, |origin, window, delays| delays.row(origin, window));
     delays.side_output(&LATE).sink("late", FileSink::csv(options.output.join("late")));
     delays.sink("delays-out", FileSink::csv(options.output.join("delays")));
+
+    let airlines = options.airlines.clone().unwrap_or_else(|| shipped("airlines.csv"));
+    let airlines =
+        env.source("airlines", FileSource::<Airline, _>::csv(airlines), Watermarks::none());
+    flights
+        .filter(|flight| flight.tailnum.is_some())
+        .key_by(|flight| flight.tailnum.clone().unwrap_or_default())
+        .window(SessionWindows::with_gap(options.session_gap))
+        .aggregate("sessions", Work, |tailnum, window, work| Session::new(tailnum, window, work))
+        .key_by_ref(|session| &session.carrier)
+        .connect_broadcast(airlines.broadcast())
+        .process("airline-names", Names)
+        .sink("sessions-out", FileSink::csv(options.output.join("sessions")));
     Ok(())
 }
 

@@ -94,6 +94,11 @@ pub trait Reader<T, S> {
     /// with [`SourceOut::finish`].
     fn poll(&mut self, out: &mut SourceOut<'_, T>) -> Res<Next>;
 
+    /// Whether [`Reader::poll`] leaves out splits for which [`SourceOut::is_paused`].
+    fn pauses(&self) -> bool {
+        false
+    }
+
     /// Position after the last row emitted, of every split that is not finished.
     fn positions(&mut self) -> Res<Vec<(Lane, S)>>;
 }
@@ -107,6 +112,8 @@ pub struct SourceOut<'a, T> {
     pub(crate) runs: &'a mut Vec<(Lane, u32)>,
     pub(crate) finished: &'a mut Vec<Lane>,
     pub(crate) capacity: usize,
+    /// Lanes that wait for others of their alignment group.
+    pub(crate) paused: &'a [Lane],
 }
 
 impl<T> SourceOut<'_, T> {
@@ -120,6 +127,12 @@ impl<T> SourceOut<'_, T> {
     #[inline]
     pub fn is_full(&self) -> bool {
         self.values.len() >= self.capacity
+    }
+
+    /// Whether a split should not be read now, because it is too far ahead of others:
+    /// see [`crate::time::Watermarks::align`]. The reader is polled again when it may be.
+    pub fn is_paused(&self, lane: Lane) -> bool {
+        self.paused.contains(&lane)
     }
 
     /// Emits a row of a split.
@@ -187,6 +200,7 @@ impl<T> SourceBuffer<T> {
             runs: &mut self.runs,
             finished: &mut self.finished,
             capacity,
+            paused: &[],
         }
     }
 

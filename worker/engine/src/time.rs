@@ -56,11 +56,12 @@ trait Strategy<T>: Send {
 pub struct Watermarks<T> {
     strategy: Box<dyn Strategy<T>>,
     idle: Option<Duration>,
+    alignment: Option<(String, Ts)>,
 }
 
 impl<T> Clone for Watermarks<T> {
     fn clone(&self) -> Self {
-        Self { strategy: self.strategy.copy(), idle: self.idle }
+        Self { strategy: self.strategy.copy(), idle: self.idle, alignment: self.alignment.clone() }
     }
 }
 
@@ -95,7 +96,7 @@ impl<T: 'static> Watermarks<T> {
 
     /// No event time: rows have no timestamp, and there is no watermark before the end.
     pub fn none() -> Self {
-        Self { strategy: Box::new(NoTime), idle: None }
+        Self { strategy: Box::new(NoTime), idle: None, alignment: None }
     }
 
     /// Watermarks come from the rows themselves: `watermark` gives one for the rows that carry it.
@@ -112,13 +113,33 @@ impl<T: 'static> Watermarks<T> {
         generator: impl WatermarkGenerator<T>,
     ) -> Self {
         let strategy = Custom { timestamp, generator, _row: PhantomData };
-        Self { strategy: Box::new(strategy), idle: None }
+        Self { strategy: Box::new(strategy), idle: None, alignment: None }
     }
 
     /// A split without rows for `timeout` no longer holds the watermark back.
     pub fn idle_after(mut self, timeout: Duration) -> Self {
         self.idle = Some(timeout);
         self
+    }
+
+    /// Sources of one `group` wait for each other: a split whose watermark is more than
+    /// `max_drift` ahead of the lowest in the group is not read until that has caught up.
+    /// It keeps a fast source from filling the state of a join with a slow one.
+    ///
+    /// Splits that are idle or ended do not count. One that has shown no row yet holds
+    /// the others back, as it does the watermark: use [`Watermarks::idle_after`] where
+    /// that can last. A split is read a batch at a time, so it may get ahead by a batch
+    /// more. A reader whose source cannot leave out a single split
+    /// ([`crate::connector::Reader::pauses`]) waits only when all its splits are ahead.
+    /// Sources with [`Watermarks::none`] must not be in a group.
+    pub fn align(mut self, group: &str, max_drift: Duration) -> Self {
+        self.alignment = Some((group.to_owned(), millis(max_drift)));
+        self
+    }
+
+    /// What [`Watermarks::align`] set: the group, and the drift in milliseconds.
+    pub fn alignment(&self) -> Option<(&str, Ts)> {
+        self.alignment.as_ref().map(|(group, drift)| (group.as_str(), *drift))
     }
 
     /// What [`Watermarks::idle_after`] set.

@@ -1,5 +1,6 @@
 //! The thinnest job through everything: a source, a keyed window, a sink, checkpoints,
 //! a stop, and a resume at another parallelism.
+#![allow(clippy::unwrap_used)] // helpers of tests panic as tests do
 
 use millrace_engine::api::env::Env;
 use millrace_engine::api::window::{Count, TumblingWindows};

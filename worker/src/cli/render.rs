@@ -48,9 +48,10 @@ fn headline(now: &View, style: Style) -> String {
         Doing::Running => ("running", GREEN),
         Doing::Restarting => ("restarting", RED),
         Doing::Stopping => ("stopping", YELLOW),
+        Doing::Ended => ("ended", BOLD),
     };
     let up = units::duration(Duration::from_millis(now.up_ms));
-    let mut rest = format!(" for {up}");
+    let mut rest = format!(" {} {up}", if now.state == Doing::Ended { "after" } else { "for" });
     if let Some(attempt) = now.attempt {
         rest += &format!("  attempt {attempt}");
     }
@@ -114,7 +115,15 @@ struct Column {
 impl Column {
     fn width(&self) -> usize {
         let cells = self.cells.iter().map(|(text, _)| length(text));
-        cells.max().unwrap_or(0).max(length(self.title))
+        // Room for what comes, so that columns do not jump.
+        let least = match self.title {
+            _ if self.is_empty() => 0,
+            "watermark" => 24,
+            "state" => 8,
+            "in/s" | "out/s" | "lag" => 6,
+            _ => 0,
+        };
+        cells.max().unwrap_or(0).max(length(self.title)).max(least)
     }
 
     fn is_empty(&self) -> bool {

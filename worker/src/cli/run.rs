@@ -8,6 +8,7 @@ use crate::cli::trouble::Trouble;
 use crate::cli::{program_name, scratch_prefix};
 use millrace_connectors::DeadLetterFile;
 use millrace_engine::api::env::Env;
+use millrace_engine::coordinator::export::find;
 use millrace_engine::coordinator::{Outcome, RestoreChoice, StopMode};
 use millrace_engine::data::Res;
 use millrace_engine::graph::Graph;
@@ -79,6 +80,7 @@ pub fn run(
     let progress = Progress::start(mode, screen.clone(), move || viewed.view())
         .map_err(|e| failed("start a thread", e))?;
     let outcome = job::run_owned(&handle, job, lock);
+    running.set_over();
     drop(progress);
     let told = tell(outcome);
     running.ended(told.as_ref().map(|how| (*how).to_owned()).map_err(ToString::to_string));
@@ -109,9 +111,27 @@ fn origin(from: &str) -> Result<RestoreChoice, Trouble> {
             // The manifest of a savepoint stands for the savepoint.
             let of_savepoint = found.file_name().is_some_and(|name| name == "_manifest");
             let found = found.parent().filter(|_| of_savepoint).unwrap_or(&found);
+            check_name(found)?;
             RestoreChoice::Path(found.display().to_string())
         }
     })
+}
+
+/// A savepoint may be moved and copied, but its files are found by its own name.
+fn check_name(savepoint: &Path) -> Result<(), Trouble> {
+    let found = find(&savepoint.display().to_string()).map_err(Trouble::User)?;
+    let first = found.manifest.files.first().map(|file| file.key.as_str());
+    let own = first.and_then(|key| key.split('/').next()).filter(|_| savepoint.is_dir());
+    match own {
+        Some(own) if savepoint.file_name().is_none_or(|name| name != own) => {
+            Err(Trouble::user(format!(
+                "{} was called {own} when it was taken: give it that name again (it may be in \
+                 any directory)",
+                savepoint.display()
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Says how the job ended, in a word for those who asked it to stop.

@@ -27,6 +27,7 @@ pub struct Running {
     dead_letters: Arc<DeadLetterFile>,
     begun: Instant,
     stopping: AtomicBool,
+    over: AtomicBool,
     ending: Mutex<Ending>,
     changed: Condvar,
 }
@@ -54,6 +55,7 @@ impl Running {
             dead_letters,
             begun: Instant::now(),
             stopping: AtomicBool::new(false),
+            over: AtomicBool::new(false),
             ending: Mutex::default(),
             changed: Condvar::new(),
         }
@@ -72,7 +74,15 @@ impl Running {
         if self.stopping.load(Ordering::Relaxed) {
             view.state = Doing::Stopping;
         }
+        if self.over.load(Ordering::Relaxed) {
+            view.state = Doing::Ended;
+        }
         view
+    }
+
+    /// It no longer runs.
+    pub fn set_over(&self) {
+        self.over.store(true, Ordering::Relaxed);
     }
 
     /// Stops it with a last checkpoint; whether it was asked for the first time.

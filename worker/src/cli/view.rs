@@ -18,6 +18,8 @@ pub enum Doing {
     Restarting,
     /// A last checkpoint is being taken and committed.
     Stopping,
+    /// It has ended.
+    Ended,
 }
 
 /// A job at one moment. Times are milliseconds.
@@ -164,7 +166,8 @@ fn operator(stats: Stats) -> Option<OperatorView> {
         rows_in: stats.rows_in,
         rows_out: stats.rows_out,
         late_dropped: stats.late_dropped,
-        watermark: stats.watermark,
+        // A source's counters know only watermarks that travel without rows: too old to show.
+        watermark: stats.watermark.filter(|_| kind != "source"),
         state_bytes: stats.state_bytes,
         state_entries: stats.state_entries,
         busy_ns: stats.busy_ns,

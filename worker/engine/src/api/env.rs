@@ -5,6 +5,7 @@ use crate::api::stream::DataStream;
 use crate::connector::{Source, SourceCx};
 use crate::data::{Fail, Res};
 use crate::graph::{Graph, NodeId, NodeKind, NodeSpec, Output, Partitioning};
+use crate::runtime::alignment::AlignmentGroup;
 use crate::runtime::gate::Gate;
 use crate::runtime::source::{
     COMPLETE, EnumeratorParts, EnumeratorTask, KNOWN, POSITIONS, ReaderParts, ReaderTask, Restored,
@@ -15,6 +16,7 @@ use crate::time::Watermarks;
 use millrace_protocol::ids::{Subtask, Uid};
 use std::any::type_name;
 use std::cell::{Ref, RefCell, RefMut};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -22,6 +24,7 @@ use std::sync::Arc;
 #[derive(Clone, Default)]
 pub struct Env {
     graph: Rc<RefCell<Graph>>,
+    groups: Rc<RefCell<HashMap<String, AlignmentGroup>>>,
 }
 
 impl Env {
@@ -50,6 +53,9 @@ impl Env {
         source: S,
         watermarks: Watermarks<S::Out>,
     ) -> DataStream<S::Out> {
+        let alignment = watermarks.alignment().map(|(name, drift)| {
+            (self.groups.borrow_mut().entry(name.to_owned()).or_default().clone(), drift)
+        });
         let mut graph = self.graph.borrow_mut();
         let spec = |name: &str, kind, types| NodeSpec {
             name: name.to_owned(),
@@ -121,6 +127,9 @@ impl Env {
                         restored,
                         gate: Gate::new(cx.incoming(reader), vec![split_marks::<S::Split>]),
                         out: output.build(cx)?,
+                        aligned: alignment.as_ref().map(|(group, drift)| {
+                            group.join(cx.attempt.attempt, *drift, cx.waker.clone())
+                        }),
                         metrics: cx.metrics(reader),
                     })?);
                     Ok(task)

@@ -4,10 +4,13 @@
 //! [`stream::DataStream`]s, and ends them in sinks. Stateless steps are closures and
 //! become one loop ([`pipe`]); steps with state sit behind [`keyed`] streams.
 
+#[cfg(feature = "async")]
+pub mod async_io;
 pub mod broadcast;
 pub mod connect;
 pub mod env;
 pub mod interval_join;
+pub mod join;
 pub mod keyed;
 pub mod pipe;
 pub mod plain;

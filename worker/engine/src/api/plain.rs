@@ -152,7 +152,7 @@ pub trait Process<T>: Fun {
 }
 
 /// Notes lists in the graph, where they are compared with a checkpoint's.
-fn declare_lists(env: &Env, node: NodeId, lists: &[AnyList]) {
+pub(crate) fn declare_lists(env: &Env, node: NodeId, lists: &[AnyList]) {
     let mut graph = env.graph_mut();
     for list in lists {
         match (list.shape)() {

@@ -295,6 +295,7 @@ where
                 body: body(),
                 lateness,
                 late,
+                take_late: LateRows::take::<T>,
                 sides,
                 table: cx.table(node),
             }))
@@ -330,7 +331,7 @@ impl Outputs {
     }
 
     fn build(&self, cx: &mut BuildCx<'_>, node: NodeId) -> Res<(LateRows, Sides)> {
-        let late = LateRows { tag: self.late, metrics: cx.metrics(node) };
+        let late = LateRows { tag: self.late, second: None, metrics: cx.metrics(node) };
         Ok((late, self.declared.build(cx)?))
     }
 }

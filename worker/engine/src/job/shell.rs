@@ -495,21 +495,15 @@ impl Shell {
         let base = match base {
             None => None,
             Some(base) => {
-                let store: Arc<dyn ObjectStore> = match &base.files {
-                    FilesIn::Home => {
-                        let (manifest, store) = (Arc::clone(&base.manifest), &self.store);
-                        let root = self.options.storage.clone();
-                        self.base = Some((manifest, Arc::clone(store), root));
-                        Arc::clone(store)
-                    }
+                let (store, root): (Arc<dyn ObjectStore>, _) = match &base.files {
+                    FilesIn::Home => (Arc::clone(&self.store), self.options.storage.clone()),
                     FilesIn::Savepoint(path) => {
                         let target = coordinator::export::target_of(path)
                             .ok_or_else(|| Fail::from(format!("{path} is no savepoint")))?;
-                        let store = Arc::new(DirectoryStore::open_to_read(&target));
-                        self.base = Some((Arc::clone(&base.manifest), store.clone(), target));
-                        store
+                        (Arc::new(DirectoryStore::open_to_read(&target)), target)
                     }
                 };
+                self.base = Some((Arc::clone(&base.manifest), Arc::clone(&store), root));
                 Some((base, store))
             }
         };

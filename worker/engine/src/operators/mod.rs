@@ -1,5 +1,8 @@
 //! Operators behind an exchange, one to a file.
 
+#[cfg(feature = "async")]
+pub(crate) mod async_io;
+pub(crate) mod cogroup;
 pub(crate) mod interval_join;
 pub(crate) mod process;
 pub mod reduce;

@@ -19,6 +19,7 @@ mod tests;
 pub(crate) mod timers;
 pub(crate) mod tumbling;
 
+use crate::api::join::Either;
 use crate::data::{Res, Ts};
 use crate::runtime::metrics::NodeMetrics;
 use crate::runtime::side::Sides;
@@ -36,6 +37,8 @@ pub const WINDOWS: &str = "windows";
 pub(crate) struct LateRows {
     /// The side output, if there is one.
     pub tag: Option<&'static str>,
+    /// The one for rows of the second stream of two.
+    pub second: Option<&'static str>,
     /// Counts those that have none, or that nobody reads.
     pub metrics: Arc<NodeMetrics>,
 }
@@ -43,7 +46,31 @@ pub(crate) struct LateRows {
 impl LateRows {
     #[cold]
     pub fn take<T: 'static>(&self, sides: &mut Sides, ts: Ts, row: T) -> Res {
-        let taken = match self.tag {
+        self.take_to(self.tag, sides, ts, row)
+    }
+
+    /// As [`LateRows::take`], of two streams.
+    #[cold]
+    pub fn take_either<A: 'static, B: 'static>(
+        &self,
+        sides: &mut Sides,
+        ts: Ts,
+        row: Either<A, B>,
+    ) -> Res {
+        match row {
+            Either::Left(row) => self.take_to(self.tag, sides, ts, row),
+            Either::Right(row) => self.take_to(self.second, sides, ts, row),
+        }
+    }
+
+    fn take_to<T: 'static>(
+        &self,
+        tag: Option<&'static str>,
+        sides: &mut Sides,
+        ts: Ts,
+        row: T,
+    ) -> Res {
+        let taken = match tag {
             Some(tag) => sides.emit(tag, ts, row)?,
             None => false,
         };

@@ -181,6 +181,9 @@ impl<T> Fanout<T> {
     /// Hands a batch to all consumers and leaves it empty.
     pub fn push(&mut self, rows: &mut Rows<T>) -> Res {
         self.metrics.rows_out.add(rows.len() as u64);
+        if let Some((_, watermark)) = rows.marks.last() {
+            self.metrics.watermark.set(*watermark);
+        }
         if let Some((last, others)) = self.outlets.split_last_mut() {
             if let Some(copy) = self.copy {
                 for outlet in others {

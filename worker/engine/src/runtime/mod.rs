@@ -10,6 +10,7 @@
 //! Nothing on a slot blocks. Room is tested before each call into an operator;
 //! what one call emits beyond it is kept privately until there is room again.
 
+pub mod alignment;
 pub mod channel;
 pub mod emit;
 pub mod gate;

@@ -9,6 +9,7 @@ use crate::connector::{Lane, Next, Reader, Source, SourceOut, Split};
 use crate::coordinator::{BarrierKind, StopMode};
 use crate::data::{AnyBatch, Fail, Res, Rows, TS_MAX, TS_MIN, Ts};
 use crate::runtime::SOURCE_ROWS;
+use crate::runtime::alignment::Aligned;
 use crate::runtime::channel::{Channel, Element, TaskWaker};
 use crate::runtime::emit::Fanout;
 use crate::runtime::gate::{Event, Gate};
@@ -35,6 +36,9 @@ pub const POSITIONS: &str = "positions";
 /// What the enumerator restores: the splits handed out, and whether there are no more.
 pub type Known<S> = (Vec<S>, bool);
 
+/// The source, back from looking for splits, and what it found.
+type Discovered<S> = (S, Res<Vec<<S as Source>::Split>>);
+
 /// Finds splits and deals them out.
 pub struct EnumeratorTask<S: Source> {
     name: String,
@@ -44,7 +48,7 @@ pub struct EnumeratorTask<S: Source> {
     known: Vec<S::Split>,
     /// Discovery is finished for good.
     complete: bool,
-    running: Option<Receiver<(S, Res<Vec<S::Split>>)>>,
+    running: Option<Receiver<Discovered<S>>>,
     next_at: Option<Instant>,
     readers: Vec<Arc<Channel>>,
     next_reader: usize,
@@ -229,9 +233,11 @@ pub fn wall_clock() -> Ts {
         .map_or(0, |d| Ts::try_from(d.as_millis()).unwrap_or(Ts::MAX))
 }
 
+/// The wall clock's reading at a moment; not later than now if it has come.
 fn in_millis(at: Instant) -> Ts {
     let wait = at.saturating_duration_since(Instant::now());
-    wall_clock() + Ts::try_from(wait.as_millis()).unwrap_or(Ts::MAX / 2) + 1
+    // Rounded up: a turn a moment too early would be one for nothing.
+    wall_clock() + Ts::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(Ts::MAX / 2)
 }
 
 struct LaneState<T> {
@@ -264,6 +270,9 @@ pub struct ReaderTask<S: Source> {
     /// Behind the last barrier nothing more is read.
     stopped: bool,
     wait: Option<Instant>,
+    aligned: Option<Aligned>,
+    /// Lanes that are too far ahead of the alignment group.
+    paused: Vec<Lane>,
     metrics: Arc<NodeMetrics>,
 }
 
@@ -289,6 +298,8 @@ pub struct ReaderParts<S: Source> {
     pub gate: Gate,
     /// To the consumers.
     pub out: Fanout<S::Out>,
+    /// Its place in an alignment group.
+    pub aligned: Option<Aligned>,
     /// Counters.
     pub metrics: Arc<NodeMetrics>,
 }
@@ -318,6 +329,8 @@ impl<S: Source> ReaderTask<S> {
             barrier: None,
             stopped: false,
             wait: None,
+            aligned: parts.aligned,
+            paused: Vec::new(),
             metrics: parts.metrics,
         };
         for (split, max_ts, watermark) in parts.restored {
@@ -475,15 +488,59 @@ impl<S: Source> ReaderTask<S> {
         Ok(())
     }
 
+    /// Tells the alignment group how far this reader is, and finds the lanes that are
+    /// too far ahead. True if none may be read.
+    fn align(&mut self) -> bool {
+        let Some(aligned) = &mut self.aligned else { return false };
+        loop {
+            let active = self.lanes.iter().filter(|(_, l)| !l.idle);
+            let limit = aligned.tell(active.clone().map(|(_, l)| l.clock.watermark()).min());
+            let ahead = active.filter(|(_, l)| l.clock.watermark() > limit);
+            self.paused.clear();
+            self.paused.extend(ahead.map(|(lane, _)| *lane));
+            // It is woken when they may be read, unless the group has moved meanwhile.
+            if self.paused.is_empty() || aligned.wait() {
+                break;
+            }
+        }
+        if self.paused.is_empty() {
+            return false;
+        }
+        let now = Instant::now();
+        for lane in &self.paused {
+            // Not idle, but told to be quiet.
+            if let Some(state) = self.lanes.get_mut(lane) {
+                state.last_row = now;
+            }
+        }
+        let all = self.paused.len() == self.lanes.len();
+        if !all && !self.reader.pauses() {
+            self.paused.clear();
+        }
+        all
+    }
+
+    fn leave_alignment(&mut self) {
+        if let Some(aligned) = &mut self.aligned {
+            aligned.tell(None);
+        }
+    }
+
     /// One poll of the reader.
     fn read(&mut self) -> Res<Progress> {
+        if self.align() {
+            self.wait = None;
+            return Ok(Progress::Idle);
+        }
         let mut out = SourceOut {
             values: &mut self.rows.values,
             ts: &mut self.rows.ts,
             runs: &mut self.runs,
             finished: &mut self.finished,
             capacity: SOURCE_ROWS,
+            paused: &self.paused,
         };
+        self.wait = None;
         let next = self.reader.poll(&mut out)?;
         let got = self.rows.values.len();
         if got > 0 {
@@ -535,6 +592,10 @@ impl<S: Source> Task for ReaderTask<S> {
             self.out.flush(false)?;
         }
         let mut worked = self.listen()?;
+        if self.lanes.is_empty() || self.ended || self.stopped {
+            // Nobody should wait for it.
+            self.leave_alignment();
+        }
         if let Some(barrier) = &self.barrier {
             if barrier.kind == BarrierKind::Stop(StopMode::Drain) && !self.ended {
                 self.finish()?;

@@ -131,6 +131,19 @@ pub struct Harness {
     restarts: Vec<Box<dyn Fn()>>,
 }
 
+/// What a round came to.
+enum Round {
+    /// Something was done, or there is something to do.
+    Worked,
+    /// Somebody waits for room.
+    Waited,
+    /// Nothing is to be done.
+    Rested,
+}
+
+/// Rounds in which all wait, before it is taken for waiting for another thread.
+const PATIENCE: usize = 1000;
+
 /// Rounds without an end in sight: an operator that never comes to rest.
 const ROUNDS: usize = 10_000_000;
 
@@ -239,16 +252,17 @@ impl Harness {
         Ok(())
     }
 
-    /// One round of all tasks, downstream first; true if any had something to do.
-    fn round(&mut self) -> Res<bool> {
-        let mut worked = false;
+    /// One round of all tasks, downstream first.
+    fn round(&mut self) -> Res<Round> {
+        let (mut worked, mut blocked) = (false, false);
         for subtask in self.subtasks.iter_mut().rev() {
             let mut passed = None;
             let mut turn = Turn { now: self.now, parts: &mut subtask.parts, passed: &mut passed };
             let progress = subtask.task.run(&mut turn).map_err(|cause| {
                 Fail::from(format!("operator {:?}: {cause}", subtask.task.name()))
             })?;
-            worked |= progress != Progress::Idle;
+            worked |= progress == Progress::Worked;
+            blocked |= progress == Progress::Blocked;
             if let Some(barrier) = passed {
                 subtask.passed = true;
                 let (base, all) = (barrier.base, subtask.groups);
@@ -261,24 +275,30 @@ impl Harness {
             }
         }
         if worked {
-            return Ok(true);
+            return Ok(Round::Worked);
         }
-        let mut more = false;
         for subtask in &mut self.subtasks {
-            more |= subtask.task.flush()?;
+            blocked |= subtask.task.flush()?;
         }
         for word in 0..self.signal.words() {
-            more |= self.signal.take(word) != 0;
+            worked |= self.signal.take(word) != 0;
         }
-        Ok(more)
+        Ok(match (worked, blocked) {
+            (true, _) => Round::Worked,
+            (false, true) => Round::Waited,
+            (false, false) => Round::Rested,
+        })
     }
 
     /// Runs until nothing is left to do before something new is put in. An error of the
     /// functions under test comes back with the operator's name.
     pub fn run(&mut self) -> Res {
+        let mut waited = 0;
         for _ in 0..ROUNDS {
-            if !self.round()? {
-                return Ok(());
+            match self.round()? {
+                Round::Worked => waited = 0,
+                Round::Waited if waited < PATIENCE => waited += 1,
+                Round::Waited | Round::Rested => return Ok(()),
             }
         }
         Err(Fail::from("the dataflow does not come to rest"))
@@ -295,6 +315,11 @@ impl Harness {
             std::thread::sleep(Duration::from_millis(1));
         }
         Err(Fail::from("what was waited for did not happen in ten seconds"))
+    }
+
+    /// Wakes all tasks, as if something had happened outside: sources look for new rows.
+    pub fn nudge(&self) {
+        (0..self.subtasks.len()).for_each(|task| self.signal.wake(task));
     }
 
     /// Sets the clock, in milliseconds since the epoch, and runs. It does not go back.
@@ -334,7 +359,14 @@ impl Harness {
                 subtask.task.trigger(barrier.clone());
             }
         }
-        self.run()?;
+        for _ in 0..10_000 {
+            self.run()?;
+            if self.subtasks.iter().all(|s| s.passed) {
+                break;
+            }
+            // Room comes from another thread (async I/O).
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let mut snapshot = Snapshot::after(self.last.as_ref(), checkpoint, self.max);
         for subtask in &mut self.subtasks {
             if !subtask.passed {

@@ -28,8 +28,15 @@ impl Lists {
         Ok(Self { uid, lists })
     }
 
+    /// What was restored; once.
+    pub fn restored(&mut self, f: impl FnOnce(&RestoredLists<'_>) -> Res) -> Res {
+        let result = f(&RestoredLists { lists: &self.lists });
+        self.lists.iter_mut().for_each(|(_, items)| *items = Vec::new());
+        result
+    }
+
     /// Puts what `fill` adds into a checkpoint.
-    fn barrier(
+    pub fn barrier(
         &mut self,
         parts: &mut SnapshotParts,
         fill: impl FnOnce(&mut ListSnapshot<'_>) -> Res,
@@ -108,9 +115,8 @@ impl<T: Send + 'static, F: Process<T>> Operator for Function<T, F> {
 
     fn restored(&mut self, watermark: Ts) -> Res {
         self.clocks.watermark = watermark;
-        let result = self.f.open(&RestoredLists { lists: &self.lists.lists });
-        self.lists.lists.iter_mut().for_each(|(_, items)| *items = Vec::new());
-        result
+        let Self { f, lists, .. } = self;
+        lists.restored(|restored| f.open(restored))
     }
 
     fn sides(&mut self) -> Option<&mut Sides> {

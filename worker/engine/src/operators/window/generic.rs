@@ -27,6 +27,9 @@ use crate::state::{Plain, StateTable, Table};
 /// The table of a window operator.
 pub(crate) type WindowTable<K, A, G> = Table<K, Plain<Slots<A, G>>>;
 
+/// Hands a late row on.
+pub(crate) type TakeLate<T> = fn(&LateRows, &mut Sides, Ts, T) -> Res;
+
 /// What the operator is made of.
 pub(crate) struct WindowParts<T, S, W, G, B>
 where
@@ -41,6 +44,8 @@ where
     /// Allowed lateness in milliseconds.
     pub lateness: Ts,
     pub late: LateRows,
+    /// Hands a late row on: `LateRows::take`, or what takes a row of two streams apart.
+    pub take_late: TakeLate<T>,
     pub sides: Sides,
     pub table: WindowTable<S::Key, B::Acc, G::State>,
 }
@@ -119,7 +124,9 @@ where
 
     fn row(&mut self, ts: Ts, hash: u64, row: T, out: &mut Emitter<B::Out>) -> Res {
         let Self { parts, ends, watermark, now, windows, results, .. } = self;
-        let WindowParts { selector, assigner, trigger, body, late, sides, table, .. } = parts;
+        let WindowParts {
+            selector, assigner, trigger, body, late, take_late, sides, table, ..
+        } = parts;
         windows.clear();
         assigner.assign(&row, ts, *now, windows);
         let assigned = !windows.is_empty();
@@ -135,7 +142,7 @@ where
         }
         if windows.is_empty() {
             // A row between sliding windows belongs to none, which is not being late.
-            return if assigned { late.take(sides, ts, row) } else { Ok(()) };
+            return if assigned { take_late(late, sides, ts, row) } else { Ok(()) };
         }
 
         let slots = selector

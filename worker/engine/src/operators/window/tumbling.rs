@@ -169,6 +169,8 @@ where
                 }
                 self.fired = start.saturating_add(size);
             }
+            // Panes that had no row yet count as fired too: a late row fires its own.
+            self.fired = self.fired.max(self.start_of(watermark));
         }
         let expired = |start: Ts| start.saturating_add(size).saturating_add(lateness) <= watermark;
         let horizon = if watermark == TS_MAX {

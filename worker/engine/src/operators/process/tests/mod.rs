@@ -1,6 +1,8 @@
 //! Each operator against a naive interpreter: random rows, batches, blocking, and
 //! snapshots from which another parallelism goes on.
 
+#[cfg(feature = "async")]
+mod async_io;
 mod broadcast;
 mod connect;
 mod interval;
