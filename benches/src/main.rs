@@ -80,7 +80,17 @@ fn run(options: &Options) -> Result<ExitCode> {
 }
 
 fn main() -> ExitCode {
-    let options = match options(std::env::args().skip(1)) {
+    let mut args = std::env::args().skip(1).peekable();
+    if args.next_if(|arg| arg == engine::apart::FLAG).is_some() {
+        return engine::apart::main(args).map_or_else(
+            |error| {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            },
+            |()| ExitCode::SUCCESS,
+        );
+    }
+    let options = match options(args) {
         Ok(options) => options,
         Err(error) => {
             eprintln!("{error:#}");

@@ -1,5 +1,7 @@
 //! Runs a thing several times and takes medians.
 
+use std::cmp::Ordering;
+use std::io;
 use std::time::{Duration, Instant};
 
 /// How often a thing is measured.
@@ -53,18 +55,41 @@ pub struct Rate {
     pub checksum: u64,
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times.get(times.len() / 2).copied().unwrap_or_default()
+/// The middle of `values`, the upper one of two; none: the default.
+pub fn median<T: PartialOrd + Copy + Default>(mut values: Vec<T>) -> T {
+    values.sort_unstable_by(|a, b| a.partial_cmp(b).unwrap_or(Ordering::Equal));
+    values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
-/// Resident bytes of this process.
-pub fn resident_bytes() -> std::io::Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
+/// The least of `values` that the share `p` of them does not exceed; none: 0.
+pub fn percentile(mut values: Vec<f64>, p: f64) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    let rank = (values.len() as f64 * p).ceil() as usize;
+    values.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+}
+
+/// Resident bytes of a process: its id, or `self`.
+pub fn resident_bytes(process: &str) -> io::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok())
         .map(|kib| kib * 1024)
-        .ok_or_else(|| std::io::Error::other("no VmRSS in /proc/self/status"))
+        .ok_or_else(|| io::Error::other(format!("no VmRSS in /proc/{process}/status")))
+}
+
+/// Time that a process has spent on a core, in itself and in the kernel for it.
+pub fn process_cpu(process: &str) -> io::Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+    ticks(&stat)
+        // The unit is USER_HZ, which is 100 wherever Linux runs on x86 or ARM.
+        .map(|ticks| Duration::from_millis(10 * ticks))
+        .ok_or_else(|| io::Error::other(format!("no times in /proc/{process}/stat")))
+}
+
+/// Fields 14 and 15, utime and stime: 12 and 13 after the name, which may hold anything.
+fn ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }
 
 #[cfg(test)]
@@ -75,5 +100,21 @@ mod tests {
     fn the_median_is_the_middle_of_the_sorted() {
         let times = [5, 1, 9].map(Duration::from_secs);
         assert_eq!(median(times.to_vec()), Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_percentile_is_a_value_that_was_seen() {
+        let values: Vec<f64> = (1..=200).rev().map(f64::from).collect();
+        assert_eq!(percentile(values.clone(), 0.99), 198.0);
+        assert_eq!(percentile(values, 1.0), 200.0);
+        assert_eq!(percentile(vec![7.0], 0.5), 7.0);
+        assert_eq!(percentile(vec![], 0.5), 0.0);
+    }
+
+    #[test]
+    fn ticks_are_found_behind_any_name() {
+        let stat = "7 (a ) b) S 1 2 3 4 5 6 7 8 9 10 40 2 0 0 20";
+        assert_eq!(ticks(stat), Some(42));
+        assert_eq!(ticks("7 (a) S"), None);
     }
 }

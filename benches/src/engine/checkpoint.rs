@@ -1,0 +1,152 @@
+//! What checkpoints of a large state cost: throughput, stalls, bytes.
+
+use super::INTERVAL;
+use super::loaded::{ENTRY_BYTES, Load};
+use super::running::Running;
+use crate::measure::{Runs, median, percentile};
+use anyhow::{Result, ensure};
+use millrace_engine::coordinator::CheckpointReport;
+use std::time::{Duration, Instant};
+
+/// What checkpoints of 10 M keys cost.
+#[derive(Debug, Clone, Copy)]
+pub struct CheckpointCost {
+    /// Rows by changed entries between two checkpoints, as it came out.
+    pub updates_per_entry: f64,
+    /// p99 over subtasks and seconds of the longest pause between two batches
+    /// that reached the sink, in milliseconds, with a checkpoint each second.
+    pub stall_p99_ms: f64,
+    /// The same without checkpoints: what the machine and the other work on it do.
+    pub pause_p99_ms: f64,
+    /// M rows/s with a checkpoint each second.
+    pub with: f64,
+    /// M rows/s of the same run without.
+    pub without: f64,
+    /// Delta bytes written, folding apart, by bytes of entries that changed.
+    pub delta_ratio: f64,
+    /// Entries written although they had not changed, by those that had.
+    pub folded_ratio: f64,
+}
+
+const KEYS: u64 = 10_000_000;
+
+/// Running reduce over 10 M keys, updated so often between two checkpoints that
+/// each changed entry has seen `updates_per_entry`.
+pub fn cost(runs: Runs, updates_per_entry: f64) -> Result<CheckpointCost> {
+    let keys = runs.rows(KEYS);
+    let time = Duration::from_secs_f64((8.0 * runs.scale).clamp(3.0, 8.0));
+    let turns = turns_of(updates_per_entry);
+    let hot =
+        |rows_per_s: f64| ((rows_per_s * INTERVAL.as_secs_f64() / turns) as u64).clamp(1, keys);
+    // How many entries a second's rows change depends on how many rows that is.
+    let guess = Load { keys, hot: hot(15e6) };
+    let warm_up = watch(guess, Some(INTERVAL), time)?;
+    let load = Load { keys, hot: hot(warm_up.rows_per_s) };
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    for _ in 0..runs.count.max(1) {
+        // In turns, so that what else the machine does falls on both.
+        without.push(watch(load, None, time)?);
+        with.push(watch(load, Some(INTERVAL), time)?);
+    }
+    let rate = |seen: &[Seen]| median(seen.iter().map(|s| s.rows_per_s).collect()) / 1e6;
+    let pause = |seen: &[Seen]| {
+        let all = seen.iter().flat_map(|s| &s.pauses).map(Duration::as_secs_f64);
+        percentile(all.collect(), 0.99) * 1e3
+    };
+    let taken: Vec<Taken> = with.iter().flat_map(|s| &s.checkpoints).copied().collect();
+    ensure!(!taken.is_empty(), "no checkpoint was completed in {time:?}");
+    let sum = |of: fn(&Taken) -> f64| taken.iter().map(of).sum::<f64>();
+    let changed: f64 = taken.iter().map(|t| changed(load.hot, t.rows)).sum();
+    let (bytes, entries) = (sum(|t| t.report.bytes as f64), sum(|t| t.report.entries as f64));
+    eprintln!(
+        "  {} hot keys; {} checkpoints took {:.2} s each, {:.1} MB and {:.2} M entries",
+        load.hot,
+        taken.len(),
+        sum(|t| t.report.took.as_secs_f64()) / taken.len() as f64,
+        bytes / 1e6 / taken.len() as f64,
+        entries / 1e6 / taken.len() as f64,
+    );
+    Ok(CheckpointCost {
+        updates_per_entry: sum(|t| t.rows as f64) / changed,
+        stall_p99_ms: pause(&with),
+        pause_p99_ms: pause(&without),
+        with: rate(&with),
+        without: rate(&without),
+        // Entries of one shape take the same bytes, folded or changed.
+        delta_ratio: bytes / (entries * ENTRY_BYTES as f64),
+        folded_ratio: entries / changed - 1.0,
+    })
+}
+
+/// What was seen of a run.
+struct Seen {
+    rows_per_s: f64,
+    pauses: Vec<Duration>,
+    checkpoints: Vec<Taken>,
+}
+
+/// A checkpoint with the number of rows since the one before.
+#[derive(Clone, Copy)]
+struct Taken {
+    rows: u64,
+    report: CheckpointReport,
+}
+
+/// Lets the job load its state, settle, and run for `time`.
+fn watch(load: Load, interval: Option<Duration>, time: Duration) -> Result<Seen> {
+    let (mut job, pace) = load.start(interval)?;
+    let newest = |job: &Running| job.status().checkpoint.map(|(report, _)| report);
+    let mut last = newest(&job);
+    if interval.is_some() {
+        // The first two still write what was loaded.
+        for _ in 0..3 {
+            job.until(|job| newest(job).map(|r| r.checkpoint) != last.map(|r| r.checkpoint))?;
+            last = newest(&job);
+        }
+    } else {
+        job.wait(Duration::from_secs(1))?;
+    }
+    let (begun, first) = (Instant::now(), pace.rows());
+    let mut rows_then = first;
+    let mut checkpoints = Vec::new();
+    job.until(|job| {
+        if let Some(report) = newest(job)
+            && last.is_some_and(|last| last.checkpoint != report.checkpoint)
+        {
+            let rows = pace.rows();
+            checkpoints.push(Taken { rows: rows - rows_then, report });
+            (rows_then, last) = (rows, Some(report));
+        }
+        begun.elapsed() >= time
+    })?;
+    let ended = Instant::now();
+    let rows_per_s = (pace.rows() - first) as f64 / (ended - begun).as_secs_f64();
+    Ok(Seen { rows_per_s, pauses: pace.pauses(begun, ended), checkpoints })
+}
+
+/// How many of `hot` entries are changed by so many rows of uniform keys.
+fn changed(hot: u64, rows: u64) -> f64 {
+    let hot = hot as f64;
+    -hot * (-(rows as f64) / hot).exp_m1()
+}
+
+/// Rows by keys, for each changed entry to see so many on average: the `x` whose
+/// `x / (1 - exp(-x))` that is.
+fn turns_of(updates_per_entry: f64) -> f64 {
+    (0..200).fold(updates_per_entry, |x, _| -updates_per_entry * (-x).exp_m1())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hot_keys_are_so_many_that_an_entry_sees_its_updates() {
+        for updates in [1.6, 3.0, 20.0] {
+            let rows = 10_000_000;
+            let hot = (rows as f64 / turns_of(updates)) as u64;
+            let seen = rows as f64 / changed(hot, rows);
+            assert!((seen / updates - 1.0).abs() < 0.01, "{updates}: {seen}");
+        }
+    }
+}
