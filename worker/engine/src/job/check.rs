@@ -42,6 +42,7 @@ fn check(
     let object = Object { store: Arc::clone(store), key: file.key.clone(), len: file.len };
     let reader = DeltaReader::open(&name, Box::new(object)).map_err(|e| e.to_string())?;
     reader.check_groups(manifest.max_parallelism).map_err(|e| e.to_string())?;
+    reader.check_footer(file.crc32).map_err(|e| e.to_string())?;
     for (index, section) in (0..).zip(&reader.footer().sections) {
         let read = reader.blocks((index, section), |_| true, |_, _| Ok(()));
         read.map_err(|e| e.to_string())?;
