@@ -274,8 +274,12 @@ pub fn wall_clock() -> Ts {
         .map_or(0, |d| Ts::try_from(d.as_millis()).unwrap_or(Ts::MAX))
 }
 
+/// A moment on the wall clock; what has passed is due whatever the clock says.
 fn in_millis(at: Instant) -> Ts {
     let wait = at.saturating_duration_since(Instant::now());
+    if wait.is_zero() {
+        return TS_MIN;
+    }
     wall_clock() + Ts::try_from(wait.as_millis()).unwrap_or(Ts::MAX / 2) + 1
 }
 
