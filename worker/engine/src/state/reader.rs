@@ -37,7 +37,7 @@ impl RangeRead for Vec<u8> {
 #[derive(Debug, Error)]
 pub enum FileError {
     /// The store failed.
-    #[error("{file}: cannot be read")]
+    #[error("{file}: cannot be read: {cause}")]
     Io {
         /// The file.
         file: String,
