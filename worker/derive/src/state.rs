@@ -45,13 +45,13 @@ pub fn derive(input: &DeriveInput) -> Result<TokenStream> {
         impl #impls #module::State for #name #types #bounds {
             #ttl
             #[inline]
-            fn visit<V: #module::Visit>(&self, visitor: &mut V) -> #result {
+            fn visit<__V: #module::Visit>(&self, visitor: &mut __V) -> #result {
                 let _ = &visitor;
                 #(visitor.field(#names, &self.#fields)?;)*
                 ::std::result::Result::Ok(())
             }
             #[inline]
-            fn visit_mut<V: #module::VisitMut>(&mut self, visitor: &mut V) -> #result {
+            fn visit_mut<__V: #module::VisitMut>(&mut self, visitor: &mut __V) -> #result {
                 let _ = &visitor;
                 #(visitor.field(#names, &mut self.#fields)?;)*
                 ::std::result::Result::Ok(())

@@ -17,6 +17,7 @@ use crate::state::{PaneTables, Row, StateTable, Table};
 use millrace_protocol::ids::{Attempt, JobUid, Uid};
 use millrace_protocol::key::Key;
 use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
+use millrace_protocol::manifest::{PendingCommit, ShapeBytes};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -96,6 +97,8 @@ pub struct Node {
     pub states: Vec<StateDecl>,
     /// List state.
     pub lists: Vec<ListSpec>,
+    /// The traced shape of its committables, of a sink.
+    pub committable: Option<ShapeBytes>,
     /// Types, for the fingerprint.
     pub types: String,
     factory: Option<Mutex<TaskFactory>>,
@@ -118,10 +121,10 @@ pub struct Edge {
 
 /// Type-erased committing half of a sink.
 pub trait SinkControl: Send {
-    /// Commits one committable.
-    fn commit(&mut self, committable: &[u8]) -> Res<Committed>;
+    /// Commits one committable, which may be of an older shape.
+    fn commit(&mut self, item: &PendingCommit) -> Res<Committed>;
     /// Removes what no checkpoint holds; see [`crate::connector::Committer::abort_others`].
-    fn abort_others(&mut self, keep: &[Vec<u8>]) -> Res;
+    fn abort_others(&mut self, keep: &[PendingCommit]) -> Res;
 }
 
 /// Makes the committing half of a sink.
@@ -180,6 +183,7 @@ impl Graph {
             head: spec.head,
             states: spec.states,
             lists: Vec::new(),
+            committable: None,
             types: spec.types,
             factory: None,
         });
@@ -265,6 +269,7 @@ impl Graph {
         let mut text = String::new();
         for n in &self.nodes {
             text.push_str(&format!("{:?} {} {} {:?}\n", n.kind, n.uid, n.types, n.states));
+            text.push_str(&format!("{:?} {:?}\n", n.lists, n.committable));
         }
         for e in &self.edges {
             text.push_str(&format!("{:?} {:?} {} {:?}\n", e.from, e.to, e.input, e.partitioning));
@@ -326,6 +331,8 @@ pub trait Restore: Send + Sync {
     fn is_fresh(&self) -> bool;
     /// Items of a list state, as they are given to this subtask.
     fn list(&self, uid: &Uid, state: &str, subtask: u16, parallelism: u16) -> Res<Vec<Vec<u8>>>;
+    /// The shape that the items of a list state were written with; empty: this program's.
+    fn list_shape(&self, uid: &Uid, state: &str) -> ShapeBytes;
     /// The watermark of an operator's subtask: the lowest over what it takes over.
     fn watermark(&self, uid: &Uid, range: KeyGroupRange) -> Ts;
     /// Loads a keyed table for a range of key groups.
@@ -348,6 +355,10 @@ impl Restore for Fresh {
 
     fn list(&self, _: &Uid, _: &str, _: u16, _: u16) -> Res<Vec<Vec<u8>>> {
         Ok(Vec::new())
+    }
+
+    fn list_shape(&self, _: &Uid, _: &str) -> ShapeBytes {
+        ShapeBytes::default()
     }
 
     fn watermark(&self, _: &Uid, _: KeyGroupRange) -> Ts {

@@ -3,15 +3,16 @@
 use crate::api::pipe::Head;
 use crate::api::stream::DataStream;
 use crate::connector::{Source, SourceCx};
-use crate::data::{Fail, Res};
-use crate::graph::{Graph, NodeId, NodeKind, NodeSpec, Output, Partitioning};
+use crate::data::{Data, Res};
+use crate::graph::{BuildCx, Graph, NodeId, NodeKind, NodeSpec, Output, Partitioning};
 use crate::runtime::alignment::AlignmentGroup;
 use crate::runtime::gate::Gate;
 use crate::runtime::source::{
     COMPLETE, EnumeratorParts, EnumeratorTask, KNOWN, POSITIONS, ReaderParts, ReaderTask, Restored,
-    split_marks,
+    SourceShapes, split_marks,
 };
 use crate::runtime::task::Task;
+use crate::state::value::ValueReader;
 use crate::time::Watermarks;
 use millrace_protocol::ids::{Subtask, Uid};
 use std::any::type_name;
@@ -73,18 +74,22 @@ impl Env {
         ));
         let reader = graph.add(spec(uid, NodeKind::Source, type_name::<S::Out>().to_owned()));
         let edge = graph.add_edge(enumerator, reader, 0, Partitioning::Splits);
+        let shapes = SourceShapes::of::<S::Split>().unwrap_or_else(|error| {
+            graph.error(format!("splits of source {uid:?}: {error}"));
+            SourceShapes::default()
+        });
+        graph.node_mut(reader).lists = shapes.lists();
         let output = Output::new(reader);
         {
-            let (source, uid) = (source.clone(), Uid::from(uid));
+            let (source, uid, shapes) = (source.clone(), Uid::from(uid), shapes.clone());
             graph.set_factory(
                 enumerator,
                 Box::new(move |cx| {
                     let restored = if cx.attempt.restore.is_fresh() {
                         None
                     } else {
-                        let list = |state| cx.attempt.restore.list(&uid, state, 0, 1);
-                        let known = decode_all(&list(KNOWN)?)?;
-                        let complete: Vec<bool> = decode_all(&list(COMPLETE)?)?;
+                        let known = restored(cx, &uid, KNOWN, 0, 1)?;
+                        let complete: Vec<bool> = restored(cx, &uid, COMPLETE, 0, 1)?;
                         Some((known, complete.first().copied().unwrap_or(false)))
                     };
                     let task: Box<dyn Task> = Box::new(EnumeratorTask::new(EnumeratorParts {
@@ -95,6 +100,7 @@ impl Env {
                         readers: cx.outgoing(edge),
                         pool: Arc::clone(&cx.attempt.pool),
                         waker: cx.waker.clone(),
+                        shapes: shapes.clone(),
                         metrics: cx.metrics(enumerator),
                     }));
                     Ok(task)
@@ -107,9 +113,8 @@ impl Env {
                 reader,
                 Box::new(move |cx| {
                     let parallelism = cx.parallelism(reader);
-                    let items =
-                        cx.attempt.restore.list(&uid, POSITIONS, cx.subtask, parallelism)?;
-                    let restored: Vec<Restored<S::Split>> = decode_all(&items)?;
+                    let restored: Vec<Restored<S::Split>> =
+                        restored(cx, &uid, POSITIONS, cx.subtask, parallelism)?;
                     let waker = cx.waker.clone();
                     let source_cx = SourceCx {
                         uid: uid.clone(),
@@ -130,6 +135,7 @@ impl Env {
                         aligned: alignment.as_ref().map(|(group, drift)| {
                             group.join(cx.attempt.attempt, *drift, cx.waker.clone())
                         }),
+                        shape: shapes.positions.clone(),
                         metrics: cx.metrics(reader),
                     })?);
                     Ok(task)
@@ -151,7 +157,15 @@ impl Env {
     }
 }
 
-/// Decodes postcard items.
-pub(crate) fn decode_all<T: serde::de::DeserializeOwned>(items: &[Vec<u8>]) -> Res<Vec<T>> {
-    items.iter().map(|bytes| postcard::from_bytes(bytes).map_err(Fail::from)).collect()
+/// The items of a list state that a subtask gets.
+fn restored<T: Data>(
+    cx: &BuildCx<'_>,
+    uid: &Uid,
+    state: &str,
+    subtask: u16,
+    parallelism: u16,
+) -> Res<Vec<T>> {
+    let restore = &cx.attempt.restore;
+    let reader = ValueReader::new(&restore.list_shape(uid, state))?;
+    reader.read_all(&restore.list(uid, state, subtask, parallelism)?)
 }

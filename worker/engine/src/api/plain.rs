@@ -9,10 +9,10 @@ use crate::coordinator::ListSpec;
 use crate::data::{Data, Fail, Fun, Res};
 use crate::graph::NodeId;
 use crate::operators::process::function::{Function, Lists};
-use crate::state::delta::StateSchema;
 use crate::state::row::{Plain, Row, RowReader, RowShape, decode, encode};
+use crate::state::value::shape_of;
 use millrace_protocol::manifest::{Redistribution, ShapeBytes};
-use millrace_protocol::shape::{self, ShapeError};
+use millrace_protocol::shape::ShapeError;
 use std::marker::PhantomData;
 
 pub use crate::operators::process::plain::ProcessCx;
@@ -49,14 +49,8 @@ impl<T: Data> ListTag<T> {
 
     /// Without its type, for a function's declaration.
     pub fn any(&self) -> AnyList {
-        AnyList { name: self.name, redistribution: self.redistribution, shape: list_shape::<T> }
+        AnyList { name: self.name, redistribution: self.redistribution, shape: shape_of::<T> }
     }
-}
-
-fn list_shape<T: Data>() -> Result<ShapeBytes, ShapeError> {
-    let schema =
-        StateSchema { key: shape::trace::<()>()?, row: Plain::<T>::shape()?, panes: false };
-    Ok(ShapeBytes(serde_json::to_vec(&schema).unwrap_or_default()))
 }
 
 /// A [`ListTag`] without its type.

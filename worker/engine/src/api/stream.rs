@@ -5,7 +5,7 @@ use crate::api::keyed::{ByRef, ByValue, KeySelector, KeyedStream};
 use crate::api::pipe::{Filter, FlatMap, Head, Map, Pipe, TryMap};
 use crate::api::tags::{OutputTag, SideOutputs};
 use crate::connector::{Committed, Committer, Sink, SinkCx};
-use crate::data::{AnyBatch, Fail, Fun, Res, Ts};
+use crate::data::{AnyBatch, Fun, Res, Ts};
 use crate::graph::{
     BuildCx, EdgeId, NodeId, NodeKind, NodeSpec, Output, Partitioning, SinkControl, StateDecl,
 };
@@ -15,8 +15,10 @@ use crate::runtime::operator::{Flow, Operator, drive, marks_of};
 use crate::runtime::partition::{AtRandom, Broadcast, Custom, RoundRobin, Scatter};
 use crate::runtime::sink::SinkEnd;
 use crate::runtime::task::{OperatorTask, Task};
+use crate::state::value::{ValueReader, shape_of};
 use millrace_protocol::ids::{JobUid, Subtask, Uid};
 use millrace_protocol::key::Key;
+use millrace_protocol::manifest::{PendingCommit, ShapeBytes};
 use std::any::type_name;
 use std::marker::PhantomData;
 
@@ -270,6 +272,15 @@ impl<T: Send + 'static, P: Pipe<Out = T>> DataStream<T, P> {
     pub fn sink<S: Sink<T> + Sync>(self, uid: &str, sink: S) {
         let node = self.stage_node(uid, Some(uid), NodeKind::Sink);
         let uid = Uid::from(uid);
+        let shape = match shape_of::<S::Commit>() {
+            Ok(shape) => shape,
+            Err(error) => {
+                let what = format!("committables of sink {:?}: {error}", uid.as_str());
+                self.env.graph_mut().error(what);
+                ShapeBytes::default()
+            }
+        };
+        self.env.graph_mut().node_mut(node).committable = Some(shape.clone());
         {
             let sink = sink.clone();
             self.env.graph_mut().add_control(
@@ -287,7 +298,7 @@ impl<T: Send + 'static, P: Pipe<Out = T>> DataStream<T, P> {
                 attempt: cx.attempt.attempt,
                 subtask: Subtask(cx.subtask),
             })?;
-            Ok(SinkEnd::<T, S>::new(uid.clone(), writer, cx.metrics(node)))
+            Ok(SinkEnd::<T, S>::new(uid.clone(), writer, shape.clone(), cx.metrics(node)))
         });
     }
 }
@@ -298,16 +309,13 @@ struct Control<T, S: Sink<T>> {
 }
 
 impl<T, S: Sink<T>> SinkControl for Control<T, S> {
-    fn commit(&mut self, committable: &[u8]) -> Res<Committed> {
-        self.committer.commit(&postcard::from_bytes(committable)?)
+    fn commit(&mut self, item: &PendingCommit) -> Res<Committed> {
+        self.committer.commit(&ValueReader::new(&item.shape)?.read(&item.payload)?)
     }
 
-    fn abort_others(&mut self, keep: &[Vec<u8>]) -> Res {
-        let keep = keep
-            .iter()
-            .map(|bytes| postcard::from_bytes(bytes).map_err(Fail::from))
-            .collect::<Res<Vec<S::Commit>>>()?;
-        self.committer.abort_others(&keep)
+    fn abort_others(&mut self, keep: &[PendingCommit]) -> Res {
+        let read = |item: &PendingCommit| ValueReader::new(&item.shape)?.read(&item.payload);
+        self.committer.abort_others(&keep.iter().map(read).collect::<Res<Vec<S::Commit>>>()?)
     }
 }
 

@@ -106,7 +106,10 @@ pub enum Refusal {
         name: String,
     },
     /// State cannot be read as the program's type.
-    #[error("state {state:?} of operator {uid:?} in {what} cannot be read: {why}")]
+    #[error(
+        "state {state:?} of operator {uid:?} in {what} cannot be read: {why}. Make its type \
+         readable again (a new field needs a serde default), or run the version that wrote it"
+    )]
     Shape {
         /// The checkpoint.
         what: String,

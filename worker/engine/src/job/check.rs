@@ -2,7 +2,7 @@
 //! not be started: what is damaged is not mended by another try.
 
 use crate::data::Res;
-use crate::state::reader::{DeltaReader, RangeRead};
+use crate::state::reader::{DeltaReader, FileError, RangeRead};
 use crate::store::ObjectStore;
 use millrace_protocol::manifest::{FileRef, Manifest};
 use millrace_protocol::objects::ObjectKey;
@@ -40,11 +40,20 @@ fn check(
         Err(_) => return Ok(()),
     }
     let object = Object { store: Arc::clone(store), key: file.key.clone(), len: file.len };
-    let reader = DeltaReader::open(&name, Box::new(object)).map_err(|e| e.to_string())?;
-    reader.check_groups(manifest.max_parallelism).map_err(|e| e.to_string())?;
+    read(&name, object, file, manifest).or_else(|error| match error.downcast_ref::<FileError>() {
+        // The store's failure says nothing about the file: another try may read it.
+        Some(FileError::Io { .. }) => Ok(()),
+        _ => Err(error.to_string()),
+    })
+}
+
+/// Reads all of a file.
+fn read(name: &str, object: Object, file: &FileRef, manifest: &Manifest) -> Res {
+    let reader = DeltaReader::open(name, Box::new(object))?;
+    reader.check_groups(manifest.max_parallelism)?;
+    reader.check_footer(file.crc32)?;
     for (index, section) in (0..).zip(&reader.footer().sections) {
-        let read = reader.blocks((index, section), |_| true, |_, _| Ok(()));
-        read.map_err(|e| e.to_string())?;
+        reader.blocks((index, section), |_| true, |_, _| Ok(()))?;
     }
     Ok(())
 }

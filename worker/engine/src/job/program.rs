@@ -1,13 +1,12 @@
 //! What the coordinator must know of a graph. Pure.
 
-use crate::coordinator::{ListSpec, OperatorSpec, ProgramSpec, Role};
+use crate::coordinator::{OperatorSpec, ProgramSpec, Role};
 use crate::graph::{Graph, NodeKind};
-use crate::runtime::source::{COMPLETE, KNOWN, POSITIONS};
 use crate::state::RowReader;
 use crate::state::delta::StateSchema;
 use millrace_protocol::key::HASH_VERSION;
 use millrace_protocol::keygroup::MaxParallelism;
-use millrace_protocol::manifest::{KeyedState, Redistribution, ShapeBytes};
+use millrace_protocol::manifest::{KeyedState, ShapeBytes};
 
 /// The program as the coordinator and its manifests see it.
 pub fn describe(graph: &Graph, default: u16, max: MaxParallelism) -> ProgramSpec {
@@ -20,17 +19,6 @@ pub fn describe(graph: &Graph, default: u16, max: MaxParallelism) -> ProgramSpec
             NodeKind::Operator => ("operator", Role::Operator),
             NodeKind::Sink => ("sink", Role::Sink),
         };
-        let list = |name: &str, redistribution| ListSpec {
-            name: name.to_owned(),
-            shape: ShapeBytes::default(),
-            redistribution,
-        };
-        let mut lists = node.lists.clone();
-        if role == Role::Source {
-            lists.push(list(KNOWN, Redistribution::Union));
-            lists.push(list(COMPLETE, Redistribution::Union));
-            lists.push(list(POSITIONS, Redistribution::Even));
-        }
         let keyed = node
             .states
             .iter()
@@ -43,8 +31,8 @@ pub fn describe(graph: &Graph, default: u16, max: MaxParallelism) -> ProgramSpec
             role,
             parallelism,
             keyed: keyed.collect(),
-            lists,
-            committable: (role == Role::Sink).then(ShapeBytes::default),
+            lists: node.lists.clone(),
+            committable: node.committable.clone(),
         });
     }
     ProgramSpec {

@@ -9,7 +9,7 @@ use crate::state::restore::{Restore as Files, RestoreFile};
 use crate::store::ObjectStore;
 use millrace_protocol::ids::{CheckpointId, Uid};
 use millrace_protocol::keygroup::KeyGroupRange;
-use millrace_protocol::manifest::{FileRef, Manifest, Redistribution, Section};
+use millrace_protocol::manifest::{FileRef, Manifest, Redistribution, Section, ShapeBytes};
 use millrace_protocol::objects::ObjectKey;
 use std::ops::Range;
 use std::sync::Arc;
@@ -109,6 +109,12 @@ impl Restore for FromManifest {
         })
     }
 
+    fn list_shape(&self, uid: &Uid, state: &str) -> ShapeBytes {
+        let lists = self.manifest.operator(uid).map(|o| &o.lists);
+        let list = lists.into_iter().flatten().find(|l| l.name == state);
+        list.map(|l| l.shape.clone()).unwrap_or_default()
+    }
+
     fn watermark(&self, uid: &Uid, range: KeyGroupRange) -> Ts {
         let Some(operator) = self.manifest.operator(uid) else { return TS_MIN };
         operator
@@ -142,6 +148,7 @@ impl Restore for FromManifest {
             .map(|(file, groups)| RestoreFile {
                 name: file.key.as_str().to_owned(),
                 groups,
+                footer_crc32: Some(file.crc32),
                 data: Box::new(ObjectRange {
                     store: Arc::clone(&self.store),
                     key: file.key.clone(),

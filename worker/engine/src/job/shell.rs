@@ -582,7 +582,7 @@ fn commit_all(
             let Some(control) = made.get_mut(&item.sink) else {
                 return Err(Fail::from(format!("the program has no sink {:?}", item.sink.0)));
             };
-            Ok(match control.commit(&item.payload)? {
+            Ok(match control.commit(item)? {
                 Committed::Done | Committed::Before => CommitOutcome::Done,
                 Committed::Lost(why) => CommitOutcome::Lost(why),
             })
@@ -606,8 +606,7 @@ fn abort_others(
     with_committers(graph, job, committers, |made| {
         for (uid, keep) in sinks {
             if let Some(control) = made.get_mut(uid) {
-                let keep: Vec<Vec<u8>> = keep.iter().map(|p| p.payload.clone()).collect();
-                control.abort_others(&keep)?;
+                control.abort_others(keep)?;
             }
         }
         Ok(())

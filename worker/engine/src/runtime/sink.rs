@@ -15,14 +15,16 @@ pub struct SinkEnd<T, S: Sink<T>> {
     uid: Uid,
     writer: S::Writer,
     batch: Rows<T>,
+    /// Of its committables.
+    shape: ShapeBytes,
     metrics: Arc<NodeMetrics>,
     blocked: bool,
 }
 
 impl<T, S: Sink<T>> SinkEnd<T, S> {
-    /// Writes through `writer`.
-    pub fn new(uid: Uid, writer: S::Writer, metrics: Arc<NodeMetrics>) -> Self {
-        Self { uid, writer, batch: Rows::default(), metrics, blocked: false }
+    /// Writes through `writer`, whose committables have a shape.
+    pub fn new(uid: Uid, writer: S::Writer, shape: ShapeBytes, metrics: Arc<NodeMetrics>) -> Self {
+        Self { uid, writer, batch: Rows::default(), shape, metrics, blocked: false }
     }
 
     fn write(&mut self) -> Res {
@@ -73,6 +75,7 @@ impl<T: 'static, S: Sink<T>> End<T> for SinkEnd<T, S> {
         // Rows before the barrier belong to it, whether the writer would rather wait or not.
         self.write_now()?;
         let pending = self.writer.prepare(barrier.kind.is_last())?;
+        let shape = self.shape.clone();
         parts.prepare.push((
             self.uid.clone(),
             Box::new(move || {
@@ -83,7 +86,7 @@ impl<T: 'static, S: Sink<T>> End<T> for SinkEnd<T, S> {
                 Ok(PreparedBytes {
                     commit: bytes(&prepared.commit)?,
                     open: bytes(&prepared.open)?,
-                    shape: ShapeBytes::default(),
+                    shape,
                 })
             }),
         ));

@@ -6,7 +6,7 @@
 //! injected at the enumerator and reaches the readers behind the splits.
 
 use crate::connector::{Lane, Next, Reader, Source, SourceOut, Split};
-use crate::coordinator::{BarrierKind, StopMode};
+use crate::coordinator::{BarrierKind, ListSpec, StopMode};
 use crate::data::{AnyBatch, Fail, Res, Rows, TS_MAX, TS_MIN, Ts};
 use crate::runtime::SOURCE_ROWS;
 use crate::runtime::alignment::Aligned;
@@ -18,9 +18,11 @@ use crate::runtime::pool::Pool;
 use crate::runtime::snapshot::{Barrier, ListBlob, SnapshotParts};
 use crate::runtime::task::{Progress, Task, Turn};
 use crate::state::StateTable;
+use crate::state::value::shape_of;
 use crate::time::{LaneClock, Watermarks};
 use millrace_protocol::ids::Uid;
 use millrace_protocol::manifest::{Redistribution, ShapeBytes};
+use millrace_protocol::shape::ShapeError;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
@@ -32,6 +34,42 @@ pub const KNOWN: &str = "known";
 pub const COMPLETE: &str = "complete";
 /// State name of the readers' positions.
 pub const POSITIONS: &str = "positions";
+
+/// The traced shapes of a source's list states.
+#[derive(Debug, Clone, Default)]
+pub struct SourceShapes {
+    /// Of the splits handed out.
+    pub known: ShapeBytes,
+    /// Of the note that discovery is finished.
+    pub complete: ShapeBytes,
+    /// Of the readers' positions.
+    pub positions: ShapeBytes,
+}
+
+impl SourceShapes {
+    /// Traces them.
+    pub fn of<S: Split>() -> Result<Self, ShapeError> {
+        Ok(Self {
+            known: shape_of::<S>()?,
+            complete: shape_of::<bool>()?,
+            positions: shape_of::<Restored<S>>()?,
+        })
+    }
+
+    /// The list states, as they are compared with a checkpoint's.
+    pub fn lists(&self) -> Vec<ListSpec> {
+        let list = |name: &str, shape: &ShapeBytes, redistribution| ListSpec {
+            name: name.to_owned(),
+            shape: shape.clone(),
+            redistribution,
+        };
+        vec![
+            list(KNOWN, &self.known, Redistribution::Union),
+            list(COMPLETE, &self.complete, Redistribution::Union),
+            list(POSITIONS, &self.positions, Redistribution::Even),
+        ]
+    }
+}
 
 /// What the enumerator restores: the splits handed out, and whether there are no more.
 pub type Known<S> = (Vec<S>, bool);
@@ -56,6 +94,7 @@ pub struct EnumeratorTask<S: Source> {
     told_end: bool,
     pool: Arc<Pool>,
     waker: TaskWaker,
+    shapes: SourceShapes,
     metrics: Arc<NodeMetrics>,
 }
 
@@ -75,6 +114,8 @@ pub struct EnumeratorParts<S: Source> {
     pub pool: Arc<Pool>,
     /// Wakes this task.
     pub waker: TaskWaker,
+    /// Shapes of its list states.
+    pub shapes: SourceShapes,
     /// Counters.
     pub metrics: Arc<NodeMetrics>,
 }
@@ -100,6 +141,7 @@ impl<S: Source> EnumeratorTask<S> {
             told_end: false,
             pool: parts.pool,
             waker: parts.waker,
+            shapes: parts.shapes,
             metrics: parts.metrics,
         }
     }
@@ -162,12 +204,15 @@ impl<S: Source> Task for EnumeratorTask<S> {
             let items =
                 self.known.iter().map(postcard::to_stdvec).collect::<Result<Vec<_>, _>>()?;
             let flag = postcard::to_stdvec(&self.complete)?;
-            for (state, items) in [(KNOWN, items), (COMPLETE, vec![flag])] {
+            let shapes = &self.shapes;
+            for (state, items, shape) in
+                [(KNOWN, items, &shapes.known), (COMPLETE, vec![flag], &shapes.complete)]
+            {
                 turn.parts.lists.push(ListBlob {
                     uid: self.uid.clone(),
                     state: state.to_owned(),
                     redistribution: Redistribution::Union,
-                    shape: ShapeBytes::default(),
+                    shape: shape.clone(),
                     items,
                 });
             }
@@ -233,11 +278,13 @@ pub fn wall_clock() -> Ts {
         .map_or(0, |d| Ts::try_from(d.as_millis()).unwrap_or(Ts::MAX))
 }
 
-/// The wall clock's reading at a moment; not later than now if it has come.
+/// A moment on the wall clock; what has passed is due whatever the clock says.
 fn in_millis(at: Instant) -> Ts {
     let wait = at.saturating_duration_since(Instant::now());
-    // Rounded up: a turn a moment too early would be one for nothing.
-    wall_clock() + Ts::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(Ts::MAX / 2)
+    if wait.is_zero() {
+        return TS_MIN;
+    }
+    wall_clock() + Ts::try_from(wait.as_millis()).unwrap_or(Ts::MAX / 2) + 1
 }
 
 struct LaneState<T> {
@@ -273,6 +320,8 @@ pub struct ReaderTask<S: Source> {
     aligned: Option<Aligned>,
     /// Lanes that are too far ahead of the alignment group.
     paused: Vec<Lane>,
+    /// Of its positions.
+    shape: ShapeBytes,
     metrics: Arc<NodeMetrics>,
 }
 
@@ -300,6 +349,8 @@ pub struct ReaderParts<S: Source> {
     pub out: Fanout<S::Out>,
     /// Its place in an alignment group.
     pub aligned: Option<Aligned>,
+    /// Shape of its positions.
+    pub shape: ShapeBytes,
     /// Counters.
     pub metrics: Arc<NodeMetrics>,
 }
@@ -331,6 +382,7 @@ impl<S: Source> ReaderTask<S> {
             wait: None,
             aligned: parts.aligned,
             paused: Vec::new(),
+            shape: parts.shape,
             metrics: parts.metrics,
         };
         for (split, max_ts, watermark) in parts.restored {
@@ -393,7 +445,7 @@ impl<S: Source> ReaderTask<S> {
             uid: self.uid.clone(),
             state: POSITIONS.to_owned(),
             redistribution: Redistribution::Even,
-            shape: ShapeBytes::default(),
+            shape: self.shape.clone(),
             items,
         });
         parts.watermarks.push((self.uid.clone(), self.watermark));

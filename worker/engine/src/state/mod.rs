@@ -8,6 +8,7 @@
 //! - [`delta`]: the file format; [`reader`]: reading it by key group.
 //! - [`snapshot`]: the seam that checkpoints know; [`restore`]: files to
 //!   tables; [`fold`]: which key groups to write whole.
+//! - [`value`]: what is kept outside tables.
 //!
 //! Everything here is pure: no IO (bytes go to a callback and come from a
 //! [`reader::RangeRead`]), no clock (`now` is an argument), no threads.
@@ -30,6 +31,7 @@ pub mod snapshot;
 pub mod table;
 #[cfg(test)]
 mod tests;
+pub mod value;
 
 pub use delta::DeltaWriter;
 pub use fields::{Field, ListState, State, Ttl, TtlRefresh, Value, Visit, VisitMut};

@@ -37,7 +37,7 @@ impl RangeRead for Vec<u8> {
 #[derive(Debug, Error)]
 pub enum FileError {
     /// The store failed.
-    #[error("{file}: cannot be read")]
+    #[error("{file}: cannot be read: {cause}")]
     Io {
         /// The file.
         file: String,
@@ -101,6 +101,7 @@ pub struct DeltaReader {
     name: String,
     data: Box<dyn RangeRead>,
     footer: Footer,
+    footer_crc32: u32,
     /// Where the blocks end.
     end: u64,
 }
@@ -154,7 +155,7 @@ impl DeltaReader {
                 cure: "Run a program of a version that has that hash",
             });
         }
-        Ok(Self { name: file, data, footer, end })
+        Ok(Self { name: file, data, footer, footer_crc32: crc, end })
     }
 
     /// How errors call it.
@@ -178,6 +179,18 @@ impl DeltaReader {
             found: u32::from(self.footer.max_parallelism.get()),
             expected: u32::from(max.get()),
             cure: "Set the job's max parallelism to that; it is fixed for the life of its state",
+        })
+    }
+
+    /// Refuses a sound file that is not the one that a checkpoint names.
+    pub fn check_footer(&self, crc32: u32) -> Result<(), FileError> {
+        if self.footer_crc32 == crc32 {
+            return Ok(());
+        }
+        Err(FileError::Corrupt {
+            file: self.name.clone(),
+            section: "the footer".to_owned(),
+            what: "it is another file than the one that the checkpoint names".to_owned(),
         })
     }
 

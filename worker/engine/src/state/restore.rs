@@ -19,6 +19,8 @@ pub struct RestoreFile {
     pub name: String,
     /// The groups for which the manifest names it (older files are clipped by folds).
     pub groups: KeyGroupRange,
+    /// Checksum of its footer, if the manifest has it.
+    pub footer_crc32: Option<u32>,
     /// Its bytes.
     pub data: Box<dyn RangeRead>,
 }
@@ -52,6 +54,9 @@ impl Restore {
         let open = |file: RestoreFile| {
             let reader = DeltaReader::open(&file.name, file.data)?;
             reader.check_groups(max)?;
+            if let Some(crc32) = file.footer_crc32 {
+                reader.check_footer(crc32)?;
+            }
             Ok((reader, file.groups))
         };
         Ok(Self { max, files: files.into_iter().map(open).collect::<Result<_, _>>()? })

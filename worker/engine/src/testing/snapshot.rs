@@ -7,7 +7,7 @@ use crate::state::StateTable;
 use crate::state::restore::{Restore as Files, RestoreFile};
 use millrace_protocol::ids::{CheckpointId, Uid};
 use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
-use millrace_protocol::manifest::Redistribution;
+use millrace_protocol::manifest::{Redistribution, ShapeBytes};
 use serde::{Deserialize, Serialize};
 
 /// A list state of one subtask.
@@ -99,6 +99,11 @@ impl Restore for Snapshot {
         Ok(items)
     }
 
+    /// Items of a harness carry their shapes themselves.
+    fn list_shape(&self, _: &Uid, _: &str) -> ShapeBytes {
+        ShapeBytes::default()
+    }
+
     fn watermark(&self, uid: &Uid, range: KeyGroupRange) -> Ts {
         let mine = |(of, groups, _): &&(Uid, KeyGroupRange, Ts)| {
             of == uid && (range.is_empty() || !groups.intersect(range).is_empty())
@@ -116,6 +121,7 @@ impl Restore for Snapshot {
         let files = self.files.iter().enumerate().map(|(index, file)| RestoreFile {
             name: format!("snapshot file {index}"),
             groups: file.groups,
+            footer_crc32: None,
             data: Box::new(file.bytes.clone()),
         });
         Files::open(files.collect(), self.max)?.load(uid, state, range, table)?;

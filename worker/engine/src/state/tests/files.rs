@@ -51,7 +51,12 @@ fn files(n: u64) -> (Vec<u8>, Vec<u8>, Names) {
 }
 
 fn file(name: &str, bytes: &[u8]) -> RestoreFile {
-    RestoreFile { name: name.to_owned(), groups: MAX.all(), data: Box::new(bytes.to_vec()) }
+    RestoreFile {
+        name: name.to_owned(),
+        groups: MAX.all(),
+        footer_crc32: None,
+        data: Box::new(bytes.to_vec()),
+    }
 }
 
 fn load(files: Vec<RestoreFile>, range: KeyGroupRange) -> Res<Names> {
@@ -86,7 +91,7 @@ fn a_range_of_groups_is_a_part_of_the_bytes() {
     let (first, _, table) = files(60_000);
     let (whole, read) = (first.len() as u64, Rc::new(Cell::new(0)));
     let data = Box::new(Counted(first, read.clone()));
-    let data = RestoreFile { name: "f".to_owned(), groups: MAX.all(), data };
+    let data = RestoreFile { name: "f".to_owned(), groups: MAX.all(), footer_crc32: None, data };
     let restore = Restore::open(vec![data], MAX).unwrap();
     read.set(0);
     let range = MAX.range(3, 10);

@@ -232,6 +232,7 @@ impl<K: Key + Ord + std::fmt::Debug> Job<K> {
         let open = |f: &File| RestoreFile {
             name: f.name.clone(),
             groups: f.groups,
+            footer_crc32: None,
             data: Box::new(f.bytes.clone()),
         };
         let restore = Restore::open(self.manifest.iter().map(open).collect(), self.max).unwrap();

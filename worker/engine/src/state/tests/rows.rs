@@ -107,6 +107,7 @@ fn restore(files: &[Vec<u8>], table: &mut dyn StateTable) -> Result<(), String> 
     let file = |(i, bytes): (usize, &Vec<u8>)| RestoreFile {
         name: format!("file {i}"),
         groups: MAX.all(),
+        footer_crc32: None,
         data: Box::new(bytes.clone()),
     };
     let files = files.iter().enumerate().map(file).collect();

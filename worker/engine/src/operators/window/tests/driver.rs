@@ -297,7 +297,8 @@ impl<O: Operator, L: 'static> Driver<O, L> {
             }
             writer.finish().unwrap();
             let data = Box::new(bytes.borrow().clone());
-            files.push(RestoreFile { name: i.to_string(), groups: subtask.range, data });
+            let (name, groups) = (i.to_string(), subtask.range);
+            files.push(RestoreFile { name, groups, footer_crc32: None, data });
         }
         let restore = Restore::open(files, MAX).unwrap();
         self.subtasks.clear();
