@@ -305,6 +305,8 @@ pub struct ReaderTask<S: Source> {
     gate: Gate,
     out: Fanout<S::Out>,
     rows: Rows<S::Out>,
+    /// Timestamps that the reader gave, while rows are stamped; empty otherwise.
+    native: Vec<Ts>,
     runs: Vec<(Lane, u32)>,
     finished: Vec<Lane>,
     watermark: Ts,
@@ -369,6 +371,7 @@ impl<S: Source> ReaderTask<S> {
             gate: parts.gate,
             out: parts.out,
             rows: Rows::default(),
+            native: Vec::new(),
             runs: Vec::new(),
             finished: Vec::new(),
             watermark: TS_MIN,
@@ -454,7 +457,7 @@ impl<S: Source> ReaderTask<S> {
 
     /// Stamps the polled rows and puts marks where the merged watermark advances.
     fn stamp(&mut self) {
-        let native = std::mem::take(&mut self.rows.ts);
+        std::mem::swap(&mut self.native, &mut self.rows.ts);
         let mut from = 0usize;
         let now = Instant::now();
         for (lane, to) in self.runs.drain(..) {
@@ -469,7 +472,7 @@ impl<S: Source> ReaderTask<S> {
             let Some(state) = self.lanes.get_mut(&lane) else { continue };
             state.idle = false;
             state.last_row = now;
-            let given = if native.is_empty() { &[] } else { &native[from..to] };
+            let given = if self.native.is_empty() { &[] } else { &self.native[from..to] };
             let marks_from = self.rows.marks.len();
             state.clock.stamp(
                 &self.rows.values[from..to],
@@ -492,6 +495,7 @@ impl<S: Source> ReaderTask<S> {
             self.watermark = merged;
             from = to;
         }
+        self.native.clear();
     }
 
     fn merge_lanes(&mut self) -> Res {
