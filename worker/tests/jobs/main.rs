@@ -1,0 +1,16 @@
+//! Whole jobs: graph, runtime, coordinator, state and store together, in this process.
+//!
+//! Seeds are printed; `MILLRACE_SEED=n cargo test -p millrace --test jobs NAME` repeats a run
+//! as far as threads allow.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(missing_docs, reason = "tests")]
+
+mod bounded;
+mod common;
+mod connectors;
+mod evolution;
+mod faults;
+mod golden;
+mod graphs;
+mod poison;
+mod refusals;
