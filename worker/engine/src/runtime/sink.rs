@@ -23,12 +23,7 @@ pub struct SinkEnd<T, S: Sink<T>> {
 
 impl<T, S: Sink<T>> SinkEnd<T, S> {
     /// Writes through `writer`, whose committables have a shape.
-    pub fn new(
-        uid: Uid,
-        writer: S::Writer,
-        shape: ShapeBytes,
-        metrics: Arc<NodeMetrics>,
-    ) -> Self {
+    pub fn new(uid: Uid, writer: S::Writer, shape: ShapeBytes, metrics: Arc<NodeMetrics>) -> Self {
         Self { uid, writer, batch: Rows::default(), shape, metrics, blocked: false }
     }
 

@@ -73,6 +73,9 @@ impl SourceShapes {
 /// What the enumerator restores: the splits handed out, and whether there are no more.
 pub type Known<S> = (Vec<S>, bool);
 
+/// The source, given back by a discovery, and what it found.
+type Discovered<S> = (S, Res<Vec<<S as Source>::Split>>);
+
 /// Finds splits and deals them out.
 pub struct EnumeratorTask<S: Source> {
     name: String,
@@ -82,7 +85,7 @@ pub struct EnumeratorTask<S: Source> {
     known: Vec<S::Split>,
     /// Discovery is finished for good.
     complete: bool,
-    running: Option<Receiver<(S, Res<Vec<S::Split>>)>>,
+    running: Option<Receiver<Discovered<S>>>,
     next_at: Option<Instant>,
     readers: Vec<Arc<Channel>>,
     next_reader: usize,

@@ -51,7 +51,12 @@ fn files(n: u64) -> (Vec<u8>, Vec<u8>, Names) {
 }
 
 fn file(name: &str, bytes: &[u8]) -> RestoreFile {
-    RestoreFile { name: name.to_owned(), groups: MAX.all(), footer_crc32: None, data: Box::new(bytes.to_vec()) }
+    RestoreFile {
+        name: name.to_owned(),
+        groups: MAX.all(),
+        footer_crc32: None,
+        data: Box::new(bytes.to_vec()),
+    }
 }
 
 fn load(files: Vec<RestoreFile>, range: KeyGroupRange) -> Res<Names> {
