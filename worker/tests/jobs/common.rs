@@ -8,7 +8,7 @@ use millrace::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A job that takes longer is stuck.
 fn limit() -> Duration {
@@ -61,6 +61,24 @@ pub fn run_and_stop(
     outcome
 }
 
+/// Runs a job and suspends it once an operator has taken so many rows, over all subtasks.
+pub fn run_until(handle: &Handle, options: JobOptions, operator: &str, rows: u64) {
+    let (job, name) = (handle.clone(), operator.to_owned());
+    let thread = std::thread::spawn(move || {
+        let begun = Instant::now();
+        let taken = |job: &Handle| -> u64 {
+            let nodes = job.status().nodes;
+            nodes.iter().filter(|node| node.name == name).map(|node| node.rows_in).sum()
+        };
+        while taken(&job) < rows && begun.elapsed() < limit() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        job.stop(StopMode::Suspend);
+    });
+    assert_eq!(run_watched(handle, options).unwrap(), Outcome::Suspended);
+    thread.join().unwrap();
+}
+
 /// How a job is stopped.
 #[derive(Debug, Clone, Copy)]
 pub enum How {
@@ -78,8 +96,7 @@ pub fn options(storage: &Path, parallelism: u16) -> JobOptions {
         interval: Some(Duration::from_millis(10)),
         ..CheckpointPolicy::default()
     };
-    options.restart =
-        RestartPolicy::FixedDelay { attempts: 1000, delay: Duration::from_millis(1) };
+    options.restart = RestartPolicy::FixedDelay { attempts: 1000, delay: Duration::from_millis(1) };
     options
 }
 

@@ -191,20 +191,30 @@ fn from_csv(text: &str) -> Vec<Row> {
 #[test]
 fn file_sinks() {
     let rolling = |max_bytes, ms| Rolling { max_bytes, max_age: Duration::from_millis(ms) };
-    file_sink("csv, closed at every checkpoint", |d| {
-        FileSink::new(d, Csv::new()).rolling(rolling(1 << 20, 0))
-    }, from_csv);
+    file_sink(
+        "csv, closed at every checkpoint",
+        |d| FileSink::new(d, Csv::new()).rolling(rolling(1 << 20, 0)),
+        from_csv,
+    );
     file_sink("csv, open for long", |d| FileSink::new(d, Csv::new()), from_csv);
-    file_sink("json lines, small parts, packed", |d| {
-        FileSink::new(d, JsonLines::new())
-            .compression(Compression::Gzip)
-            .rolling(rolling(5_000, 60_000))
-    }, from_json);
-    file_sink("json lines, partitioned", |d| {
-        FileSink::new(d, JsonLines::new())
-            .partition_by(|row: &Row, path| path.push_str(&format!("n={}", row.n / 500)))
-            .max_open(3)
-    }, from_json);
+    file_sink(
+        "json lines, small parts, packed",
+        |d| {
+            FileSink::new(d, JsonLines::new())
+                .compression(Compression::Gzip)
+                .rolling(rolling(5_000, 60_000))
+        },
+        from_json,
+    );
+    file_sink(
+        "json lines, partitioned",
+        |d| {
+            FileSink::new(d, JsonLines::new())
+                .partition_by(|row: &Row, path| path.push_str(&format!("n={}", row.n / 500)))
+                .max_open(3)
+        },
+        from_json,
+    );
 }
 
 /// Sinks whose rows nobody can count: that they run, stop and go on.

@@ -440,7 +440,8 @@ where
 {
     let dir = tempfile::tempdir().unwrap();
     let out = before(dir.path(), false);
-    let outcome = run_watched(&job::<V, P, C>(END, false, &out, &Arc::default()), options(dir.path(), 3));
+    let outcome =
+        run_watched(&job::<V, P, C>(END, false, &out, &Arc::default()), options(dir.path(), 3));
     assert_eq!(outcome.unwrap(), Outcome::Finished, "{what}");
     check(&out, what);
 }
@@ -489,7 +490,10 @@ fn types_that_cannot_be_read_are_refused_before_anything_starts() {
         &["\"numbers\"", "\"known\"", "note", "was String", "is u64"],
     );
     assert_eq!(crate::refusals::tree(dir.path()), files, "nothing is overwritten");
-    let outcome = run_watched(&job::<Before, At, Commit>(END, false, &out, &Arc::default()), options(dir.path(), 1));
+    let outcome = run_watched(
+        &job::<Before, At, Commit>(END, false, &out, &Arc::default()),
+        options(dir.path(), 1),
+    );
     assert_eq!(outcome.unwrap(), Outcome::Finished);
     check(&out, "after refusals");
 }

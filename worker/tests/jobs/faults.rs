@@ -1,6 +1,8 @@
 //! A store that fails, loses answers, tears files and lists what is old.
 
-use crate::common::{Counts, How, assert_same, multiset, options, run_and_stop, run_watched, seed};
+use crate::common::{
+    Counts, How, assert_same, multiset, options, run_and_stop, run_until, run_watched, seed,
+};
 use millrace::connectors::Collected;
 use millrace::engine::coordinator::Outcome;
 use millrace::engine::job::{JobOptions, WrapStore};
@@ -94,9 +96,7 @@ fn a_torn_state_file_is_noticed() {
     let mut first = options(dir.path(), 2);
     let faults = Faults { truncated: 1.0, ..Faults::default() };
     first.wrap_store = Some(faulty(rng.u64(..), faults, &Arc::default()));
-    let after = Duration::from_millis(150);
-    let outcome = run_and_stop(&job.job(&out), first, after, How::Suspend).unwrap();
-    assert_eq!(outcome, Outcome::Suspended);
+    run_until(&job.job(&out), first, "running", 1_000);
     let error = run_watched(&job.job(&out), options(dir.path(), 2)).unwrap_err();
     let text = error.to_string();
     assert!(matches!(error, millrace::engine::job::JobError::User(_)), "{text}");

@@ -6,8 +6,8 @@
 //! `worker/engine/tests/golden/storage-N`; what was there stays for good.
 
 use crate::common::{Counts, Out, assert_same, multiset, options, run_watched};
-use millrace::connectors::collection::{CollectCommit, CollectSink};
 use millrace::connectors::Collected;
+use millrace::connectors::collection::{CollectCommit, CollectSink};
 use millrace::engine::connector::{Committed, Committer, Sink, SinkCx};
 use millrace::engine::coordinator::{Outcome, RestartPolicy};
 use millrace::engine::job::JobError;

@@ -13,6 +13,7 @@ use millrace::engine::store::faulty::{Faults, FaultyStore};
 use millrace::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Key, event time, value.
@@ -21,17 +22,45 @@ type Row = (u64, i64, u64);
 /// A graph in the order of its streams: step `i` makes stream `i` of earlier ones.
 #[derive(Debug, Clone)]
 enum Step {
-    Source { rows: u64, keys: u64, disorder: u64, splits: u32 },
-    Chain { of: usize, functions: Vec<Function> },
-    Exchange { of: usize, how: Exchange },
+    Source {
+        rows: u64,
+        keys: u64,
+        disorder: u64,
+        splits: u32,
+    },
+    Chain {
+        of: usize,
+        functions: Vec<Function>,
+    },
+    Exchange {
+        of: usize,
+        how: Exchange,
+    },
     /// Multiplies rows by its parallelism, which is therefore fixed.
-    Broadcast { of: usize, parallelism: u16 },
-    Union { of: Vec<usize> },
-    Reduce { of: usize, keys: u64 },
-    Window { of: usize, keys: u64, windows: Windows },
-    Process { of: usize, keys: u64 },
+    Broadcast {
+        of: usize,
+        parallelism: u16,
+    },
+    Union {
+        of: Vec<usize>,
+    },
+    Reduce {
+        of: usize,
+        keys: u64,
+    },
+    Window {
+        of: usize,
+        keys: u64,
+        windows: Windows,
+    },
+    Process {
+        of: usize,
+        keys: u64,
+    },
     /// The side output of a process.
-    Side { of: usize },
+    Side {
+        of: usize,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -354,6 +383,7 @@ impl Plan {
         rng: &mut fastrand::Rng,
         rate: u64,
         sinks: &BTreeMap<usize, Collected<Row>>,
+        poison: &Arc<AtomicU32>,
     ) -> Handle {
         let env = Env::new();
         let mut streams: Vec<DataStream<Row>> = Vec::new();
@@ -369,7 +399,14 @@ impl Plan {
                     env.source(&uid, source, Watermarks::bounded(delay, |r: &Row| r.1))
                 }
                 Step::Chain { of, functions } => {
-                    functions.iter().fold(at(&of), |stream, function| match *function {
+                    let (left, bad) = (Arc::clone(poison), rng.u64(..200));
+                    let poisoned = at(&of).try_map(move |row| {
+                        let take = |n: u32| n.checked_sub(1);
+                        let armed = row.2 % 200 == bad
+                            && left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok();
+                        if armed { Err("poison".into()) } else { Ok(row) }
+                    });
+                    functions.iter().fold(poisoned.erase(), |stream, function| match *function {
                         Function::Map(n) => stream.map(move |r| map(r, n)).erase(),
                         Function::Filter(n) => stream.filter(move |r| keep(r, n)).erase(),
                         Function::FlatMap(n) => stream
@@ -389,9 +426,7 @@ impl Plan {
                     streams.push(at(&of).broadcast_all().parallelism(parallelism));
                     continue;
                 }
-                Step::Union { of } => {
-                    at(&of[0]).union(of[1..].iter().map(at).collect())
-                }
+                Step::Union { of } => at(&of[0]).union(of[1..].iter().map(at).collect()),
                 Step::Reduce { of, keys } => at(&of)
                     .map(move |r| (r.0 % keys, 0, 1))
                     .key_by(|r| r.0)
@@ -442,13 +477,13 @@ fn run_one(seed: u64) {
         plan.leaves().into_iter().map(|leaf| (leaf, Collected::new())).collect();
     let dir = tempfile::tempdir().unwrap();
     let stops = rng.usize(0..4);
+    let poison = Arc::new(AtomicU32::new(rng.u32(0..4)));
     // The longest input takes about so long.
     let rate = [6_000, 20_000, 1_000_000][rng.usize(..3)];
     for round in 0.. {
-        let handle = plan.build(&mut rng, rate, &sinks);
+        let handle = plan.build(&mut rng, rate, &sinks, &poison);
         let mut options = options(dir.path(), rng.u16(1..=4));
-        options.checkpoints.interval =
-            rng.bool().then(|| Duration::from_millis(rng.u64(1..60)));
+        options.checkpoints.interval = rng.bool().then(|| Duration::from_millis(rng.u64(1..60)));
         if rng.u8(..4) == 0 {
             let seed = rng.u64(..);
             options.checkpoints.tolerated_failures = 100;

@@ -20,9 +20,7 @@ fn poison(
     let left = Arc::clone(left);
     move |row| {
         let take = |n: u32| n.checked_sub(1);
-        if is_bad(row)
-            && left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok()
-        {
+        if is_bad(row) && left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok() {
             assert!(!panics, "row {row} is poison");
             return Err(format!("row {row} is poison").into());
         }

@@ -1,7 +1,7 @@
 //! What a user must mend: each is a clear error that names the thing and what to do, and
 //! nothing that was there is changed.
 
-use crate::common::{Counts, How, Out, assert_same, multiset, options, run_and_stop, run_watched};
+use crate::common::{Counts, Out, assert_same, multiset, options, run_until, run_watched};
 use millrace::connectors::{Blackhole, Collected, Collection, Generator};
 use millrace::engine::coordinator::{Outcome, RestoreChoice};
 use millrace::engine::job::{Handle, JobError, JobOptions};
@@ -12,7 +12,6 @@ use millrace::protocol::manifest::Manifest;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 const JOB: Counts = Counts { rows: 3_000, keys: 13, rate: 10_000 };
 
@@ -33,9 +32,7 @@ pub fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 /// A job that was stopped in the middle.
 fn stopped(dir: &Path, out: &Collected<Out>) {
-    let after = Duration::from_millis(120);
-    let outcome = run_and_stop(&JOB.job(out), options(dir, 2), after, How::Suspend);
-    assert_eq!(outcome.unwrap(), Outcome::Suspended);
+    run_until(&JOB.job(out), options(dir, 2), "running", 1_000);
 }
 
 /// The job must be refused, in these words, and what was in the storage is there still.
@@ -161,9 +158,11 @@ fn damaged_manifests_and_state_files() {
     let manifest = newest(dir.path(), "/m-");
     let anew = "start from another checkpoint or savepoint";
     let half = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() / 2);
-    let flip = |at: fn(usize) -> usize| move |bytes: &mut Vec<u8>| {
-        let at = at(bytes.len());
-        bytes[at] ^= 0x40;
+    let flip = |at: fn(usize) -> usize| {
+        move |bytes: &mut Vec<u8>| {
+            let at = at(bytes.len());
+            bytes[at] ^= 0x40;
+        }
     };
     damaged(dir.path(), &manifest, &["damaged", anew], half);
     damaged(dir.path(), &manifest, &["damaged", anew], flip(|n| n / 2));
@@ -210,8 +209,7 @@ fn a_state_file_of_another_checkpoint() {
     };
     let file_of = |storage: &Path, value: u64| {
         let (handle, options) = run(storage, value);
-        let outcome = run_and_stop(&handle, options, Duration::from_millis(50), How::Suspend);
-        assert_eq!(outcome.unwrap(), Outcome::Suspended);
+        run_until(&handle, options, "highest", 60);
         newest(storage, "/s0-")
     };
     let file = file_of(&mine, 7);
@@ -226,8 +224,7 @@ fn a_state_file_of_another_checkpoint() {
     refused(&handle, options, &[&name, "another file than the one that the checkpoint names"]);
     fs::write(&file, sound).unwrap();
     let (handle, options) = run(&mine, 7);
-    let after = Duration::from_millis(50);
-    assert_eq!(run_and_stop(&handle, options, after, How::Suspend).unwrap(), Outcome::Suspended);
+    run_until(&handle, options, "highest", 10);
 }
 
 #[test]
