@@ -32,7 +32,6 @@ impl Coordinator {
 
     pub(super) fn claimed(&mut self) {
         let Some(head) = &self.head else { return };
-        let (attempt, latest) = (head.attempt, head.latest.as_ref().map(|at| at.checkpoint));
         self.last_checkpoint = self.last_checkpoint.max(head.last_checkpoint);
         self.run = Run::default();
         self.checkpoint = None;
@@ -40,8 +39,6 @@ impl Coordinator {
         let items = self.base_to_commit();
         self.commits.restore(items);
         self.stage = Stage::Recovering(Others::ToAbort);
-        let base = latest.map_or_else(|| "nothing".to_owned(), |c| format!("checkpoint {c}"));
-        self.note(Level::Info, format!("attempt {attempt} starts from {base}"));
     }
 
     /// One move towards running tasks; answers whether there was one.
@@ -83,6 +80,16 @@ impl Coordinator {
                     .as_ref()
                     .filter(|base| base.files == FilesIn::Home)
                     .map(|base| base.manifest.checkpoint);
+                let from = match &base {
+                    None => "nothing".to_owned(),
+                    Some(Base { manifest, files: FilesIn::Home }) => {
+                        format!("checkpoint {}", manifest.checkpoint)
+                    }
+                    Some(Base { files: FilesIn::Savepoint(path), .. }) => {
+                        format!("savepoint {path}")
+                    }
+                };
+                self.note(Level::Info, format!("attempt {attempt} starts from {from}"));
                 self.tasks = Tasks::Some(attempt);
                 self.stage = Stage::Deploying;
                 self.out.push(Effect::Deploy { attempt, base });
