@@ -17,7 +17,7 @@ mod pace;
 mod running;
 
 pub use apart::{bytes_per_key, idle};
-pub use checkpoint::{CheckpointCost, cost as checkpoint_cost};
+pub use checkpoint::{CheckpointCost, Stall, cost as checkpoint_cost};
 pub use csv::rate as csv;
 pub use latency::p99_ms as latency_p99_ms;
 

@@ -13,11 +13,10 @@ use std::time::{Duration, Instant};
 pub struct CheckpointCost {
     /// Rows by changed entries between two checkpoints, as it came out.
     pub updates_per_entry: f64,
-    /// p99 over subtasks and seconds of the longest pause between two batches
-    /// that reached the sink, in milliseconds, with a checkpoint each second.
-    pub stall_p99_ms: f64,
-    /// The same without checkpoints: what the machine and the other work on it do.
-    pub pause_p99_ms: f64,
+    /// With a checkpoint each second.
+    pub stall: Stall,
+    /// Without checkpoints: what the rest of the engine does, and the machine.
+    pub stall_without: Stall,
     /// M rows/s with a checkpoint each second.
     pub with: f64,
     /// M rows/s of the same run without.
@@ -26,6 +25,16 @@ pub struct CheckpointCost {
     pub delta_ratio: f64,
     /// Entries written although they had not changed, by those that had.
     pub folded_ratio: f64,
+}
+
+/// p99 over subtasks and seconds of the longest pause between two batches that
+/// reached the sink, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Stall {
+    /// As it was.
+    pub all_ms: f64,
+    /// Without the time in which the slot was ready and other threads had the core.
+    pub own_ms: f64,
 }
 
 const KEYS: u64 = 10_000_000;
@@ -49,10 +58,11 @@ pub fn cost(runs: Runs, updates_per_entry: f64) -> Result<CheckpointCost> {
         with.push(watch(load, Some(INTERVAL), time)?);
     }
     let rate = |seen: &[Seen]| median(seen.iter().map(|s| s.rows_per_s).collect()) / 1e6;
-    let pause = |seen: &[Seen]| {
-        let all = seen.iter().flat_map(|s| &s.pauses).map(Duration::as_secs_f64);
+    let p99 = |seen: &[Seen], of: fn(&(Duration, Duration)) -> Duration| {
+        let all = seen.iter().flat_map(|s| &s.pauses).map(|p| of(p).as_secs_f64());
         percentile(all.collect(), 0.99) * 1e3
     };
+    let stall = |seen: &[Seen]| Stall { all_ms: p99(seen, |p| p.0), own_ms: p99(seen, |p| p.1) };
     let taken: Vec<Taken> = with.iter().flat_map(|s| &s.checkpoints).copied().collect();
     ensure!(!taken.is_empty(), "no checkpoint was completed in {time:?}");
     let sum = |of: fn(&Taken) -> f64| taken.iter().map(of).sum::<f64>();
@@ -68,8 +78,8 @@ pub fn cost(runs: Runs, updates_per_entry: f64) -> Result<CheckpointCost> {
     );
     Ok(CheckpointCost {
         updates_per_entry: sum(|t| t.rows as f64) / changed,
-        stall_p99_ms: pause(&with),
-        pause_p99_ms: pause(&without),
+        stall: stall(&with),
+        stall_without: stall(&without),
         with: rate(&with),
         without: rate(&without),
         // Entries of one shape take the same bytes, folded or changed.
@@ -81,7 +91,8 @@ pub fn cost(runs: Runs, updates_per_entry: f64) -> Result<CheckpointCost> {
 /// What was seen of a run.
 struct Seen {
     rows_per_s: f64,
-    pauses: Vec<Duration>,
+    /// As they were, and without waits for a core.
+    pauses: Vec<(Duration, Duration)>,
     checkpoints: Vec<Taken>,
 }
 

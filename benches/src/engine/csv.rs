@@ -31,8 +31,8 @@ struct Hour {
 }
 
 impl Hour {
-    fn of(origin: &String, window: Window, (flights, cancelled, checksum): Sums) -> Self {
-        Self { origin: origin.clone(), start: window.start, flights, cancelled, checksum }
+    fn of(origin: &str, window: Window, (flights, cancelled, checksum): Sums) -> Self {
+        Self { origin: origin.to_owned(), start: window.start, flights, cancelled, checksum }
     }
 }
 
@@ -80,7 +80,7 @@ fn run(file: &Path) -> Result<u64> {
     env.source("departures", departures, scheduled)
         .key_by_ref(|row| &row.origin)
         .window(TumblingWindows::of(WINDOW))
-        .aggregate("hours", Flights, Hour::of)
+        .aggregate("hours", Flights, |key, window, sums| Hour::of(key, window, sums))
         .sink("out", FileSink::csv(out.path()));
     match job::run(&Handle::new(env.into_graph()), options(storage.path(), 1))? {
         Outcome::Finished => read_back(out.path()),

@@ -1,6 +1,8 @@
 //! How many rows came out of a job, and how long it paused between batches.
 
 use super::looking::Look;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,6 +25,14 @@ struct Seen {
 struct Pause {
     stretch_began: Instant,
     length: Duration,
+    /// The longest without what the thread waited for a core that others had.
+    own: Duration,
+}
+
+impl Pause {
+    fn none_since(stretch_began: Instant) -> Self {
+        Self { stretch_began, length: Duration::ZERO, own: Duration::ZERO }
+    }
 }
 
 impl Pace {
@@ -31,18 +41,26 @@ impl Pace {
         self.0.rows.load(Ordering::Relaxed)
     }
 
-    /// The longest pauses of each subtask and second that lies in `from..to`.
-    pub fn pauses(&self, from: Instant, to: Instant) -> Vec<Duration> {
+    /// The longest pauses of each subtask and second that lies in `from..to`: as
+    /// they were, and without waits for a core.
+    pub fn pauses(&self, from: Instant, to: Instant) -> Vec<(Duration, Duration)> {
         let pauses = self.0.pauses.lock().unwrap_or_else(PoisonError::into_inner);
         let within = |p: &&Pause| from <= p.stretch_began && p.stretch_began + STRETCH <= to;
-        pauses.iter().filter(within).map(|p| p.length).collect()
+        pauses.iter().filter(within).map(|p| (p.length, p.own)).collect()
     }
 
-    /// The eye of a subtask.
+    /// The eye of a subtask, made on its thread.
     pub fn eye(&self) -> PaceOfOne {
         let now = Instant::now();
-        let longest = Pause { stretch_began: now, length: Duration::ZERO };
-        PaceOfOne { all: self.clone(), last: now, longest }
+        let mut eye = PaceOfOne {
+            all: self.clone(),
+            schedstat: File::open("/proc/thread-self/schedstat").ok(),
+            waited: Duration::ZERO,
+            last: now,
+            longest: Pause::none_since(now),
+        };
+        eye.waited = eye.waited_for_core();
+        eye
     }
 }
 
@@ -50,20 +68,38 @@ impl Pace {
 #[derive(Debug)]
 pub struct PaceOfOne {
     all: Pace,
+    /// Of this thread; `None` where the kernel does not keep it.
+    schedstat: Option<File>,
+    waited: Duration,
     last: Instant,
     longest: Pause,
+}
+
+impl PaceOfOne {
+    /// How long this thread has been ready to run and did not: the second number.
+    /// About a microsecond, once a batch.
+    fn waited_for_core(&self) -> Duration {
+        let mut text = [0; 96];
+        let len = self.schedstat.as_ref().and_then(|file| file.read_at(&mut text, 0).ok());
+        let text = std::str::from_utf8(&text[..len.unwrap_or(0)]).unwrap_or_default();
+        let waited = text.split_whitespace().nth(1).and_then(|ns| ns.parse().ok());
+        Duration::from_nanos(waited.unwrap_or(0))
+    }
 }
 
 impl<T> Look<T> for PaceOfOne {
     fn batch(&mut self, rows: &[T]) {
         let now = Instant::now();
         self.all.0.rows.fetch_add(rows.len() as u64, Ordering::Relaxed);
-        self.longest.length = self.longest.length.max(now - self.last);
-        self.last = now;
+        let (pause, waited) = (now - self.last, self.waited_for_core());
+        let own = pause.saturating_sub(waited.saturating_sub(self.waited));
+        self.longest.length = self.longest.length.max(pause);
+        self.longest.own = self.longest.own.max(own);
+        (self.last, self.waited) = (now, waited);
         if now - self.longest.stretch_began >= STRETCH {
             let seen = &self.all.0.pauses;
             seen.lock().unwrap_or_else(PoisonError::into_inner).push(self.longest);
-            self.longest = Pause { stretch_began: now, length: Duration::ZERO };
+            self.longest = Pause::none_since(now);
         }
     }
 }
