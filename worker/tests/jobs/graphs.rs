@@ -2,15 +2,19 @@
 //! cancelled and rescaled at random, beside a naive interpreter of the same graph.
 
 use crate::common::{How, assert_same, multiset, options, run_and_stop, run_watched, seed};
+use millrace::connectors::collection::{CollectCommit, CollectSink};
 use millrace::connectors::{Collected, Generator};
 use millrace::engine::api::process::{Cx, KeyedProcess, Timer};
 use millrace::engine::api::tags::AnyTag;
 use millrace::engine::api::window::{SessionWindows, SlidingWindows, TumblingWindows};
+use millrace::engine::connector::{Pending, Sink, SinkCx, Writer};
 use millrace::engine::coordinator::Outcome;
+use millrace::engine::data::Rows;
 use millrace::engine::job::Handle;
 use millrace::engine::state::MapState;
 use millrace::engine::store::faulty::{Faults, FaultyStore};
 use millrace::prelude::*;
+use millrace::protocol::ids::{JobUid, Uid};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -275,20 +279,66 @@ impl Windows {
     }
 }
 
+/// A sink in memory that often has no room.
+#[derive(Clone)]
+struct Moody(CollectSink<Row>);
+
+struct MoodyWriter {
+    inner: <CollectSink<Row> as Sink<Row>>::Writer,
+    asked: u64,
+}
+
+impl Sink<Row> for Moody {
+    type Commit = CollectCommit<Row>;
+    type Writer = MoodyWriter;
+    type Committer = <CollectSink<Row> as Sink<Row>>::Committer;
+
+    fn writer(&self, cx: SinkCx) -> Res<MoodyWriter> {
+        Ok(MoodyWriter { inner: self.0.writer(cx)?, asked: 0 })
+    }
+
+    fn committer(&self, job: &JobUid, uid: &Uid) -> Res<Self::Committer> {
+        self.0.committer(job, uid)
+    }
+}
+
+impl Writer<Row, CollectCommit<Row>> for MoodyWriter {
+    fn has_room(&mut self) -> bool {
+        self.asked += 1;
+        mix(self.asked) % 3 != 0
+    }
+
+    fn write(&mut self, rows: &mut Rows<Row>) -> Res {
+        self.inner.write(rows)
+    }
+
+    fn prepare(&mut self, last: bool) -> Res<Pending<CollectCommit<Row>>> {
+        self.inner.prepare(last)
+    }
+}
+
 /// A graph with what each of its streams holds.
 struct Plan {
     steps: Vec<Step>,
     rows: Vec<Vec<Row>>,
     /// Whether a stream's rows still carry their event time.
     timed: Vec<bool>,
+    /// Most rows of a stream.
+    most: usize,
 }
 
 impl Plan {
-    fn random(rng: &mut fastrand::Rng) -> Self {
-        let mut plan = Self { steps: Vec::new(), rows: Vec::new(), timed: Vec::new() };
+    /// `scale`: how many times more rows than a handful.
+    fn random(rng: &mut fastrand::Rng, scale: u64) -> Self {
+        let mut plan = Self {
+            steps: Vec::new(),
+            rows: Vec::new(),
+            timed: Vec::new(),
+            most: 6000 * scale as usize,
+        };
         for _ in 0..rng.usize(1..=2) {
             let disorder = if rng.bool() { 0 } else { rng.u64(1..40) };
-            let (rows, keys) = (rng.u64(0..1500), rng.u64(1..60));
+            let (rows, keys) = (rng.u64(0..1500) * scale, rng.u64(1..60));
             plan.add(Step::Source { rows, keys, disorder, splits: rng.u32(1..6) }, true);
         }
         for _ in 0..rng.usize(3..10) {
@@ -351,7 +401,7 @@ impl Plan {
     /// Adds a step, unless it would make too many rows.
     fn add(&mut self, step: Step, timed: bool) {
         let rows = interpret(&step, &self.rows);
-        if rows.len() <= 6000 {
+        if rows.len() <= self.most {
             self.steps.push(step);
             self.rows.push(rows);
             self.timed.push(timed);
@@ -461,17 +511,17 @@ impl Plan {
             streams.push(if own && !chained { stream.parallelism(parallelism) } else { stream });
         }
         for (leaf, out) in sinks {
-            streams[*leaf].clone().sink(&format!("out {leaf}"), out.sink());
+            streams[*leaf].clone().sink(&format!("out {leaf}"), Moody(out.sink()));
         }
         Handle::new(env.into_graph())
     }
 }
 
 /// One graph, to its end; what is wrong with it, if anything.
-fn run_one(seed: u64) {
+fn run_one(seed: u64, scale: u64) {
     println!("graph of seed {seed}");
     let mut rng = fastrand::Rng::with_seed(seed);
-    let plan = Plan::random(&mut rng);
+    let plan = Plan::random(&mut rng, scale);
     println!("{:#?}", plan.steps);
     let sinks: BTreeMap<usize, Collected<Row>> =
         plan.leaves().into_iter().map(|leaf| (leaf, Collected::new())).collect();
@@ -479,14 +529,19 @@ fn run_one(seed: u64) {
     let stops = rng.usize(0..4);
     let poison = Arc::new(AtomicU32::new(rng.u32(0..4)));
     // The longest input takes about so long.
-    let rate = [6_000, 20_000, 1_000_000][rng.usize(..3)];
+    let rate = scale * [6_000, 20_000, 1_000_000][rng.usize(..3)];
     for round in 0.. {
         let handle = plan.build(&mut rng, rate, &sinks, &poison);
         let mut options = options(dir.path(), rng.u16(1..=4));
         options.checkpoints.interval = rng.bool().then(|| Duration::from_millis(rng.u64(1..60)));
+        options.checkpoints.retained = rng.u32(1..4);
+        if rng.u8(..4) == 0 {
+            options.checkpoints.tolerated_failures = u32::MAX;
+            options.checkpoints.timeout = Duration::from_millis(rng.u64(20..60) * scale.min(4));
+        }
         if rng.u8(..4) == 0 {
             let seed = rng.u64(..);
-            options.checkpoints.tolerated_failures = 100;
+            options.checkpoints.tolerated_failures = u32::MAX;
             options.wrap_store = Some(Arc::new(move |store| {
                 Arc::new(FaultyStore::new(store, seed, Faults::survivable(0.02)))
             }));
@@ -514,11 +569,24 @@ fn run_one(seed: u64) {
 #[test]
 fn random_graphs_give_what_a_naive_interpreter_gives() {
     if let Some(seed) = std::env::var("MILLRACE_GRAPH").ok().and_then(|s| s.parse().ok()) {
-        return run_one(seed);
+        return run_one(seed, 1);
     }
     let count = std::env::var("MILLRACE_GRAPHS").ok().and_then(|s| s.parse().ok()).unwrap_or(24);
     let mut rng = fastrand::Rng::with_seed(seed());
     for _ in 0..count {
-        run_one(rng.u64(..));
+        run_one(rng.u64(..), 1);
+    }
+}
+
+/// The same with so many rows that channels are full.
+#[test]
+fn random_graphs_under_load() {
+    if let Some(seed) = std::env::var("MILLRACE_LOAD").ok().and_then(|s| s.parse().ok()) {
+        return run_one(seed, 50);
+    }
+    let count = std::env::var("MILLRACE_GRAPHS").ok().and_then(|s| s.parse().ok()).unwrap_or(5);
+    let mut rng = fastrand::Rng::with_seed(seed());
+    for _ in 0..count {
+        run_one(rng.u64(..), 50);
     }
 }

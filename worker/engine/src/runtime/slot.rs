@@ -130,7 +130,9 @@ struct SlotLoop {
     cancel: Arc<AtomicBool>,
     snapshots: SlotSnapshots,
     ended_told: bool,
-    any_blocked: bool,
+    /// Tasks that had no room when they were asked last: whoever wakes the slot, they are
+    /// asked again, as a sink does not say when it has some.
+    blocked: Vec<bool>,
     last_sizes: Instant,
 }
 
@@ -153,6 +155,7 @@ impl SlotLoop {
         Ok(Self {
             slot: spec.slot,
             again: vec![true; tasks.len()],
+            blocked: vec![false; tasks.len()],
             tasks,
             signal: spec.signal,
             control: spec.control,
@@ -160,7 +163,6 @@ impl SlotLoop {
             cancel: spec.cancel,
             snapshots: SlotSnapshots::new(spec.snapshots, spec.groups, spec.base),
             ended_told: false,
-            any_blocked: false,
             last_sizes: Instant::now(),
         })
     }
@@ -229,7 +231,6 @@ impl SlotLoop {
         }
         let now = wall_clock();
         let mut worked = false;
-        self.any_blocked = false;
         let mut begun = Instant::now();
         for index in (0..self.tasks.len()).rev() {
             let task = &mut self.tasks[index];
@@ -255,13 +256,13 @@ impl SlotLoop {
                 Progress::Idle => {}
                 Progress::Blocked => {
                     metrics.blocked_since(now);
-                    self.any_blocked = true;
                 }
             }
             if progress != Progress::Blocked {
                 metrics.unblocked(now);
             }
             self.again[index] = progress == Progress::Worked;
+            self.blocked[index] = progress == Progress::Blocked;
         }
         Ok(worked)
     }
@@ -269,7 +270,7 @@ impl SlotLoop {
     fn flush(&mut self, at: &mut At) -> Res {
         for (index, task) in self.tasks.iter_mut().enumerate() {
             at.current = Some(index);
-            task.flush()?;
+            self.blocked[index] |= task.flush()?;
         }
         at.current = None;
         Ok(())
@@ -306,9 +307,12 @@ impl SlotLoop {
             let wait = t.saturating_sub(wall_clock()).clamp(0, 3_600_000);
             Duration::from_millis(wait.unsigned_abs())
         });
-        if self.any_blocked {
+        if self.blocked.contains(&true) {
             timeout = Some(timeout.map_or(RETRY, |t| t.min(RETRY)));
-            self.again.fill(true);
+            self.again
+                .iter_mut()
+                .zip(&self.blocked)
+                .for_each(|(again, blocked)| *again |= *blocked);
         }
         let cancel = Arc::clone(&self.cancel);
         self.signal.park(timeout, || cancel.load(Ordering::SeqCst));

@@ -1,0 +1,134 @@
+//! How jobs end: input that is empty, draining, stops at awkward moments, savepoints.
+
+use crate::common::{Counts, How, Out, assert_same, multiset, options, run_and_stop, run_watched};
+use millrace::connectors::{Collected, Collection};
+use millrace::engine::api::window::{Count, TumblingWindows};
+use millrace::engine::coordinator::{Outcome, RestartPolicy, RestoreChoice, StopMode};
+use millrace::engine::job::Handle;
+use millrace::prelude::*;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const JOB: Counts = Counts { rows: 4_000, keys: 13, rate: 20_000 };
+
+/// Rows counted by windows, and by running counts.
+fn counted(rows: &[Out]) -> (u64, u64) {
+    let windows = rows.iter().filter(|r| r.0 == "window").map(|r| r.3).sum();
+    (windows, rows.iter().filter(|r| r.0 == "running").count() as u64)
+}
+
+#[test]
+fn a_drained_job_has_fired_its_windows_and_is_finished() {
+    for parallelism in [1, 2, 3] {
+        let dir = tempfile::tempdir().unwrap();
+        let (out, handle) = (Collected::new(), None::<Handle>);
+        let handle = handle.unwrap_or_else(|| JOB.job(&out));
+        let stopper = handle.clone();
+        let thread = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(80));
+            stopper.stop(StopMode::Drain);
+        });
+        let outcome = run_watched(&handle, options(dir.path(), parallelism)).unwrap();
+        thread.join().unwrap();
+        assert_eq!(outcome, Outcome::Finished);
+        let (windows, running) = counted(&out.rows());
+        assert_eq!(windows, running, "rows before the drain are in windows that fired");
+        assert!(windows < JOB.rows, "it was stopped in the middle");
+        let again = run_watched(&JOB.job(&out), options(dir.path(), 2)).unwrap();
+        assert_eq!(again, Outcome::FinishedBefore);
+        assert_eq!(counted(&out.rows()), (windows, running));
+    }
+}
+
+#[test]
+fn empty_input_ends() {
+    for (rows, splits) in [(0u64, 1), (0, 5), (1, 5)] {
+        let dir = tempfile::tempdir().unwrap();
+        let out = Collected::new();
+        let env = Env::new();
+        let source = Collection::new(0..rows).splits(splits);
+        env.source("rows", source, Watermarks::monotonous(|i: &u64| *i as i64))
+            .rebalance()
+            .key_by(|i| *i)
+            .window(TumblingWindows::of(Duration::from_secs(1)))
+            .aggregate("count", Count, |key, _, n| (*key, n))
+            .sink("out", out.sink());
+        let handle = Handle::new(env.into_graph());
+        let outcome = run_watched(&handle, options(dir.path(), 3));
+        assert_eq!(outcome.unwrap(), Outcome::Finished);
+        assert_eq!(out.rows().len() as u64, rows);
+    }
+}
+
+/// Before the first deployment, while it waits for a restart, twice, and after its end.
+#[test]
+fn stops_at_awkward_moments() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = Collected::new();
+    for how in [How::Suspend, How::Cancel] {
+        let handle = JOB.job(&out);
+        for _ in 0..2 {
+            match how {
+                How::Suspend => handle.stop(StopMode::Suspend),
+                How::Cancel => handle.cancel(),
+            }
+        }
+        let outcome = run_watched(&handle, options(dir.path(), 2)).unwrap();
+        assert_eq!(outcome, Outcome::Suspended, "{how:?}");
+    }
+    for how in [How::Suspend, How::Cancel] {
+        let fails = JOB.build(out.sink(), |i| if i > 500 { Err("always".into()) } else { Ok(i) });
+        let mut options = options(dir.path(), 3);
+        options.restart =
+            RestartPolicy::FixedDelay { attempts: 9, delay: Duration::from_secs(3600) };
+        let after = Duration::from_millis(400);
+        let outcome = run_and_stop(&fails, options, after, how).unwrap();
+        assert_eq!(outcome, Outcome::Suspended, "{how:?} while it waits");
+        assert!(!fails.status().failures.is_empty());
+    }
+    let handle = JOB.job(&out);
+    assert_eq!(run_watched(&handle, options(dir.path(), 1)).unwrap(), Outcome::Finished);
+    handle.stop(StopMode::Suspend);
+    assert!(run_watched(&handle, options(dir.path(), 1)).is_err(), "a handle is for one run");
+    assert_same(&multiset(out.rows()), &JOB.expected(), "after stops");
+}
+
+/// A job that begins from another's savepoint gives what that would have given from
+/// there; the other is not disturbed.
+#[test]
+fn a_job_forked_from_a_savepoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (dir.path().join("first"), dir.path().join("second"));
+    let target = dir.path().join("savepoints");
+    let (out, forked) = (Collected::new(), Collected::new());
+    let handle = JOB.job(&out);
+    let asker = handle.clone();
+    let to = target.clone();
+    let thread = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(80));
+        asker.savepoint("one", &to);
+        asker.savepoint("one", &to);
+    });
+    assert_eq!(run_watched(&handle, options(&first, 2)).unwrap(), Outcome::Finished);
+    thread.join().unwrap();
+    let savepoints = handle.status().savepoints;
+    assert!(matches!(&savepoints[..], [(id, Ok(_))] if id == "one"), "{savepoints:?}");
+    assert_same(&multiset(out.rows()), &JOB.expected(), "the original");
+    let mut from = options(&second, 3);
+    from.from = RestoreChoice::Path(target.join("one").display().to_string());
+    assert_eq!(run_watched(&JOB.job(&forked), from).unwrap(), Outcome::Finished);
+    // For each key the running counts go on without a gap to the same end.
+    let expected = JOB.expected();
+    let found = multiset(forked.rows());
+    assert!(found.iter().all(|(row, n)| *n == 1 && expected.contains_key(row)));
+    let mut by_key: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+    for (_, key, _, n) in found.keys().filter(|row| row.0 == "running") {
+        by_key.entry(*key).or_default().push(*n);
+    }
+    for (key, counts) in by_key {
+        let end = expected.keys().filter(|r| r.0 == "running" && r.1 == key).count() as u64;
+        let begin = end + 1 - counts.len() as u64;
+        assert!(counts.into_iter().eq(begin..=end), "key {key}");
+    }
+    assert!(counted(&forked.rows()).1 < JOB.rows, "the savepoint was in the middle");
+}
