@@ -167,6 +167,10 @@ impl<T: Send + 'static> AnyBatch for Packet<T> {
         self.rows.len()
     }
 
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
     fn as_any_mut(&mut self) -> &mut dyn Any {
         self
     }
@@ -184,6 +188,8 @@ fn put_mark(marks: &mut Vec<(u32, Ts)>, at: usize, watermark: Ts) {
 pub trait AnyBatch: Any + Send {
     /// Number of rows.
     fn rows(&self) -> usize;
+    /// To ask for the type of the batch.
+    fn as_any(&self) -> &dyn Any;
     /// For a downcast to the typed batch.
     fn as_any_mut(&mut self) -> &mut dyn Any;
 }
@@ -191,6 +197,10 @@ pub trait AnyBatch: Any + Send {
 impl<T: Send + 'static> AnyBatch for Rows<T> {
     fn rows(&self) -> usize {
         self.len()
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
     }
 
     fn as_any_mut(&mut self) -> &mut dyn Any {

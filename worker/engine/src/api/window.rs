@@ -53,7 +53,7 @@ use crate::operators::window::sliding::{Sliding, SlidingParts};
 use crate::operators::window::slots::Slots;
 use crate::operators::window::tumbling::{Tumbling, TumblingParts};
 use crate::operators::window::{LateRows, PANES, WINDOWS};
-use crate::runtime::combine::{Combine, Panes};
+use crate::runtime::combine::{Panes, combine};
 use crate::runtime::side::Sides;
 use crate::state::Plain;
 use crate::time::millis;
@@ -236,6 +236,7 @@ where
         let windows = Aligned { size, slide, offset };
         let build = outputs.clone();
         let stream = if size == slide {
+            let has_late = self.late.is_some();
             let folding = (selector.clone(), accumulate.clone());
             let make = move |cx: &mut BuildCx<'_>, node| -> Res<_> {
                 let (late, sides) = build.build(cx, node)?;
@@ -252,13 +253,14 @@ where
                     max: cx.attempt.max_parallelism,
                 }))
             };
-            if A::COMBINES {
+            // See `runtime::combine` for why not with lateness or a late side output.
+            if A::COMBINES && lateness == 0 && !has_late {
                 let stage = move |edge| -> StageFactory<T> {
                     Box::new(move |cx| {
                         let (selector, accumulate) = folding.clone();
                         let (max, channels) = (cx.attempt.max_parallelism, cx.outgoing(edge));
                         let panes = Panes { size, offset };
-                        Ok(Box::new(Combine::new(selector, accumulate, panes, max, channels)))
+                        Ok(Box::new(combine(selector, accumulate, panes, max, channels)))
                     })
                 };
                 self.keyed.operator_behind("window", uid, states, stage, make)

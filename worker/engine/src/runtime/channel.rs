@@ -81,6 +81,14 @@ impl Channel {
         Ok(self.push(queue, batch))
     }
 
+    /// Whether there is no room; then the sender's task is woken when there is.
+    pub fn is_full(&self) -> bool {
+        let mut queue = self.lock();
+        let full = queue.batches >= CHANNEL_BATCHES;
+        queue.sender_waits |= full;
+        full
+    }
+
     /// Sends a batch whether there is room or not: the rows buffered before a barrier.
     pub fn force_send(&self, batch: Box<dyn AnyBatch>) -> Option<Box<dyn AnyBatch>> {
         self.push(self.lock(), batch)

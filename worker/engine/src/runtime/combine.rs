@@ -6,7 +6,10 @@
 //! does, before a barrier, and after a few milliseconds all are sent.
 //!
 //! A row whose pane the watermark has completed is not folded: it travels as it is, behind
-//! that very watermark, so that its lateness is judged as without folding.
+//! that very watermark. The receiver's event time may still be ahead of this stage's (it
+//! was restored, or did not wait for this channel while it was idle); then all rows of a
+//! partial are late, as each would have been. They can be counted and not be given back,
+//! so there is no folding in front of windows with a late side output or allowed lateness.
 //!
 //! While most rows find no partial to be folded into (many keys), rows are scattered as
 //! they are, and folding is tried again after a while.
@@ -31,6 +34,8 @@ pub(crate) struct Partial<K, A> {
     pub key: K,
     /// What its rows were folded into.
     pub acc: A,
+    /// How many rows.
+    pub rows: u32,
 }
 
 /// Finds the marks of a batch of rows or of partials.
@@ -58,6 +63,7 @@ struct Place<K, A> {
     start: Ts,
     key: K,
     acc: A,
+    rows: u32,
 }
 
 /// Panes: `[start, start + size)`, at multiples of `size` plus `offset`.
@@ -76,10 +82,8 @@ impl Panes {
     }
 }
 
-type HashOf<T> = Box<dyn FnMut(&T) -> u64 + Send>;
-
 /// The stage.
-pub(crate) struct Combine<T, S: KeySelector<T>, A: Accumulate<T>> {
+struct Combine<T, S: KeySelector<T>, A: Accumulate<T>, H> {
     selector: S,
     accumulate: A,
     panes: Panes,
@@ -90,7 +94,7 @@ pub(crate) struct Combine<T, S: KeySelector<T>, A: Accumulate<T>> {
     /// The lowest end of a pane that has partials.
     first_end: Ts,
     partials: Vec<Destination<Partial<S::Key, A::Acc>>>,
-    raw: Scatter<T, ByKey<HashOf<T>>>,
+    raw: Scatter<T, ByKey<H>>,
     /// The last watermark that came, and the last that was sent.
     watermark: Ts,
     sent: Ts,
@@ -101,38 +105,44 @@ pub(crate) struct Combine<T, S: KeySelector<T>, A: Accumulate<T>> {
     folded: u32,
 }
 
-impl<T: Send + 'static, S: KeySelector<T>, A: Accumulate<T>> Combine<T, S, A> {
-    /// In front of `channels`, one per downstream subtask.
-    pub fn new(
-        selector: S,
-        accumulate: A,
-        panes: Panes,
-        max: MaxParallelism,
-        channels: Vec<Arc<Channel>>,
-    ) -> Self {
-        let count = channels.len() as u16;
-        let hasher = selector.clone();
-        let hash: HashOf<T> = Box::new(move |row| hasher.hash(row));
-        Self {
-            selector,
-            accumulate,
-            panes,
-            max,
-            owners: (0..max.get()).map(|g| max.owner(KeyGroup(g), count)).collect(),
-            places: (0..PLACES).map(|_| None).collect(),
-            used: Vec::new(),
-            first_end: Ts::MAX,
-            partials: channels.iter().cloned().map(Destination::new).collect(),
-            raw: Scatter::new(ByKey::new(hash, max, count), channels),
-            watermark: TS_MIN,
-            sent: TS_MIN,
-            blocked: false,
-            pause: 0,
-            rows: 0,
-            folded: 0,
-        }
+/// The stage in front of `channels`, one per downstream subtask.
+pub(crate) fn combine<T: Send + 'static, S: KeySelector<T>, A: Accumulate<T>>(
+    selector: S,
+    accumulate: A,
+    panes: Panes,
+    max: MaxParallelism,
+    channels: Vec<Arc<Channel>>,
+) -> impl Stage<T> {
+    let count = channels.len() as u16;
+    let hasher = selector.clone();
+    let hash = move |row: &T| hasher.hash(row);
+    Combine {
+        selector,
+        accumulate,
+        panes,
+        max,
+        owners: (0..max.get()).map(|g| max.owner(KeyGroup(g), count)).collect(),
+        places: (0..PLACES).map(|_| None).collect(),
+        used: Vec::new(),
+        first_end: Ts::MAX,
+        partials: channels.iter().cloned().map(Destination::new).collect(),
+        raw: Scatter::new(ByKey::new(hash, max, count), channels),
+        watermark: TS_MIN,
+        sent: TS_MIN,
+        blocked: false,
+        pause: 0,
+        rows: 0,
+        folded: 0,
     }
+}
 
+impl<T, S, A, H> Combine<T, S, A, H>
+where
+    T: Send + 'static,
+    S: KeySelector<T>,
+    A: Accumulate<T>,
+    H: FnMut(&T) -> u64 + Send,
+{
     /// Folds the rows between two watermarks; stops when blocked. Answers how many it took.
     fn fold(&mut self, ts: &[Ts], values: &mut std::vec::Drain<'_, T>) -> Res<usize> {
         let (mut start, mut end) = (0, 0);
@@ -164,6 +174,7 @@ impl<T: Send + 'static, S: KeySelector<T>, A: Accumulate<T>> Combine<T, S, A> {
                 Some(place) if place.hash == hash && place.start == start => {
                     if self.selector.with(&row, |key| *key == place.key) {
                         self.accumulate.add(&mut place.acc, row);
+                        place.rows += 1;
                         self.folded += 1;
                         return;
                     }
@@ -173,7 +184,7 @@ impl<T: Send + 'static, S: KeySelector<T>, A: Accumulate<T>> Combine<T, S, A> {
                     let key = self.selector.owned(&row);
                     let mut acc = self.accumulate.create();
                     self.accumulate.add(&mut acc, row);
-                    *empty = Some(Place { hash, start, key, acc });
+                    *empty = Some(Place { hash, start, key, acc, rows: 1 });
                     self.used.push(index as u32);
                     self.first_end = self.first_end.min(start.saturating_add(self.panes.size));
                     return;
@@ -189,7 +200,7 @@ impl<T: Send + 'static, S: KeySelector<T>, A: Accumulate<T>> Combine<T, S, A> {
         let key = self.selector.owned(&row);
         let mut acc = self.accumulate.create();
         self.accumulate.add(&mut acc, row);
-        let place = self.places[index].replace(Place { hash, start, key, acc });
+        let place = self.places[index].replace(Place { hash, start, key, acc, rows: 1 });
         self.first_end = self.first_end.min(start.saturating_add(self.panes.size));
         if let Some(place) = place {
             self.put(place);
@@ -199,10 +210,11 @@ impl<T: Send + 'static, S: KeySelector<T>, A: Accumulate<T>> Combine<T, S, A> {
     fn put(&mut self, place: Place<S::Key, A::Acc>) {
         let owner = usize::from(self.owners[usize::from(self.max.group(place.hash).0)]);
         let destination = &mut self.partials[owner];
-        let partial = Partial { key: place.key, acc: place.acc };
+        let partial = Partial { key: place.key, acc: place.acc, rows: place.rows };
         destination.buffer.rows.push((place.start, place.hash, partial));
         if destination.buffer.rows.len() >= BATCH_ROWS {
-            destination.send();
+            // Never into the overflow: rows and partials of a channel have one order.
+            destination.force();
             self.blocked |= destination.is_full();
         }
     }
@@ -220,7 +232,7 @@ impl<T: Send + 'static, S: KeySelector<T>, A: Accumulate<T>> Combine<T, S, A> {
             if self.watermark > self.sent {
                 destination.buffer.mark(self.watermark);
             }
-            destination.send();
+            destination.force();
             self.blocked |= destination.is_full();
         }
         self.sent = self.sent.max(self.watermark);
@@ -231,9 +243,6 @@ impl<T: Send + 'static, S: KeySelector<T>, A: Accumulate<T>> Combine<T, S, A> {
     fn late(&mut self, ts: Ts, row: T) -> Res {
         if self.sent < self.watermark {
             self.send_all();
-            // The rows of this batch that are left must not overtake what has no room.
-            self.partials.iter_mut().for_each(Destination::force);
-            self.blocked = false;
         }
         self.raw.push(ts, row)
     }
@@ -269,8 +278,6 @@ impl<T: Send + 'static, S: KeySelector<T>, A: Accumulate<T>> Combine<T, S, A> {
         if self.rows >= TRIAL {
             if self.folded < self.rows / 2 {
                 self.send_all();
-                self.partials.iter_mut().for_each(Destination::force);
-                self.blocked = false;
                 self.pause = PAUSE;
             }
             self.rows = 0;
@@ -297,7 +304,13 @@ impl<T: Send + 'static, S: KeySelector<T>, A: Accumulate<T>> Combine<T, S, A> {
     }
 }
 
-impl<T: Send + 'static, S: KeySelector<T>, A: Accumulate<T>> Stage<T> for Combine<T, S, A> {
+impl<T, S, A, H> Stage<T> for Combine<T, S, A, H>
+where
+    T: Send + 'static,
+    S: KeySelector<T>,
+    A: Accumulate<T>,
+    H: FnMut(&T) -> u64 + Send,
+{
     fn push(&mut self, rows: &mut Rows<T>) -> Res {
         let total = rows.values.len();
         let (mut at, mut mark) = (0, 0);
@@ -318,6 +331,9 @@ impl<T: Send + 'static, S: KeySelector<T>, A: Accumulate<T>> Stage<T> for Combin
                 None => break,
             }
             mark += 1;
+            if self.blocked() {
+                break;
+            }
         }
         if at == total && mark == rows.marks.len() {
             drop(values);
@@ -352,7 +368,6 @@ impl<T: Send + 'static, S: KeySelector<T>, A: Accumulate<T>> Stage<T> for Combin
 
     fn flush(&mut self, all: bool) -> Res {
         self.raw.flush(all)?;
-        self.partials.iter_mut().for_each(Destination::retry);
         self.blocked = self.partials.iter().any(Destination::is_full);
         if all && !self.blocked() && self.pause == 0 {
             self.send_all();

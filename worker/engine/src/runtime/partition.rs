@@ -7,6 +7,7 @@ use crate::runtime::emit::End;
 use crate::runtime::snapshot::{Barrier, SnapshotParts};
 use millrace_protocol::key::Key;
 use millrace_protocol::keygroup::{KeyGroup, MaxParallelism};
+use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -50,10 +51,12 @@ impl<T: Send + 'static> Destination<T> {
             self.buffer.marks.clear();
             return;
         }
-        let mut next = match self.recycled.pop() {
-            Some(batch) => batch,
-            None => Box::new(Packet::<T>::default()),
-        };
+        // A channel may carry packets of two types: an emptied one of the other is let go.
+        let empty = self.recycled.pop().filter(|batch| {
+            let batch: &dyn Any = batch.as_any();
+            batch.is::<Packet<T>>()
+        });
+        let mut next = empty.unwrap_or_else(|| Box::new(Packet::<T>::default()));
         let Some(packet) = next.as_any_mut().downcast_mut::<Packet<T>>() else { return };
         std::mem::swap(packet, &mut self.buffer);
         if self.overflow.is_empty() {
@@ -79,9 +82,9 @@ impl<T: Send + 'static> Destination<T> {
         }
     }
 
-    /// Whether something waits for room.
+    /// Whether something waits for room, or would have to.
     pub(crate) fn is_full(&self) -> bool {
-        !self.overflow.is_empty()
+        !self.overflow.is_empty() || self.channel.is_full()
     }
 
     /// Tells its receiver, behind all there is.

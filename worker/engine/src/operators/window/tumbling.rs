@@ -143,15 +143,19 @@ where
         }
     }
 
-    /// Takes accumulators that were folded upstream. Their panes are not complete: the
-    /// stage that folds sends them before a watermark that completes them.
+    /// Takes accumulators that were folded upstream. There is neither allowed lateness
+    /// nor a late side output.
     fn partials(
         &mut self,
         partials: &mut Cursor<'_, '_, Partial<S::Key, A::Acc>>,
         _: &mut Emitter<O>,
     ) -> Res {
-        let TumblingParts { panes, accumulate, .. } = &mut self.parts;
+        let TumblingParts { panes, accumulate, late, size, .. } = &mut self.parts;
         for (taken, (start, hash, partial)) in partials.enumerate() {
+            if start.saturating_add(*size) <= self.watermark {
+                late.metrics.late_dropped.add(u64::from(partial.rows));
+                continue;
+            }
             let table = panes.pane(start);
             let init = || Plain(accumulate.create());
             let acc = table.get_or_insert_with(hash, &partial.key, init);
