@@ -1,6 +1,8 @@
 //! How jobs end: input that is empty, draining, stops at awkward moments, savepoints.
 
-use crate::common::{Counts, How, Out, assert_same, multiset, options, run_and_stop, run_watched};
+use crate::common::{
+    Counts, How, Out, assert_same, multiset, options, run_and_stop, run_until, run_watched,
+};
 use millrace::connectors::{Collected, Collection, Generator};
 use millrace::engine::api::window::{Count, TumblingWindows};
 use millrace::engine::coordinator::{Outcome, RestartPolicy, RestoreChoice, StopMode};
@@ -184,4 +186,34 @@ fn the_end_comes_behind_the_last_row() {
         assert_eq!(dropped, 0, "{rows} rows, drain {drain}");
         assert_eq!(out.rows().iter().sum::<u64>(), rows, "drain {drain}");
     }
+}
+
+/// Subtasks behind a source's subtasks without a split have seen the end. Resumed, they
+/// get rows of others, which must not be late.
+#[test]
+fn a_subtask_that_had_seen_the_end_gets_rows_after_a_rescale() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = Collected::new();
+    let rows = 2_000;
+    let job = |parallelism| {
+        let env = Env::new();
+        let source = |name: &str| {
+            let source = Generator::new(|i| i).count(rows).rate(10_000);
+            let times = Watermarks::monotonous(|i: &u64| *i as i64);
+            env.source(name, source, times).parallelism(parallelism)
+        };
+        source("one")
+            .union(vec![source("two")])
+            .parallelism(3)
+            .key_by(|i| i % 5)
+            .window(TumblingWindows::of(Duration::from_millis(50)))
+            .aggregate("count", Count, |key, w, n| (*key, w.start, n))
+            .sink("out", out.sink());
+        Handle::new(env.into_graph())
+    };
+    run_until(&job(3), options(dir.path(), 2), "union", 1_000);
+    let outcome = run_watched(&job(1), options(dir.path(), 2)).unwrap();
+    assert_eq!(outcome, Outcome::Finished);
+    let windows = (0..rows as i64).step_by(50).flat_map(|w| (0..5).map(move |k| (k, w, 20)));
+    assert_same(&multiset(out.rows()), &multiset(windows), "after the rescale");
 }
