@@ -120,7 +120,7 @@ mod tests {
                 timers.push(Wake { time, hash: key.hash64(), key });
                 model.push((time, key.hash64()));
             }
-            limit += rng.i64(..30);
+            limit += rng.i64(0..30);
             model.sort_unstable();
             let due = model.partition_point(|(t, _)| *t <= limit);
             let expected: Vec<_> = model.drain(..due).collect();
