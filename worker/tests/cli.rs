@@ -1,4 +1,5 @@
 //! The command line of a small real program (`examples/counts.rs`), as processes.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::collections::BTreeMap;
 use std::fs;
