@@ -36,7 +36,7 @@ fn row(n: u64) -> Row {
 
 /// Rows pass no faster than this, so that a job can be met in the middle.
 fn slow_down(row: Row) -> Row {
-    if row.n % 64 == 0 {
+    if row.n.is_multiple_of(64) {
         std::thread::sleep(Duration::from_millis(2));
     }
     row

@@ -1,7 +1,9 @@
 //! How jobs end: input that is empty, draining, stops at awkward moments, savepoints.
 
-use crate::common::{Counts, How, Out, assert_same, multiset, options, run_and_stop, run_watched};
-use millrace::connectors::{Collected, Collection};
+use crate::common::{
+    Counts, How, Out, assert_same, multiset, options, run_and_stop, run_until, run_watched,
+};
+use millrace::connectors::{Collected, Collection, Generator};
 use millrace::engine::api::window::{Count, TumblingWindows};
 use millrace::engine::coordinator::{Outcome, RestartPolicy, RestoreChoice, StopMode};
 use millrace::engine::job::Handle;
@@ -21,8 +23,8 @@ fn counted(rows: &[Out]) -> (u64, u64) {
 fn a_drained_job_has_fired_its_windows_and_is_finished() {
     for parallelism in [1, 2, 3] {
         let dir = tempfile::tempdir().unwrap();
-        let (out, handle) = (Collected::new(), None::<Handle>);
-        let handle = handle.unwrap_or_else(|| JOB.job(&out));
+        let out = Collected::new();
+        let handle = JOB.job(&out);
         let stopper = handle.clone();
         let thread = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(80));
@@ -131,4 +133,87 @@ fn a_job_forked_from_a_savepoint() {
         assert!(counts.into_iter().eq(begin..=end), "key {key}");
     }
     assert!(counted(&forked.rows()).1 < JOB.rows, "the savepoint was in the middle");
+}
+
+/// All windows fire at the end, into channels that are full: the end must not overtake
+/// the last rows.
+#[test]
+fn the_end_comes_behind_the_last_row() {
+    for (round, drain) in [(0u64, false), (1, true), (2, false), (3, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let out = Collected::new();
+        let env = Env::new();
+        let hour = Duration::from_secs(3600);
+        let keys = 20_000 + 700 * round;
+        let source = Generator::new(|i| i).splits(2);
+        let source = if drain { source } else { source.count(keys) };
+        env.source("rows", source, Watermarks::monotonous(|_: &u64| 0))
+            .erase()
+            .key_by(|i| *i)
+            .window(TumblingWindows::of(hour))
+            .aggregate("first", Count, |key, _, n| (*key, n))
+            .rebalance()
+            .map(|row| {
+                if row.0 % 128 == 0 {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                row
+            })
+            .erase()
+            .key_by(|row| row.0 % 7)
+            .window(TumblingWindows::of(hour))
+            .aggregate("second", Count, |_, _, n| n)
+            .sink("out", out.sink());
+        let handle = Handle::new(env.into_graph());
+        let stopper = handle.clone();
+        let thread = std::thread::spawn(move || {
+            // Asked before its first row is read, a job would only be suspended.
+            while drain && stopper.status().nodes.iter().all(|n| n.rows_in == 0) {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            if drain {
+                stopper.stop(StopMode::Drain);
+            }
+        });
+        let mut options = options(dir.path(), 3);
+        options.checkpoints.interval = None;
+        let outcome = run_watched(&handle, options).unwrap();
+        assert_eq!(outcome, Outcome::Finished, "drain {drain}: {:?}", handle.status());
+        thread.join().unwrap();
+        let nodes = handle.status().nodes;
+        let rows: u64 = nodes.iter().filter(|n| n.name == "rows").map(|n| n.rows_out).sum();
+        let dropped: u64 = nodes.iter().map(|n| n.late_dropped).sum();
+        assert_eq!(dropped, 0, "{rows} rows, drain {drain}");
+        assert_eq!(out.rows().iter().sum::<u64>(), rows, "drain {drain}");
+    }
+}
+
+/// Subtasks behind a source's subtasks without a split have seen the end. Resumed, they
+/// get rows of others, which must not be late.
+#[test]
+fn a_subtask_that_had_seen_the_end_gets_rows_after_a_rescale() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = Collected::new();
+    let rows = 2_000;
+    let job = |parallelism| {
+        let env = Env::new();
+        let source = |name: &str| {
+            let source = Generator::new(|i| i).count(rows).rate(10_000);
+            let times = Watermarks::monotonous(|i: &u64| *i as i64);
+            env.source(name, source, times).parallelism(parallelism)
+        };
+        source("one")
+            .union(vec![source("two")])
+            .parallelism(3)
+            .key_by(|i| i % 5)
+            .window(TumblingWindows::of(Duration::from_millis(50)))
+            .aggregate("count", Count, |key, w, n| (*key, w.start, n))
+            .sink("out", out.sink());
+        Handle::new(env.into_graph())
+    };
+    run_until(&job(3), options(dir.path(), 2), "union", 1_000);
+    let outcome = run_watched(&job(1), options(dir.path(), 2)).unwrap();
+    assert_eq!(outcome, Outcome::Finished);
+    let windows = (0..rows as i64).step_by(50).flat_map(|w| (0..5).map(move |k| (k, w, 20)));
+    assert_same(&multiset(out.rows()), &multiset(windows), "after the rescale");
 }

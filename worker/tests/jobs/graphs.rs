@@ -112,7 +112,7 @@ fn map(row: Row, n: u64) -> Row {
 }
 
 fn keep(row: &Row, n: u64) -> bool {
-    mix(row.2 + n) % 4 != 0
+    !mix(row.2 + n).is_multiple_of(4)
 }
 
 fn expand(row: Row, n: u64) -> Vec<Row> {
@@ -156,7 +156,7 @@ const SIDE: OutputTag<Row> = OutputTag::new("side");
 const BUCKET: i64 = 50;
 
 fn goes_aside(row: &Row) -> bool {
-    row.2 % 3 == 0
+    row.2.is_multiple_of(3)
 }
 
 #[derive(Default, millrace::State)]
@@ -305,7 +305,7 @@ impl Sink<Row> for Moody {
 impl Writer<Row, CollectCommit<Row>> for MoodyWriter {
     fn has_room(&mut self) -> bool {
         self.asked += 1;
-        mix(self.asked) % 3 != 0
+        !mix(self.asked).is_multiple_of(3)
     }
 
     fn write(&mut self, rows: &mut Rows<Row>) -> Res {

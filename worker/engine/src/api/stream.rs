@@ -7,7 +7,7 @@ use crate::api::tags::{OutputTag, SideOutputs};
 use crate::connector::{Committed, Committer, Sink, SinkCx};
 use crate::data::{AnyBatch, Fun, Res, Ts};
 use crate::graph::{
-    BuildCx, EdgeId, NodeId, NodeKind, NodeSpec, Output, Partitioning, SinkControl, StateDecl,
+    BuildCx, Edge, EdgeId, NodeId, NodeKind, NodeSpec, Output, Partitioning, SinkControl, StateDecl,
 };
 use crate::runtime::emit::{ChainStage, Emitter, End};
 use crate::runtime::gate::{Gate, Marks};
@@ -361,7 +361,15 @@ pub(crate) fn add_operator<O: Operator>(
             for (state, table) in operator.tables() {
                 restore.table(&described.uid, state, groups, table)?;
             }
-            let watermark = restore.watermark(&described.uid, groups);
+            // Rows without a key come to any subtask, whichever had them before: one that had
+            // seen the end of its own input must not take those of another for late.
+            let keyed = |e: &Edge| e.to == node && e.partitioning == Partitioning::Key;
+            let of = if cx.graph.edges().iter().any(keyed) {
+                groups
+            } else {
+                cx.attempt.max_parallelism.all()
+            };
+            let watermark = restore.watermark(&described.uid, of);
             operator.restored(watermark)?;
             let mut gate = Gate::new(cx.incoming(node), O::inputs());
             gate.restore(watermark);

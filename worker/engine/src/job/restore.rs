@@ -9,7 +9,9 @@ use crate::state::restore::{Restore as Files, RestoreFile};
 use crate::store::ObjectStore;
 use millrace_protocol::ids::{CheckpointId, Uid};
 use millrace_protocol::keygroup::KeyGroupRange;
-use millrace_protocol::manifest::{FileRef, Manifest, Redistribution, Section, ShapeBytes};
+use millrace_protocol::manifest::{
+    FileRef, Manifest, RangeWatermark, Redistribution, Section, ShapeBytes,
+};
 use millrace_protocol::objects::ObjectKey;
 use std::ops::Range;
 use std::sync::Arc;
@@ -117,13 +119,15 @@ impl Restore for FromManifest {
 
     fn watermark(&self, uid: &Uid, range: KeyGroupRange) -> Ts {
         let Some(operator) = self.manifest.operator(uid) else { return TS_MIN };
-        operator
-            .watermarks
-            .iter()
-            .filter(|w| range.is_empty() || !w.groups.intersect(range).is_empty())
-            .map(|w| w.watermark)
-            .min()
-            .unwrap_or(TS_MIN)
+        let mine = |w: &&RangeWatermark| !w.groups.intersect(range).is_empty();
+        let watermarks = operator.watermarks.iter().filter(mine);
+        // A subtask that had none yet has left nothing for its groups.
+        let covered: u32 =
+            watermarks.clone().map(|w| u32::from(w.groups.intersect(range).len())).sum();
+        if covered < u32::from(range.len()) {
+            return TS_MIN;
+        }
+        watermarks.map(|w| w.watermark).min().unwrap_or(TS_MIN)
     }
 
     fn table(

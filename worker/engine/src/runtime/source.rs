@@ -653,10 +653,12 @@ impl<S: Source> Task for ReaderTask<S> {
             self.leave_alignment();
         }
         if let Some(barrier) = &self.barrier {
-            if barrier.kind == BarrierKind::Stop(StopMode::Drain) && !self.ended {
-                self.finish()?;
-            }
+            let drains = barrier.kind == BarrierKind::Stop(StopMode::Drain) && !self.ended;
             self.out.flush(true)?;
+            if drains && !self.out.blocked() {
+                self.finish()?;
+                self.out.flush(true)?;
+            }
             if self.out.blocked() {
                 return Ok(Progress::Blocked);
             }

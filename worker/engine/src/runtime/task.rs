@@ -60,11 +60,18 @@ const QUANTUM: usize = 4;
 
 enum Current {
     Nothing,
-    Batch { input: usize, inlet: usize, batch: Box<dyn AnyBatch> },
+    Batch {
+        input: usize,
+        inlet: usize,
+        batch: Box<dyn AnyBatch>,
+    },
     Watermark(Ts),
     Barrier(Barrier),
     InputEnded(usize),
+    /// All inputs have ended: the operator emits what it holds.
     End,
+    /// The operator is done; what it emitted goes before the end does.
+    Closing,
 }
 
 /// A task whose head is an [`Operator`].
@@ -135,13 +142,22 @@ impl<O: Operator> OperatorTask<O> {
             Current::End => {
                 let flow = self.operator.end(&mut self.out)?;
                 if flow == Flow::Done {
+                    self.current = Current::Closing;
+                    return self.step(turn);
+                }
+                flow
+            }
+            Current::Closing => {
+                if self.flush()? {
+                    Flow::Blocked
+                } else {
                     self.out.end()?;
                     if let Some(sides) = self.operator.sides() {
                         sides.end()?;
                     }
                     self.ended = true;
+                    Flow::Done
                 }
-                flow
             }
             Current::Barrier(barrier) => {
                 self.out.flush(true)?;
