@@ -174,7 +174,7 @@ mod tests {
         let table = markdown(&[row(90.0, None), row(90.0, Some(100.0))]);
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(lines.len(), 4);
-        assert!(lines[2].contains("| –    |"), "{}", lines[2]);
+        assert!(lines[2].contains("| –   | –     |"), "{}", lines[2]);
         assert!(lines[3].contains("0.90x") && lines[3].contains("yes"), "{}", lines[3]);
     }
 }

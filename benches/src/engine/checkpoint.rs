@@ -44,13 +44,7 @@ const KEYS: u64 = 10_000_000;
 pub fn cost(runs: Runs, updates_per_entry: f64) -> Result<CheckpointCost> {
     let keys = runs.rows(KEYS);
     let time = Duration::from_secs_f64((8.0 * runs.scale).clamp(3.0, 8.0));
-    let turns = turns_of(updates_per_entry);
-    let hot =
-        |rows_per_s: f64| ((rows_per_s * INTERVAL.as_secs_f64() / turns) as u64).clamp(1, keys);
-    // How many entries a second's rows change depends on how many rows that is.
-    let guess = Load { keys, hot: hot(15e6) };
-    let warm_up = watch(guess, Some(INTERVAL), time)?;
-    let load = Load { keys, hot: hot(warm_up.rows_per_s) };
+    let load = Load::new(keys, updates_per_entry);
     let (mut with, mut without) = (Vec::new(), Vec::new());
     for _ in 0..runs.count.max(1) {
         // In turns, so that what else the machine does falls on both.
@@ -66,11 +60,10 @@ pub fn cost(runs: Runs, updates_per_entry: f64) -> Result<CheckpointCost> {
     let taken: Vec<Taken> = with.iter().flat_map(|s| &s.checkpoints).copied().collect();
     ensure!(!taken.is_empty(), "no checkpoint was completed in {time:?}");
     let sum = |of: fn(&Taken) -> f64| taken.iter().map(of).sum::<f64>();
-    let changed: f64 = taken.iter().map(|t| changed(load.hot, t.rows)).sum();
+    let changed = sum(|t| t.changed);
     let (bytes, entries) = (sum(|t| t.report.bytes as f64), sum(|t| t.report.entries as f64));
     eprintln!(
-        "  {} hot keys; {} checkpoints took {:.2} s each, {:.1} MB and {:.2} M entries",
-        load.hot,
+        "  {} checkpoints took {:.2} s each, {:.1} MB and {:.2} M entries",
         taken.len(),
         sum(|t| t.report.took.as_secs_f64()) / taken.len() as f64,
         bytes / 1e6 / taken.len() as f64,
@@ -96,10 +89,12 @@ struct Seen {
     checkpoints: Vec<Taken>,
 }
 
-/// A checkpoint with the number of rows since the one before.
+/// A checkpoint with the number of rows since the one before, and of entries that
+/// those changed.
 #[derive(Clone, Copy)]
 struct Taken {
     rows: u64,
+    changed: f64,
     report: CheckpointReport,
 }
 
@@ -125,7 +120,8 @@ fn watch(load: Load, interval: Option<Duration>, time: Duration) -> Result<Seen>
             && last.is_some_and(|last| last.checkpoint != report.checkpoint)
         {
             let rows = pace.rows();
-            checkpoints.push(Taken { rows: rows - rows_then, report });
+            let changed = load.changed(rows_then, rows);
+            checkpoints.push(Taken { rows: rows - rows_then, changed, report });
             (rows_then, last) = (rows, Some(report));
         }
         begun.elapsed() >= time
@@ -133,31 +129,4 @@ fn watch(load: Load, interval: Option<Duration>, time: Duration) -> Result<Seen>
     let ended = Instant::now();
     let rows_per_s = (pace.rows() - first) as f64 / (ended - begun).as_secs_f64();
     Ok(Seen { rows_per_s, pauses: pace.pauses(begun, ended), checkpoints })
-}
-
-/// How many of `hot` entries are changed by so many rows of uniform keys.
-fn changed(hot: u64, rows: u64) -> f64 {
-    let hot = hot as f64;
-    -hot * (-(rows as f64) / hot).exp_m1()
-}
-
-/// Rows by keys, for each changed entry to see so many on average: the `x` whose
-/// `x / (1 - exp(-x))` that is.
-fn turns_of(updates_per_entry: f64) -> f64 {
-    (0..200).fold(updates_per_entry, |x, _| -updates_per_entry * (-x).exp_m1())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hot_keys_are_so_many_that_an_entry_sees_its_updates() {
-        for updates in [1.6, 3.0, 20.0] {
-            let rows = 10_000_000;
-            let hot = (rows as f64 / turns_of(updates)) as u64;
-            let seen = rows as f64 / changed(hot, rows);
-            assert!((seen / updates - 1.0).abs() < 0.01, "{updates}: {seen}");
-        }
-    }
 }

@@ -16,23 +16,62 @@ const VALUE: u64 = (1 << VALUE_BITS) - 1;
 /// Bytes of an entry: a u64 key and a u64 value.
 pub const ENTRY_BYTES: u64 = 16;
 
-/// Which rows there are: each of `keys` once, then for ever any of the first
-/// `hot`, uniformly. (Keys are hashed, so those lie scattered over all state.)
+/// Which rows there are: each of `keys` once, then for ever uniform ones of `hot`
+/// keys, the next ones after every `stay` rows. (Keys are hashed, so they lie
+/// scattered over all state.) So a changed entry has seen about as many updates as
+/// wanted however many rows there are between two checkpoints: somewhat fewer, for
+/// the keys that are hot at a barrier count on both of its sides.
 ///
 /// A row is one u64, key and value, so that an entry is (u64 -> u64). Its upper
 /// bits are set, so that no encoding makes an entry smaller than it is.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
-    /// Keys of the state, below 2^24.
-    pub keys: u64,
-    /// Keys that are updated.
-    pub hot: u64,
+    keys: u64,
+    hot: u64,
+    /// As a power of two.
+    stay_bits: u32,
 }
 
 impl Load {
+    /// Each changed entry sees `updates`; `keys` below 2^24.
+    pub fn new(keys: u64, updates: f64) -> Self {
+        // At least eight moves until the first keys come round again: about a second.
+        let stay_bits = (keys / 8).max(1).ilog2();
+        let stay = (1_u64 << stay_bits) as f64;
+        Self { keys, hot: ((stay / turns_of(updates)) as u64).clamp(1, keys), stay_bits }
+    }
+
+    /// All keys are updated alike, for ever.
+    pub fn uniform(keys: u64) -> Self {
+        Self { keys, hot: keys, stay_bits: 63 }
+    }
+
+    #[inline]
+    fn key(self, i: u64) -> u64 {
+        if i < self.keys {
+            return i;
+        }
+        let place = ((i - self.keys) >> self.stay_bits) as u32 % (self.keys / self.hot) as u32;
+        u64::from(place) * self.hot + (((splitmix(i) >> 32) * self.hot) >> 32)
+    }
+
     fn row(self, i: u64) -> u64 {
-        let key = if i < self.keys { i } else { ((splitmix(i) >> 32) * self.hot) >> 32 };
+        let key = self.key(i);
         key << VALUE_BITS | ((key & 0xff) + 1)
+    }
+
+    /// How many entries are changed by the rows `from..to`, which come after all
+    /// keys were loaded: expected, and if no keys come round twice.
+    pub fn changed(self, from: u64, to: u64) -> f64 {
+        let (from, to) = (from.saturating_sub(self.keys), to.saturating_sub(self.keys));
+        let (hot, stay) = (self.hot as f64, 1_u64 << self.stay_bits);
+        let (mut at, mut changed) = (from, 0.0);
+        while at < to {
+            let next = (at / stay + 1).saturating_mul(stay).min(to);
+            changed -= hot * (-((next - at) as f64) / hot).exp_m1();
+            at = next;
+        }
+        changed
     }
 
     /// Starts the job and lets it load all keys.
@@ -50,5 +89,31 @@ impl Load {
         job.until(|_| pace.rows() > self.keys + self.keys / 10)?;
         job.until(|job| job.status().nodes.iter().any(|node| node.state_entries == self.keys))?;
         Ok((job, pace))
+    }
+}
+
+/// Rows by keys, for each changed entry to see so many on average: the `x` whose
+/// `x / (1 - exp(-x))` that is.
+fn turns_of(updates_per_entry: f64) -> f64 {
+    (0..200).fold(updates_per_entry, |x, _| -updates_per_entry * (-x).exp_m1())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_changed_entry_sees_somewhat_fewer_updates_than_wanted() {
+        for updates in [1.6, 20.0] {
+            let load = Load::new(200_000, updates);
+            let (from, to) = (300_000, 400_000);
+            let keys: BTreeSet<u64> = (from..to).map(|i| load.key(i)).collect();
+            assert!(keys.iter().all(|key| *key < 200_000));
+            let changed = load.changed(from, to);
+            assert!((changed / keys.len() as f64 - 1.0).abs() < 0.01, "{changed} {}", keys.len());
+            let share = (to - from) as f64 / changed / updates;
+            assert!((0.85..=1.0).contains(&share), "{updates}: {share}");
+        }
     }
 }
