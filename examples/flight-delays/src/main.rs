@@ -42,9 +42,12 @@ const LATE: OutputTag<Flight> = OutputTag::new("late");
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A file that comes with the example.
+/// A file that comes with the example: of the checkout it is run in, if by cargo; it may
+/// have been built in another that shares its target directory.
 fn shipped(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("data").join(name)
+    let built_in = || env!("CARGO_MANIFEST_DIR").into();
+    let example = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(built_in);
+    PathBuf::from(example).join("data").join(name)
 }
 
 fn build(env: &Env, options: &Options) -> Res {

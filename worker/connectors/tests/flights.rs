@@ -51,7 +51,7 @@ impl DeadLetters for Fails {
 }
 
 fn example() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/flight-delays")
+    Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("../../examples/flight-delays")
 }
 
 fn flights(path: &Path) -> Vec<Flight> {

@@ -70,7 +70,7 @@ impl<T: Send + 'static> Destination<T> {
     }
 
     /// Sends what had no room, as far as there is some now.
-    pub(crate) fn retry(&mut self) {
+    fn retry(&mut self) {
         while let Some(batch) = self.overflow.pop_front() {
             match self.channel.try_send(batch) {
                 Ok(recycled) => self.recycled.extend(recycled),

@@ -15,7 +15,8 @@ pub trait Aggregate<T>: Fun {
     /// Whether rows of a key may be folded into partial accumulators before they travel
     /// to its subtask, and those merged there: less to send where a key has many rows.
     /// Right for what does not depend on grouping (counts, sums of integers, lowest,
-    /// highest), and wrong for sums of floating-point numbers, whose rounding does.
+    /// highest), and wrong for sums of floating-point numbers, whose rounding does. Heeded
+    /// by tumbling windows without allowed lateness and late side output.
     const COMBINES: bool = false;
 
     /// An empty accumulator.
