@@ -1,5 +1,8 @@
 //! What every Millrace process agrees on. Pure: no IO, no clock, no threads.
 
+pub mod config;
+#[cfg(feature = "control")]
+pub mod control;
 pub mod format;
 pub mod head;
 pub mod ids;
