@@ -6,6 +6,7 @@ use crate::store::{ObjectStore, Put, StoreResult};
 use millrace_protocol::ids::{Attempt, CheckpointId, Uid};
 use millrace_protocol::manifest::{Manifest, PendingCommit};
 use millrace_protocol::objects::{ObjectKey, Prefix};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,7 +60,7 @@ impl StoreCall {
 }
 
 /// Why a barrier is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum BarrierKind {
     /// The interval has passed.
     Periodic,
@@ -79,7 +80,7 @@ impl BarrierKind {
 }
 
 /// How a job is stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum StopMode {
     /// It goes on later: neither the end nor the last watermark is sent.
     Suspend,
@@ -89,7 +90,7 @@ pub enum StopMode {
 }
 
 /// Where a base's files are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FilesIn {
     /// In the job's store.
     Home,

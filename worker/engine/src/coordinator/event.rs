@@ -4,6 +4,7 @@ use crate::store::StoreError;
 use millrace_protocol::ids::{Attempt, CheckpointId, Slot, Subtask, Uid};
 use millrace_protocol::manifest::{CommitId, FileRef, ListState, Manifest, ShapeBytes, When};
 use millrace_protocol::objects::ObjectKey;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Matches a store call with its answer; never used twice.
@@ -32,7 +33,7 @@ pub enum StoreAnswer {
 }
 
 /// What a subtask of an operator put into a checkpoint, apart from files.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubtaskState {
     /// The operator.
     pub operator: Uid,
@@ -47,7 +48,7 @@ pub struct SubtaskState {
 }
 
 /// A committable as its slot hands it over.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PreparedCommit {
     /// The sink.
     pub sink: Uid,
@@ -66,7 +67,7 @@ pub struct PreparedCommit {
 }
 
 /// What the snapshot cost, for status and logs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotStats {
     /// Bytes written for this checkpoint.
     pub bytes: u64,
@@ -75,7 +76,7 @@ pub struct SnapshotStats {
 }
 
 /// A slot's part of a checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotSnapshot {
     /// The slot.
     pub slot: Slot,
@@ -91,7 +92,7 @@ pub struct SlotSnapshot {
 }
 
 /// Why an attempt failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// Name of the operator, if one is to blame.
     pub operator: Option<String>,

@@ -1,9 +1,9 @@
 //! An attempt's slots: wiring, threads, and their end.
 
-use crate::coordinator::Base;
 use crate::data::Res;
 use crate::graph::{AttemptCx, Fresh, Graph, NodeId, Restore, joined};
 use crate::job::JobOptions;
+use crate::job::order::{BaseOrder, DeployOrder};
 use crate::job::restore::FromManifest;
 use crate::runtime::channel::{Channel, TaskWaker};
 use crate::runtime::metrics::NodeMetrics;
@@ -12,7 +12,7 @@ use crate::runtime::signal::Signal;
 use crate::runtime::slot::{self, Control, SlotSpec, Tell};
 use crate::runtime::slot_snapshot::SnapshotHome;
 use crate::store::ObjectStore;
-use millrace_protocol::ids::{Attempt, JobUid, Slot};
+use millrace_protocol::ids::{Attempt, Slot};
 use millrace_protocol::objects::Home;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -46,12 +46,12 @@ pub struct DeploySpec<'a> {
     pub graph: &'a Arc<Graph>,
     /// How the job is run.
     pub options: &'a JobOptions,
-    /// The job.
-    pub job: JobUid,
-    /// The attempt.
-    pub attempt: Attempt,
+    /// What is to run where.
+    pub order: &'a DeployOrder,
+    /// This worker.
+    pub ordinal: u16,
     /// What it starts from, and the store that holds its files.
-    pub base: Option<(Base, Arc<dyn ObjectStore>)>,
+    pub base: Option<(BaseOrder, Arc<dyn ObjectStore>)>,
     /// The job's store.
     pub store: &'a Arc<dyn ObjectStore>,
     /// For work that does not belong to an attempt.
@@ -67,8 +67,8 @@ impl Deployment {
     /// Starts all slots. `reports` gets what they say.
     pub fn start(spec: DeploySpec<'_>, reports: &Tell) -> Res<Self> {
         let graph = spec.graph;
-        let parallelisms = graph.parallelisms(spec.options.parallelism);
-        let count = slots(graph, spec.options.parallelism);
+        let parallelisms = graph.parallelisms(spec.order.parallelism);
+        let count = slots(graph, spec.order.parallelism);
         let tasks_of = |slot: u16| -> Vec<NodeId> {
             let nodes = graph.nodes().iter().map(|n| n.id);
             nodes.filter(|n| graph.is_task(*n) && slot < parallelisms[n.0 as usize]).collect()
@@ -100,11 +100,11 @@ impl Deployment {
             }
         }
         let restored = spec.base.map(|(base, store)| FromManifest::new(&base, store));
-        let max = spec.options.max_parallelism;
+        let max = spec.order.max_parallelism;
         let owned = |slot: u16| {
             let nodes = layouts[usize::from(slot)].iter();
             nodes.map(move |n| {
-                (*n, max.range(slot, graph.parallelisms(spec.options.parallelism)[n.0 as usize]))
+                (*n, max.range(slot, graph.parallelisms(spec.order.parallelism)[n.0 as usize]))
             })
         };
         let mut bases = Vec::new();
@@ -117,10 +117,10 @@ impl Deployment {
             Some(restored) => Box::new(restored),
             None => Box::new(Fresh),
         };
-        let home = Home::new(&spec.job)?;
+        let home = Home::new(&spec.order.job)?;
         let attempt = Arc::new(AttemptCx {
-            job: spec.job,
-            attempt: spec.attempt,
+            job: spec.order.job.clone(),
+            attempt: spec.order.attempt,
             max_parallelism: max,
             parallelisms: parallelisms.clone(),
             pool: Arc::clone(spec.pool),
@@ -132,11 +132,12 @@ impl Deployment {
         let pool = Arc::new(Pool::new(64));
         let cancel = Arc::new(AtomicBool::new(false));
         let mut running = Vec::new();
-        for (slot, base) in (0..count).zip(bases) {
+        let mine = spec.order.slots_of(spec.ordinal);
+        for (slot, base) in (0..count).zip(bases).filter(|(s, _)| mine.contains(&Slot(*s))) {
             let (control, controls) = channel();
             let to = SnapshotHome {
                 slot: Slot(slot),
-                attempt: spec.attempt,
+                attempt: spec.order.attempt,
                 max,
                 home: home.clone(),
                 store: Arc::clone(spec.store),
@@ -164,12 +165,7 @@ impl Deployment {
             let signal = Arc::clone(&signals[usize::from(slot)]);
             running.push(RunningSlot { control, signal, thread });
         }
-        Ok(Self { attempt: spec.attempt, metrics, slots: running, cancel, pool })
-    }
-
-    /// Number of slots.
-    pub fn len(&self) -> usize {
-        self.slots.len()
+        Ok(Self { attempt: spec.order.attempt, metrics, slots: running, cancel, pool })
     }
 
     /// Tells all slots.

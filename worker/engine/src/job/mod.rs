@@ -1,18 +1,29 @@
 //! A job in this process: the shell around the coordinator and the slots.
 //!
-//! [`run`] drives the pure [`Coordinator`](crate::coordinator::Coordinator): it carries
-//! out effects (store calls in the side pool, slots as threads) and feeds events back.
+//! [`run`] drives the pure [`Coordinator`](crate::coordinator::Coordinator): the shell
+//! carries out effects (store calls and commits in the side pool) and feeds events back.
+//! What concerns tasks goes as an [`order`] to the [`agent`] of each worker of the attempt;
+//! agents start and stop slots, and say how those are doing. A job in one process has one
+//! worker, in that process.
 
+pub mod agent;
 mod check;
+mod committing;
+pub mod crew;
 mod deploy;
+mod handle;
+pub mod order;
 mod program;
 mod restore;
 mod shell;
 
-pub use shell::{Handle, JobError, Stats, Status, run, run_owned};
+pub use handle::{Handle, Stats, Status};
+pub use shell::{JobError, Lead, lead, run, run_owned};
 
 use crate::connector::DeadLetters;
 use crate::coordinator::{CheckpointPolicy, RestartPolicy, RestoreChoice};
+use crate::data::{Fail, Res};
+use crate::store::{DirectoryStore, ObjectStore};
 use millrace_protocol::keygroup::MaxParallelism;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,6 +51,13 @@ pub struct JobOptions {
     pub dead_letters: Arc<dyn DeadLetters>,
     /// Wraps the store: for tests that make it fail.
     pub wrap_store: Option<WrapStore>,
+}
+
+/// The store of the savepoint at `path`, from which its file keys count, and where that is.
+fn savepoint_store(path: &str) -> Res<(Arc<dyn ObjectStore>, PathBuf)> {
+    let target = crate::coordinator::export::target_of(path)
+        .ok_or_else(|| Fail::from(format!("{path} is no savepoint")))?;
+    Ok((Arc::new(DirectoryStore::open_to_read(&target)), target))
 }
 
 /// Wraps a store.

@@ -1,0 +1,285 @@
+//! `worker`: one process of a job. The one with ordinal 0 also leads the job.
+
+use crate::cli::cluster::files::replace;
+use crate::cli::options::{RunOptions, parse_duration};
+use crate::cli::server::{Running, serve};
+use crate::cli::trouble::Trouble;
+use crate::cli::run;
+use clap::Args;
+use millrace_cluster::Heartbeat;
+use millrace_cluster::process::{Leader, Process, ProcessSpec};
+use millrace_cluster::token::Token;
+use millrace_connectors::DeadLetterFile;
+use millrace_engine::api::env::Env;
+use millrace_engine::coordinator::{ClaimRule, Existing};
+use millrace_engine::data::Res;
+use millrace_engine::job::{JobOptions, Lead, OwnedBy, Proposed};
+use millrace_engine::store::{DirectoryStore, ObjectStore, OwnerLock};
+use millrace_protocol::config::{Live, OnExistingState, Revision, Storage};
+use millrace_protocol::head::Owner;
+use millrace_protocol::keygroup::MaxParallelism;
+use signal_hook::consts::SIGTERM;
+use signal_hook::iterator::Signals;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often a file that others write is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How long a storage may be held by a process that is ending.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a process of a job is told.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Options of worker")]
+pub struct WorkerOptions {
+    /// Which of the job's processes this is; 0 leads the job [default: the number at the end
+    /// of MILLRACE_POD_NAME]
+    #[arg(long, value_name = "N")]
+    pub index: Option<u16>,
+    /// The job's configuration: a revision, JSON
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// What of it may change while the job runs: JSON, looked at again and again
+    #[arg(long, value_name = "FILE")]
+    pub live: PathBuf,
+    /// Where control services listen
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:7070")]
+    pub listen: SocketAddr,
+    /// Where the exchange with other workers listens
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:7071")]
+    pub exchange: SocketAddr,
+    /// The host by which other processes reach this one [default: MILLRACE_POD_IP, or that of
+    /// --listen]
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
+    /// HOST:PORT of the process that leads the job [default: pod 0 of MILLRACE_SERVICE]
+    #[arg(long, value_name = "ADDRESS")]
+    pub leader: Option<String>,
+    /// A file that says so, written by the process that leads the job
+    #[arg(long, value_name = "FILE", conflicts_with = "leader")]
+    pub leader_file: Option<PathBuf>,
+    /// The secret that the job's processes share [default: MILLRACE_TOKEN_FILE]
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Silence of another process for so long means that it is lost
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    pub heartbeat_timeout: Duration,
+    /// End with the process that started this one
+    #[arg(long, hide = true)]
+    pub supervised: bool,
+    /// The command line of `run`, as a JSON list
+    #[arg(long, hide = true)]
+    pub run_arguments: Option<String>,
+}
+
+/// Runs one process of the job that `build` builds. `own` and `run`: what the job's own
+/// arguments say.
+pub fn worker(
+    options: &WorkerOptions,
+    run_options: Option<&RunOptions>,
+    revision: &Revision,
+    build: impl FnOnce(&Env) -> Res,
+) -> Result<(), Trouble> {
+    if options.supervised {
+        end_with_parent()?;
+    }
+    let index = options.index.map_or_else(index_of_pod, Ok)?;
+    let env = Env::new();
+    build(&env).map_err(Trouble::user)?;
+    let graph = Arc::new(env.into_graph());
+    let live = read_live(&options.live)?;
+    let Storage::Directory { path: storage } = &revision.storage else {
+        return Err(Trouble::user(format!(
+            "{} cannot be used by this program: it was built without the feature s3",
+            revision.storage
+        )));
+    };
+    let storage = PathBuf::from(storage);
+    let mut job = JobOptions::new(&revision.name, storage.clone());
+    job.parallelism = live.parallelism;
+    job.max_parallelism = MaxParallelism::new(revision.max_parallelism).map_err(Trouble::user)?;
+    graph.check(job.parallelism, job.max_parallelism).map_err(Trouble::User)?;
+    if let Some(run) = run_options {
+        job.checkpoints = run.checkpoints();
+        job.restart = run.restart.clone();
+        job.from = run::origin(&run.from)?;
+        job.allow_unclaimed_state = run.allow_unclaimed_state;
+    }
+    let letters = run_options.and_then(|run| run.dead_letters.clone());
+    let letters = letters.unwrap_or_else(|| storage.join("dead-letters"));
+    let name = match index {
+        0 => revision.name.clone(),
+        index => format!("{}-{index}", revision.name),
+    };
+    let letters = Arc::new(DeadLetterFile::open(&letters, &name).map_err(Trouble::user)?);
+    job.dead_letters = Arc::clone(&letters) as _;
+    let owned = if index == 0 { Some(own(&storage)?) } else { None };
+    let store: Arc<dyn ObjectStore> = match &owned {
+        Some(lock) => {
+            let directory = DirectoryStore::open(&storage).map_err(Trouble::user)?;
+            directory.remove_leftovers(lock).map_err(Trouble::user)?;
+            Arc::new(directory)
+        }
+        None => Arc::new(DirectoryStore::open(&storage).map_err(Trouble::user)?),
+    };
+    let spec = ProcessSpec {
+        ordinal: index,
+        graph,
+        options: job.clone(),
+        store,
+        slots: revision.slots_per_worker,
+        listen: options.listen,
+        exchange: options.exchange,
+        host: options.host.clone().or_else(|| std::env::var("MILLRACE_POD_IP").ok()),
+        leader: leader(options)?,
+        token: token(options)?,
+        heartbeat: Heartbeat { timeout: options.heartbeat_timeout, ..Heartbeat::default() },
+        revision: Some(live.revision.clone()),
+    };
+    let process = Process::start(spec).map_err(Trouble::failed)?;
+    let Some(lock) = owned else {
+        let mut signals = Signals::new([SIGTERM]).map_err(Trouble::failed)?;
+        process.serve(|| drop(signals.forever().next()));
+        return Ok(());
+    };
+    if let Some(file) = &options.leader_file {
+        replace(file, process.address().as_bytes())
+            .map_err(|e| Trouble::user(format!("cannot write {}: {e}", file.display())))?;
+    }
+    let handle = process.handle().clone();
+    let running =
+        Arc::new(Running::new(handle.clone(), &revision.name, Some(&storage), letters));
+    let socket = serve(&running, &storage);
+    if let Err(error) = &socket {
+        tracing::warn!(%error, "no control socket: savepoint, status and stop cannot reach this job");
+    }
+    run::stop_on_signals(&running, &Arc::default(), &Default::default(), socket.ok())
+        .map_err(|e| Trouble::failed(format!("cannot listen for signals: {e}")))?;
+    watch(&options.live, live.clone(), handle);
+    let lead = Lead {
+        owner: Owner {
+            pod: std::env::var("MILLRACE_POD_UID").unwrap_or_else(|_| "local".to_owned()),
+            process: std::process::id(),
+            address: process.address().to_owned(),
+        },
+        proposed: Some(Proposed { live, revision: revision.clone(), policies: None }),
+        owned: OwnedBy { claim: ClaimRule::Confirmed, existing: existing(revision) },
+    };
+    let told = run::tell(process.lead(lead));
+    running.set_over();
+    running.ended(told.as_ref().map(|how| (*how).to_owned()).map_err(ToString::to_string));
+    drop(lock);
+    told.map(drop)
+}
+
+fn existing(revision: &Revision) -> Existing {
+    match revision.on_existing_state {
+        OnExistingState::Refuse => Existing::Refuse,
+        OnExistingState::Resume => Existing::Resume,
+        OnExistingState::Ignore => Existing::Ignore,
+    }
+}
+
+/// The storage is this process's. One that led the job before may be ending.
+fn own(storage: &Path) -> Result<OwnerLock, Trouble> {
+    let begun = Instant::now();
+    loop {
+        match OwnerLock::acquire(storage) {
+            Ok(lock) => return Ok(lock),
+            Err(_) if begun.elapsed() < PATIENCE => std::thread::sleep(LOOK),
+            Err(error) => return Err(Trouble::user(error)),
+        }
+    }
+}
+
+/// Ends this process when its parent ends, however that ends.
+fn end_with_parent() -> Result<(), Trouble> {
+    use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+    let parent = getppid();
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(Trouble::failed)?;
+    if getppid() != parent {
+        return Err(Trouble::failed("the process that started this one has ended"));
+    }
+    Ok(())
+}
+
+fn index_of_pod() -> Result<u16, Trouble> {
+    let pod = std::env::var("MILLRACE_POD_NAME").unwrap_or_default();
+    let index = pod.rsplit('-').next().and_then(|number| number.parse().ok());
+    index.ok_or_else(|| Trouble::user("give --index, or a pod's name in MILLRACE_POD_NAME"))
+}
+
+fn leader(options: &WorkerOptions) -> Result<Leader, Trouble> {
+    if let Some(file) = &options.leader_file {
+        return Ok(Leader::In(file.clone()));
+    }
+    if let Some(address) = &options.leader {
+        return Ok(Leader::At(address.clone()));
+    }
+    let env = |name| std::env::var(name).ok();
+    match (env("MILLRACE_POD_NAME"), env("MILLRACE_SERVICE"), env("MILLRACE_NAMESPACE")) {
+        (Some(pod), Some(service), Some(namespace)) => {
+            let set = pod.rsplit_once('-').map_or(pod.as_str(), |(set, _)| set);
+            let port = options.listen.port();
+            Ok(Leader::At(format!("{set}-0.{service}.{namespace}.svc:{port}")))
+        }
+        _ => Err(Trouble::user("give --leader, or MILLRACE_POD_NAME, _SERVICE and _NAMESPACE")),
+    }
+}
+
+fn token(options: &WorkerOptions) -> Result<Token, Trouble> {
+    let file = options.token_file.clone();
+    let file = file.or_else(|| std::env::var_os("MILLRACE_TOKEN_FILE").map(PathBuf::from));
+    let file = file.ok_or_else(|| Trouble::user("give --token-file or MILLRACE_TOKEN_FILE"))?;
+    let name = file.display();
+    let text = std::fs::read_to_string(&file)
+        .map_err(|e| Trouble::user(format!("cannot read the token in {name}: {e}")))?;
+    Token::new(&text).map_err(|e| Trouble::user(format!("{name}: {e}")))
+}
+
+/// The revision in a file.
+pub fn read_revision(path: &Path) -> Result<Revision, Trouble> {
+    let name = path.display().to_string();
+    let bytes = std::fs::read(path)
+        .map_err(|e| Trouble::user(format!("cannot read the configuration {name}: {e}")))?;
+    Revision::decode(&name, &bytes).map_err(Trouble::user)
+}
+
+fn read_live(path: &Path) -> Result<Live, Trouble> {
+    let name = path.display().to_string();
+    let bytes = std::fs::read(path)
+        .map_err(|e| Trouble::user(format!("cannot read the configuration {name}: {e}")))?;
+    Live::decode(&name, &bytes).map_err(Trouble::user)
+}
+
+/// Proposes what the file says, whenever that has changed.
+fn watch(path: &Path, mut seen: Live, handle: millrace_engine::job::Handle) {
+    let path = path.to_owned();
+    let thread = std::thread::Builder::new().name("millrace-live".to_owned());
+    let watching = thread.spawn(move || {
+        let mut complaint = String::new();
+        loop {
+            std::thread::sleep(LOOK);
+            match read_live(&path) {
+                Ok(live) if live != seen => {
+                    seen = live.clone();
+                    handle.propose(live, false, |verdict| {
+                        tracing::info!(?verdict, "the changed configuration was proposed");
+                    });
+                }
+                Ok(_) => complaint.clear(),
+                Err(error) if error.to_string() != complaint => {
+                    complaint = error.to_string();
+                    tracing::warn!(%error, "the configuration stays as it was");
+                }
+                Err(_) => {}
+            }
+        }
+    });
+    if let Err(error) = watching {
+        tracing::warn!(%error, "changes of the configuration are not seen");
+    }
+}
