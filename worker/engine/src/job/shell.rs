@@ -426,7 +426,7 @@ impl Shell {
                 let (send, committers) = (self.send(), Arc::clone(&self.committers));
                 let (graph, job) = (Arc::clone(&self.graph), self.job());
                 self.pool.spawn("commit", move || {
-                    let result = abort_others(&graph, job.as_ref(), &committers, &sinks);
+                    let result = abort_others(&graph, job.as_ref(), &committers, attempt, &sinks);
                     send(Event::OthersAborted {
                         attempt,
                         result: result.map_err(|e| e.to_string()),
@@ -601,12 +601,13 @@ fn abort_others(
     graph: &Graph,
     job: Option<&JobUid>,
     committers: &Mutex<Option<Controls>>,
+    attempt: Attempt,
     sinks: &[(Uid, Vec<PendingCommit>)],
 ) -> Res {
     with_committers(graph, job, committers, |made| {
         for (uid, keep) in sinks {
             if let Some(control) = made.get_mut(uid) {
-                control.abort_others(keep)?;
+                control.abort_others(attempt, keep)?;
             }
         }
         Ok(())
