@@ -145,7 +145,7 @@ fn tell(outcome: Result<Outcome, JobError>) -> Result<&'static str, Trouble> {
             Ok("finished before")
         }
         Outcome::Suspended => Ok("stopped with a last checkpoint"),
-        Outcome::Fenced => Err(Trouble::failed(
+        Outcome::Fenced(_) | Outcome::Superseded(_) | Outcome::Deleted => Err(Trouble::failed(
             "another process has taken this job over: see what else runs on its storage",
         )),
         Outcome::Refused(why) => Err(Trouble::User(why)),

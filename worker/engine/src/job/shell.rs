@@ -3,13 +3,13 @@
 use crate::api::stream::{Controls, controls};
 use crate::connector::Committed;
 use crate::coordinator::{
-    self, Base, CheckpointReport, CommitOutcome, Config, Coordinator, Desired, Effect, Event,
-    Failure, FilesIn, Level, Note, Outcome, RestoreChoice, StopMode,
+    self, Base, CheckpointReport, ClaimRule, CommitOutcome, Config, Coordinator, Desired, Effect,
+    Event, Existing, Failure, FilesIn, Level, Note, Outcome, RestoreChoice, StopMode, WorkerId,
 };
 use crate::data::{Fail, Res, Ts};
 use crate::graph::{Graph, NodeKind};
 use crate::job::check;
-use crate::job::deploy::{DeploySpec, Deployment, Registry, slots};
+use crate::job::deploy::{DeploySpec, Deployment, Registry};
 use crate::job::program::{check_shapes, describe};
 use crate::job::{JobOptions, WrapStore};
 use crate::runtime::pool::Pool;
@@ -206,7 +206,6 @@ pub fn run_owned(
         .map_err(|e| JobError::User(e.to_string()))?;
     let store = wrap(&options.wrap_store, store);
     let program = describe(&handle.graph, options.parallelism, max);
-    let count = slots(&handle.graph, options.parallelism);
     let config = Config {
         owner: Owner {
             pod: format!("local-{:016x}", rng.u64(..)),
@@ -219,8 +218,15 @@ pub fn run_owned(
             program: program.fingerprint.clone(),
         },
         program,
-        slots: (0..count).map(Slot).collect(),
+        body: Arc::from([]),
+        workers: 1,
+        claim: ClaimRule::Confirmed,
+        keepalive: None,
+        stays: false,
+        existing: Existing::Same,
+        cluster: String::new(),
         from: options.from.clone(),
+        restore: None,
         desired: Desired::Running,
         allow_unclaimed_state: options.allow_unclaimed_state,
         checkpoints: options.checkpoints.clone(),
@@ -251,6 +257,10 @@ pub fn run_owned(
         refused: None,
         options,
     };
+    // This process is the one worker, with room for whatever the job needs.
+    let worker = WorkerId { ordinal: 0, process: "local".to_owned() };
+    let joined = Event::WorkerJoined { worker, slots: u16::MAX };
+    let _ = handle.tell.send(Msg::Event(joined));
     let outcome = shell.run();
     // Held until here: one live process per directory.
     drop(owner_lock);
@@ -411,7 +421,8 @@ impl Shell {
             Effect::ReadRestore { path } => {
                 let send = self.send();
                 self.pool.spawn("restore", move || {
-                    send(Event::RestoreRead { result: coordinator::export::find(&path) });
+                    let result = coordinator::export::find(&path);
+                    send(Event::RestoreRead { path, result });
                 });
             }
             Effect::Commit(batch, items) => {
@@ -433,7 +444,7 @@ impl Shell {
                     });
                 });
             }
-            Effect::Deploy { attempt, base } => {
+            Effect::Deploy { attempt, base, .. } => {
                 if let Err(cause) = self.deploy(attempt, base) {
                     let _ = self.tell.send(Msg::DeployFailed(attempt, cause.to_string()));
                 }
@@ -473,6 +484,8 @@ impl Shell {
                 }
                 lock(&self.shared).status.savepoints.push((id, result));
             }
+            // Nobody proposes anything: the command line is the configuration.
+            Effect::ProposalAnswered { .. } | Effect::ReadConfig { .. } => {}
             Effect::SetTimer(at) => self.timer = Some(at),
             Effect::Report(report) => {
                 lock(&self.shared).status.checkpoint = Some((report, Instant::now()));
