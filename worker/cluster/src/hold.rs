@@ -5,9 +5,9 @@
 //! is silent for too long, what runs here is stopped: an attempt without its coordinator
 //! completes no checkpoint, and another one may be about to start.
 
+use crate::Heartbeat;
 use crate::wire::worker_server::Worker;
 use crate::wire::{Alive, FromCoordinator, FromWorker, Welcome, from_coordinator, from_worker};
-use crate::Heartbeat;
 use millrace_engine::job::agent::Agent;
 use millrace_engine::job::order::{Order, Word};
 use std::pin::Pin;

@@ -220,10 +220,12 @@ impl Links {
                     drop(state);
                     self.handle.joined(member);
                 }
-                Some(from_worker::What::Word(bytes)) => match postcard::from_bytes::<Word>(&bytes) {
-                    Ok(word) => self.handle.word(*ordinal, process, word),
-                    Err(error) => return format!("it said something unreadable: {error}"),
-                },
+                Some(from_worker::What::Word(bytes)) => {
+                    match postcard::from_bytes::<Word>(&bytes) {
+                        Ok(word) => self.handle.word(*ordinal, process, word),
+                        Err(error) => return format!("it said something unreadable: {error}"),
+                    }
+                }
                 Some(from_worker::What::Alive(_)) | None => {}
             }
         }

@@ -68,6 +68,8 @@ pub struct ProcessSpec {
     pub slots: u16,
     /// Where its services listen; port 0: any.
     pub listen: SocketAddr,
+    /// Where its exchange with other workers listens; port 0: any.
+    pub exchange: SocketAddr,
     /// The host by which others reach it; none: that of `listen`.
     pub host: Option<String>,
     /// Where the coordinator is.
@@ -110,11 +112,10 @@ impl Process {
         let handle = Handle::of(Arc::clone(&spec.graph));
         let mouth = Mouth::default();
         let agent = Arc::new(start_agent(&spec, &handle, &me, &mouth)?);
-        let links =
-            Links::new(handle.clone(), process, spec.token.clone(), spec.heartbeat);
-        let listener = runtime.block_on(TcpListener::bind(spec.listen)).map_err(|error| {
-            Fail::from(format!("cannot listen on {}: {error}", spec.listen))
-        })?;
+        let links = Links::new(handle.clone(), process, spec.token.clone(), spec.heartbeat);
+        let listener = runtime
+            .block_on(TcpListener::bind(spec.listen))
+            .map_err(|error| Fail::from(format!("cannot listen on {}: {error}", spec.listen)))?;
         let bound = listener.local_addr()?;
         let host = spec.host.clone().unwrap_or_else(|| bound.ip().to_string());
         let address = format!("{host}:{}", bound.port());
@@ -202,7 +203,7 @@ async fn serve(
     token: &Token,
     leads: bool,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let (mut reporter, health) = tonic_health::server::health_reporter();
+    let (reporter, health) = tonic_health::server::health_reporter();
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(millrace_protocol::control::DESCRIPTORS)
         .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
@@ -255,8 +256,7 @@ async fn try_register(
         .map_err(|error| format!("{address} is no address: {error}"))?
         .connect_timeout(REGISTER)
         .timeout(Duration::from_secs(2));
-    let channel =
-        endpoint.connect().await.map_err(|_| format!("nobody answers at {address}"))?;
+    let channel = endpoint.connect().await.map_err(|_| format!("nobody answers at {address}"))?;
     let mut client = CoordinatorClient::with_interceptor(channel, token.shown());
     let answer = client.register(registration.clone()).await;
     answer.map(|answer| answer.into_inner().attached).map_err(|s| s.message().to_owned())

@@ -123,8 +123,9 @@ pub struct Edge {
 pub trait SinkControl: Send {
     /// Commits one committable, which may be of an older shape.
     fn commit(&mut self, item: &PendingCommit) -> Res<Committed>;
-    /// Removes what no checkpoint holds; see [`crate::connector::Committer::abort_others`].
-    fn abort_others(&mut self, keep: &[PendingCommit]) -> Res;
+    /// Removes what attempts below this one left and no checkpoint holds; see
+    /// [`crate::connector::Committer::abort_others`].
+    fn abort_others(&mut self, attempt: Attempt, keep: &[PendingCommit]) -> Res;
 }
 
 /// Makes the committing half of a sink.

@@ -37,7 +37,7 @@ pub struct Which {
 
 impl Which {
     /// The storage directory, which some job has used.
-    fn find(&self) -> Result<PathBuf, Trouble> {
+    pub fn find(&self) -> Result<PathBuf, Trouble> {
         match &self.storage {
             Some(storage) if is_storage(storage) || socket::connect(storage).is_some() => {
                 Ok(storage.clone())
@@ -218,16 +218,19 @@ fn ended(phase: Phase) -> &'static str {
     }
 }
 
+/// How the job on a storage directory is doing; `None`: nobody answers.
+pub fn look(storage: &Path) -> Result<Option<View>, Trouble> {
+    let Some(stream) = socket::connect(storage) else { return Ok(None) };
+    match socket::ask(stream, &Request::Status)? {
+        Response::Status(view) => Ok(Some(*view)),
+        other => Err(unexpected(other)),
+    }
+}
+
 /// Prints how the job is doing.
 pub fn status(which: &Which, json: bool) -> Result<(), Trouble> {
     let storage = which.find()?;
-    let look = || -> Result<Option<View>, Trouble> {
-        let Some(stream) = socket::connect(&storage) else { return Ok(None) };
-        match socket::ask(stream, &Request::Status)? {
-            Response::Status(view) => Ok(Some(*view)),
-            other => Err(unexpected(other)),
-        }
-    };
+    let look = || look(&storage);
     let Some(view) = look()? else { return offline_status(&storage, json) };
     if json {
         let text = serde_json::to_string_pretty(&view).map_err(Trouble::failed)?;

@@ -16,7 +16,7 @@ use crate::runtime::partition::{AtRandom, Broadcast, Custom, RoundRobin, Scatter
 use crate::runtime::sink::SinkEnd;
 use crate::runtime::task::{OperatorTask, Task};
 use crate::state::value::{ValueReader, shape_of};
-use millrace_protocol::ids::{JobUid, Subtask, Uid};
+use millrace_protocol::ids::{Attempt, JobUid, Subtask, Uid};
 use millrace_protocol::key::Key;
 use millrace_protocol::manifest::{PendingCommit, ShapeBytes};
 use std::any::type_name;
@@ -313,9 +313,10 @@ impl<T, S: Sink<T>> SinkControl for Control<T, S> {
         self.committer.commit(&ValueReader::new(&item.shape)?.read(&item.payload)?)
     }
 
-    fn abort_others(&mut self, keep: &[PendingCommit]) -> Res {
+    fn abort_others(&mut self, attempt: Attempt, keep: &[PendingCommit]) -> Res {
         let read = |item: &PendingCommit| ValueReader::new(&item.shape)?.read(&item.payload);
-        self.committer.abort_others(&keep.iter().map(read).collect::<Res<Vec<S::Commit>>>()?)
+        let keep = keep.iter().map(read).collect::<Res<Vec<S::Commit>>>()?;
+        self.committer.abort_others(attempt, &keep)
     }
 }
 

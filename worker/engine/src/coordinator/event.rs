@@ -153,6 +153,8 @@ pub enum Event {
     },
     /// Answer to [`super::Effect::ReadRestore`]; an error is the user's.
     RestoreRead {
+        /// As it was asked.
+        path: String,
         /// What was read.
         result: Result<FoundManifest, String>,
     },
@@ -216,6 +218,45 @@ pub enum Event {
         /// The attempt.
         attempt: Attempt,
     },
+    /// A worker is connected, runs the same program, and offers slots. It takes the place
+    /// of an older process of its ordinal.
+    WorkerJoined {
+        /// Which.
+        worker: super::WorkerId,
+        /// Slots that it offers.
+        slots: u16,
+    },
+    /// A worker's connection is broken, its heartbeats are missing, or another process
+    /// took its place.
+    WorkerLost {
+        /// Which.
+        worker: super::WorkerId,
+        /// Why.
+        cause: String,
+    },
+    /// What the job should be. Repeated until it is accepted; each is answered with
+    /// [`super::Effect::ProposalAnswered`].
+    Propose {
+        /// The proposal.
+        proposal: Box<super::Proposal>,
+    },
+    /// Answer to [`super::Effect::ReadConfig`].
+    ConfigRead {
+        /// As it was asked.
+        config: millrace_protocol::head::ConfigRef,
+        /// What the body says; an error is the user's.
+        result: Result<Box<super::Proposal>, String>,
+    },
+    /// Stop with a checkpoint and stay without tasks, until this was not repeated for
+    /// `hold`; then go on.
+    HoldStop {
+        /// How long it holds.
+        hold: std::time::Duration,
+    },
+    /// A held job goes on at once.
+    ReleaseStop,
+    /// Take a checkpoint now.
+    RequestCheckpoint,
     /// Time has passed; see [`super::Effect::SetTimer`].
     Tick,
     /// Take a savepoint. Asked twice, it is taken once.

@@ -44,8 +44,9 @@ impl Coordinator {
         let fresh = Incarnation {
             format: INCARNATION_FORMAT,
             job: self.config.fresh_job.clone(),
-            cluster: String::new(),
+            cluster: self.config.cluster.clone(),
             origin: None,
+            deleted: false,
             nonce: self.nonce(),
         };
         match FindHome::begin(&fresh) {
@@ -85,6 +86,14 @@ impl Coordinator {
                     None => {}
                 }
             }
+            (Stage::Silence(silence), Purpose::Silence(version)) => {
+                let silence = *silence;
+                self.looked(silence, *version, call.call, call.tries, &answer);
+            }
+            (Stage::Configuring, Purpose::GetConfig(config)) => {
+                let config = config.clone();
+                self.config_got(config, call.call, call.tries, answer);
+            }
             (Stage::Loading(outstanding), Purpose::Load(at)) => match answer {
                 StoreAnswer::Got(bytes) => {
                     let at = at.clone();
@@ -122,7 +131,30 @@ impl Coordinator {
 
     fn found_head(&mut self, head: Option<HeadRecord>) {
         self.manifests.clear();
+        self.reach.clear();
         self.unreadable.clear();
+        self.external = None;
+        self.head = head;
+        if self.parked && !self.config.stays {
+            let owner = self.head.as_ref().map(|head| head.owner.clone());
+            return self.end(Outcome::Fenced(owner));
+        }
+        match self.silence_needed() {
+            Some(time) => self.wait_for_silence(time),
+            None => self.go_on_from_head(),
+        }
+    }
+
+    /// What the head names is read: its configuration, then its manifests.
+    pub(super) fn go_on_from_head(&mut self) {
+        match self.config_to_read() {
+            Some(config) => self.get_config(config),
+            None => self.load_manifests(),
+        }
+    }
+
+    pub(super) fn load_manifests(&mut self) {
+        let head = self.head.take();
         let mut wanted: Vec<CheckpointRef> = Vec::new();
         for at in head.iter().flat_map(HeadRecord::checkpoints) {
             if !wanted.iter().any(|known| known.manifest == at.manifest) {
@@ -156,7 +188,7 @@ impl Coordinator {
             Err(error) => {
                 let latest = self.head.as_ref().and_then(|head| head.latest.as_ref());
                 let needed = latest.is_some_and(|latest| latest.manifest == at.manifest);
-                if needed && self.config.from == RestoreChoice::Latest {
+                if needed && self.from() == RestoreChoice::Latest {
                     return self.refuse(error.to_string());
                 }
                 let level = if needed { Level::Error } else { Level::Warn };
@@ -173,7 +205,7 @@ impl Coordinator {
     /// Reads what lies outside the home, if the user or the head points there.
     fn loaded_all(&mut self) {
         let origin = self.head.as_ref().and_then(|head| head.origin.clone());
-        let path = match (&self.config.from, origin) {
+        let path = match (&self.from(), origin) {
             (RestoreChoice::Path(path), _) => Some(path.clone()),
             (RestoreChoice::Latest, Some(origin)) => Some(origin.path),
             _ => None,
@@ -187,14 +219,14 @@ impl Coordinator {
         }
     }
 
-    pub(super) fn restore_read(&mut self, result: Result<FoundManifest, String>) {
+    pub(super) fn restore_read(&mut self, _path: &str, result: Result<FoundManifest, String>) {
         if !matches!(self.stage, Stage::Pointing) {
             return;
         }
         match result {
             Ok(found) => {
                 let origin = self.head.as_ref().and_then(|head| head.origin.as_ref());
-                let by_head = self.config.from == RestoreChoice::Latest;
+                let by_head = self.from() == RestoreChoice::Latest;
                 if let Some(origin) = origin.filter(|o| by_head && o.sha256 != found.sha256) {
                     let why = format!("{} has changed since the job began from it", origin.path);
                     return self.refuse(why);
@@ -209,22 +241,29 @@ impl Coordinator {
     /// Everything is read: refuse, end, or claim.
     fn decide(&mut self) {
         let phase = self.head.as_ref().map(|head| head.phase);
-        let resumes = self.config.from == RestoreChoice::Latest;
+        let resumes = self.from() == RestoreChoice::Latest;
         match phase {
-            Some(Phase::Finished) if resumes => return self.end(Outcome::FinishedBefore),
+            Some(Phase::Finished) if resumes => return self.rest(Outcome::FinishedBefore),
             Some(Phase::Moved) => return self.refuse(Refusal::Gone("moved").to_string()),
             Some(Phase::Deleted) => return self.refuse(Refusal::Gone("deleted").to_string()),
             Some(Phase::Suspended | Phase::Failed | Phase::Finished) | None
-                if self.config.desired == Desired::Stopped =>
+                if self.config.desired == Desired::Suspended =>
             {
-                return self.end(Outcome::Suspended);
+                return self.rest(Outcome::Suspended);
+            }
+            Some(Phase::Suspended | Phase::Failed) if !self.is_local() && !self.is_edited() => {
+                let cause = self.head.as_ref().and_then(|head| head.cause.clone());
+                return self.rest(match phase {
+                    Some(Phase::Failed) => Outcome::Failed(cause.unwrap_or_default()),
+                    _ => Outcome::Suspended,
+                });
             }
             _ => {}
         }
         match self.check() {
             Ok(abandon) => {
                 self.abandon = abandon;
-                self.claim();
+                self.stage = Stage::Waiting(self.now);
             }
             Err(refusal) => self.refuse(refusal.to_string()),
         }
@@ -241,7 +280,8 @@ impl Coordinator {
         {
             preflight::check_pending(&self.config, manifest)?;
         }
-        match &self.config.from {
+        let from = self.from();
+        match &from {
             RestoreChoice::Latest => {
                 let origin = self.external.as_ref().map(|found| &found.manifest);
                 match latest_manifest.or(origin) {
@@ -249,27 +289,39 @@ impl Coordinator {
                     None => Ok(None),
                 }
             }
-            RestoreChoice::None => Ok(head.is_some().then(Abandon::default)),
-            RestoreChoice::Path(path) => {
-                let Some(found) = &self.external else { return Ok(None) };
-                preflight::check_base(&self.config, &found.manifest)?;
-                match preflight::pointed(self.job(), head, &found.manifest)? {
-                    Pointed::Own(at) => {
-                        preflight::check_pending(&self.config, &found.manifest)?;
-                        let latest = head.and_then(|head| head.checkpoints().nth(at)).cloned();
-                        Ok(Some(Abandon { latest, origin: None }))
-                    }
-                    Pointed::Savepoint => {
-                        let (path, sha256) = (path.clone(), found.sha256.clone());
-                        Ok(Some(Abandon { latest: None, origin: Some(Origin { path, sha256 }) }))
-                    }
-                }
+            // Of a numbered wish it is recorded that it was obeyed.
+            RestoreChoice::None => Ok((head.is_some() || !self.is_local()).then(Abandon::default)),
+            RestoreChoice::Path(path) => match &self.external {
+                Some(found) => self.abandon_for(path, found).map(Some),
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// Where a start from what was found at `path` goes.
+    pub(super) fn abandon_for(
+        &self,
+        path: &str,
+        found: &FoundManifest,
+    ) -> Result<Abandon, Refusal> {
+        let head = self.head.as_ref();
+        preflight::check_base(&self.config, &found.manifest)?;
+        match preflight::pointed(self.job(), head, &found.manifest)? {
+            Pointed::Own(at) => {
+                preflight::check_pending(&self.config, &found.manifest)?;
+                let latest = head.and_then(|head| head.checkpoints().nth(at)).cloned();
+                Ok(Abandon { latest, origin: None })
+            }
+            Pointed::Savepoint => {
+                let (path, sha256) = (path.to_owned(), found.sha256.clone());
+                Ok(Abandon { latest: None, origin: Some(Origin { path, sha256 }) })
             }
         }
     }
 
     /// Appends a claim of the next attempt. Every job-wide restart is one.
     pub(super) fn claim(&mut self) {
+        self.adopt_for_claim();
         let mut record = self.next_record();
         record.attempt = Attempt(record.attempt.0 + 1);
         record.config = self.config.config.clone();
@@ -325,6 +377,7 @@ impl Coordinator {
                 retained: Vec::new(),
                 pins: Vec::new(),
                 restart: RestartBudget::default(),
+                restore_nonce: 0,
             },
         }
     }

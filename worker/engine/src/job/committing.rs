@@ -6,7 +6,7 @@ use crate::coordinator::CommitOutcome;
 use crate::data::{Fail, Res};
 use crate::graph::Graph;
 use crate::runtime::slot::panic_text;
-use millrace_protocol::ids::{JobUid, Uid};
+use millrace_protocol::ids::{Attempt, JobUid, Uid};
 use millrace_protocol::manifest::{CommitId, PendingCommit};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -53,11 +53,16 @@ impl Committers {
     }
 
     /// Removes what earlier attempts staged and nothing lists.
-    pub fn abort_others(&self, job: &JobUid, sinks: &[(Uid, Vec<PendingCommit>)]) -> Res {
+    pub fn abort_others(
+        &self,
+        job: &JobUid,
+        attempt: Attempt,
+        sinks: &[(Uid, Vec<PendingCommit>)],
+    ) -> Res {
         self.with(job, |made| {
             for (uid, keep) in sinks {
                 if let Some(control) = made.get_mut(uid) {
-                    control.abort_others(keep)?;
+                    control.abort_others(attempt, keep)?;
                 }
             }
             Ok(())

@@ -22,6 +22,8 @@ pub struct Status {
     pub attempt: Option<Attempt>,
     /// Whether its tasks run.
     pub running: bool,
+    /// The generation of the configuration that they were started with.
+    pub generation: Option<u64>,
     /// The newest complete checkpoint, and when it completed.
     pub checkpoint: Option<(CheckpointReport, Instant)>,
     /// The last failures, newest last.

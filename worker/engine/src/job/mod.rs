@@ -14,10 +14,12 @@ mod deploy;
 mod handle;
 pub mod order;
 mod program;
+mod proposed;
 mod restore;
 mod shell;
 
-pub use handle::{Handle, Stats, Status};
+pub use handle::{FailureNote, Handle, Stats, Status};
+pub use proposed::Proposed;
 pub use shell::{JobError, Lead, lead, run, run_owned};
 
 use crate::connector::DeadLetters;

@@ -1,18 +1,18 @@
 //! Carries out what the coordinator wants, and tells it what happened.
 
 use crate::coordinator::{
-    self, Base, Config, Coordinator, Desired, Effect, Event, Failure, Level, Note, Outcome,
-    RestoreChoice,
+    self, Base, ClaimRule, Config, Coordinator, Desired, Effect, Event, Existing, Failure, Level,
+    Note, Outcome, ProgramSpec, Proposal, RestoreChoice, Verdict, WorkerId,
 };
 use crate::graph::Graph;
 use crate::job::agent::{Agent, AgentSpec};
 use crate::job::check;
 use crate::job::committing::Committers;
 use crate::job::crew::{Heard, Member};
-use crate::job::deploy::slots;
-use crate::job::handle::{Handle, Msg, Shared, lock};
+use crate::job::handle::{FailureNote, Handle, Msg, Shared, lock};
 use crate::job::order::{BaseOrder, DeployOrder, Order, Peer, Word};
-use crate::job::program::{check_shapes, describe};
+use crate::job::program::{check_shapes, default_parallelism, describe};
+use crate::job::proposed::Proposed;
 use crate::job::{JobOptions, WrapStore, savepoint_store};
 use crate::runtime::pool::Pool;
 use crate::runtime::snapshot::Barrier;
@@ -20,8 +20,9 @@ use crate::runtime::source::wall_clock;
 use crate::store::directory::DirectoryStore;
 use crate::store::lock::OwnerLock;
 use crate::store::{ObjectStore, probe};
+use millrace_protocol::config::Live;
 use millrace_protocol::head::{ConfigRef, Owner};
-use millrace_protocol::ids::{Attempt, JobUid, Slot};
+use millrace_protocol::ids::{Attempt, JobUid};
 use millrace_protocol::manifest::Manifest;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -69,7 +70,8 @@ pub fn run_owned(
     let agent = local_agent(handle, &options, &store, &process)?;
     handle.joined(Member {
         peer: Peer { ordinal: 0, process: process.clone(), exchange: String::new() },
-        slots: slots(&handle.graph, options.parallelism),
+        // Room for whatever the job needs.
+        slots: u16::MAX,
         link: Box::new(agent.link()),
         watch: Some(agent.watch()),
     });
@@ -78,7 +80,7 @@ pub fn run_owned(
         process: std::process::id(),
         address: "local".to_owned(),
     };
-    let outcome = lead(handle, options, store, Lead { owner });
+    let outcome = lead(handle, options, store, Lead::local(owner));
     drop(agent);
     // Held until here: one live process per directory.
     drop(owner_lock);
@@ -89,6 +91,30 @@ pub fn run_owned(
 pub struct Lead {
     /// The process that leads it.
     pub owner: Owner,
+    /// What the job should be, numbered; none: what the options say counts, each time.
+    pub proposed: Option<Proposed>,
+    /// When the job may be claimed.
+    pub claim: ClaimRule,
+    /// How often others must see that the owner lives.
+    pub keepalive: Option<Duration>,
+    /// What to do with a home that is another job's.
+    pub existing: Existing,
+    /// Whether to stay when the job has come to an end, and go on when told to.
+    pub stays: bool,
+}
+
+impl Lead {
+    /// Of a process that holds the lock of a storage directory.
+    pub fn local(owner: Owner) -> Self {
+        Self {
+            owner,
+            proposed: None,
+            claim: ClaimRule::Confirmed,
+            keepalive: None,
+            existing: Existing::Same,
+            stays: false,
+        }
+    }
 }
 
 /// Leads a job whose workers say through `handle` that they are there, until it ends;
@@ -108,8 +134,7 @@ pub fn lead(
     probe(store.as_ref(), &format!("{:016x}", rng.u64(..)))
         .map_err(|e| JobError::User(e.to_string()))?;
     let program = describe(&handle.graph, options.parallelism, max);
-    let count = slots(&handle.graph, options.parallelism);
-    let config = Config {
+    let mut config = Config {
         owner: lead.owner,
         config: ConfigRef {
             generation: 0,
@@ -117,8 +142,15 @@ pub fn lead(
             program: program.fingerprint.clone(),
         },
         program,
-        slots: (0..count).map(Slot).collect(),
+        body: Arc::from([]),
+        workers: 1,
+        claim: lead.claim,
+        keepalive: lead.keepalive,
+        stays: lead.stays,
+        existing: lead.existing,
+        cluster: String::new(),
         from: options.from.clone(),
+        restore: None,
         desired: Desired::Running,
         allow_unclaimed_state: options.allow_unclaimed_state,
         checkpoints: options.checkpoints.clone(),
@@ -131,6 +163,9 @@ pub fn lead(
         sweep_every: Duration::from_secs(3600),
         block: Config::BLOCK,
     };
+    if let Some(proposed) = &lead.proposed {
+        proposed.configure(&mut config, &handle.graph, max).map_err(JobError::User)?;
+    }
     let mut shell = Shell {
         coordinator: Coordinator::new(config),
         committers: Committers::new(&handle.graph),
@@ -144,6 +179,8 @@ pub fn lead(
         begun: Instant::now(),
         base: None,
         refused: None,
+        answers: Vec::new(),
+        proposed: lead.proposed,
         rng,
         options,
     };
@@ -191,6 +228,9 @@ struct Shell {
     base: Option<(Arc<Manifest>, Arc<dyn ObjectStore>, PathBuf)>,
     /// What only the user can mend.
     refused: Option<String>,
+    /// Who waits for the answer to a proposal, by its generation.
+    answers: Vec<(u64, Box<dyn FnOnce(Verdict) + Send>)>,
+    proposed: Option<Proposed>,
     rng: fastrand::Rng,
     options: JobOptions,
 }
@@ -206,8 +246,8 @@ impl Shell {
                     None => continue,
                 },
             };
-            if let Event::TaskFailed { failure, .. } = &event {
-                self.note_failure(failure);
+            if let Event::TaskFailed { attempt, failure } = &event {
+                self.note_failure(Some(*attempt), None, failure);
                 if let Some(why) = self.damage() {
                     self.refused.get_or_insert(why);
                     next = Some(std::mem::replace(&mut event, Event::Cancel));
@@ -262,28 +302,64 @@ impl Shell {
                     slots = member.slots,
                     "a worker is there"
                 );
-                let replaced = lock(&self.shared).crew.join(member)?;
-                self.lost(ordinal, &replaced.peer.process, "another process took its place")
+                let slots = member.slots;
+                if let Some(replaced) = lock(&self.shared).crew.join(member)
+                    && let Some(joined) = self.gone(ordinal, &replaced.peer.process)
+                {
+                    let _ = self.tell.send(Msg::Event(joined));
+                }
+                // It takes the place of the one before.
+                Some(Event::WorkerJoined { worker: WorkerId { ordinal, process }, slots })
             }
             Msg::Lost(ordinal, process, cause) => {
+                tracing::warn!(worker = ordinal, process, cause, "a worker is lost");
+                if let Some(attempt) = lock(&self.shared).crew.runs(ordinal, &process) {
+                    let cause = format!("worker {ordinal} is lost: {cause}");
+                    let failure = Failure { operator: None, subtask: None, cause };
+                    self.note_failure(Some(attempt), Some(ordinal), &failure);
+                }
                 lock(&self.shared).crew.lose(ordinal, &process)?;
-                self.lost(ordinal, &process, &cause)
+                if let Some(joined) = self.gone(ordinal, &process) {
+                    let _ = self.tell.send(Msg::Event(joined));
+                }
+                Some(Event::WorkerLost { worker: WorkerId { ordinal, process }, cause })
             }
+            Msg::Look(look) => {
+                look(self.coordinator.status());
+                None
+            }
+            Msg::Propose(live, overrides, answer) => self.propose(&live, overrides, answer),
         }
     }
 
-    /// A process is lost.
-    fn lost(&self, ordinal: u16, process: &str, cause: &str) -> Option<Event> {
-        tracing::warn!(worker = ordinal, process, cause, "a worker is lost");
-        let crew = &mut lock(&self.shared).crew;
-        if let Some(attempt) = crew.runs(ordinal, process) {
-            let cause = format!("worker {ordinal} is lost: {cause}");
-            let failure = Failure { operator: None, subtask: None, cause };
-            let _ = crew.gone(ordinal, process);
-            return Some(Event::TaskFailed { attempt, failure });
-        }
-        let attempt = crew.gone(ordinal, process)?;
+    /// A process is gone: whether the attempt that is being stopped has nobody left.
+    fn gone(&self, ordinal: u16, process: &str) -> Option<Event> {
+        let attempt = lock(&self.shared).crew.gone(ordinal, process)?;
         Some(Event::SlotsJoined { attempt })
+    }
+
+    fn propose(
+        &mut self,
+        live: &Live,
+        overrides: bool,
+        answer: Box<dyn FnOnce(Verdict) + Send>,
+    ) -> Option<Event> {
+        let max = self.options.max_parallelism;
+        let made = match &self.proposed {
+            Some(proposed) => proposed.proposal(live, &self.graph, max),
+            None => Err("this job was started with a command line, which counts".to_owned()),
+        };
+        match made {
+            Ok(proposal) => {
+                self.answers.push((live.generation, answer));
+                let proposal = Box::new(Proposal { overrides, ..proposal });
+                Some(Event::Propose { proposal })
+            }
+            Err(why) => {
+                answer(Verdict::Invalid(why));
+                None
+            }
+        }
     }
 
     /// What a worker's process has said.
@@ -305,6 +381,8 @@ impl Shell {
             Heard::Nothing => None,
             Heard::Deployed(attempt) => {
                 shared.status.running = true;
+                let head = self.coordinator.head();
+                shared.status.generation = head.map(|head| head.config.generation);
                 Some(Event::TasksDeployed { attempt })
             }
             Heard::InputEnded(attempt) => Some(Event::InputEnded { attempt }),
@@ -328,10 +406,16 @@ impl Shell {
         (!running).then(|| check::damage(manifest, store, root)).flatten()
     }
 
-    fn note_failure(&self, failure: &Failure) {
+    fn note_failure(&self, attempt: Option<Attempt>, worker: Option<u16>, failure: &Failure) {
         let mut shared = lock(&self.shared);
         let failures = &mut shared.status.failures;
-        failures.push(failure.to_string());
+        failures.push(FailureNote {
+            at_ms: wall_clock(),
+            attempt,
+            worker,
+            operator: failure.operator.clone(),
+            message: failure.to_string(),
+        });
         if failures.len() > 10 {
             failures.remove(0);
         }
@@ -357,7 +441,8 @@ impl Shell {
             Effect::ReadRestore { path } => {
                 let send = self.send();
                 self.pool.spawn("restore", move || {
-                    send(Event::RestoreRead { result: coordinator::export::find(&path) });
+                    let result = coordinator::export::find(&path);
+                    send(Event::RestoreRead { path, result });
                 });
             }
             Effect::Commit(batch, items) => {
@@ -369,13 +454,26 @@ impl Shell {
             Effect::AbortOthers { attempt, sinks } => {
                 let (send, committers, job) = (self.send(), self.committers.clone(), self.job());
                 self.pool.spawn("commit", move || {
-                    let result = committers.abort_others(&job, &sinks);
+                    let result = committers.abort_others(&job, attempt, &sinks);
                     let result = result.map_err(|e| e.to_string());
                     send(Event::OthersAborted { attempt, result });
                 });
             }
-            Effect::Deploy { attempt, base } => {
-                if let Err(cause) = self.deploy(attempt, base) {
+            Effect::ProposalAnswered { generation, verdict } => {
+                if let Some(at) = self.answers.iter().position(|(of, _)| *of == generation) {
+                    (self.answers.remove(at).1)(verdict);
+                }
+            }
+            Effect::ReadConfig { config, body } => {
+                let max = self.options.max_parallelism;
+                let result = match &self.proposed {
+                    Some(proposed) => proposed.read(&config, &body, &self.graph, max),
+                    None => Err("this process was started with a command line".to_owned()),
+                };
+                self.send()(Event::ConfigRead { config, result: result.map(Box::new) });
+            }
+            Effect::Deploy { attempt, base, program, placement } => {
+                if let Err(cause) = self.deploy(attempt, base, &program, &placement) {
                     let failure = Failure { operator: None, subtask: None, cause };
                     self.send()(Event::TaskFailed { attempt, failure });
                 }
@@ -425,7 +523,13 @@ impl Shell {
         self.coordinator.job().clone()
     }
 
-    fn deploy(&mut self, attempt: Attempt, base: Option<Base>) -> Result<(), String> {
+    fn deploy(
+        &mut self,
+        attempt: Attempt,
+        base: Option<Base>,
+        program: &ProgramSpec,
+        placement: &[WorkerId],
+    ) -> Result<(), String> {
         self.base = None;
         let base = match base {
             None => None,
@@ -442,15 +546,14 @@ impl Shell {
                 Some(BaseOrder { manifest, files })
             }
         };
-        let count = slots(&self.graph, self.options.parallelism);
         let job = self.job();
         let order = DeployOrder {
             job: job.clone(),
             attempt,
-            parallelism: self.options.parallelism,
+            parallelism: default_parallelism(&self.graph, program),
             max_parallelism: self.options.max_parallelism,
             base,
-            placement: vec![0; usize::from(count)],
+            placement: placement.iter().map(|worker| worker.ordinal).collect(),
             peers: Vec::new(),
             token: (0..32).map(|_| self.rng.u8(..)).collect(),
         };

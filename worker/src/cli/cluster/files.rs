@@ -40,7 +40,8 @@ impl Files {
 
     /// Makes the directory, which is the user's alone, and all files but the leader's.
     pub fn write(&self, revision: &Revision, live: &Live, token: &Token) -> Result<(), Trouble> {
-        let bad = |error: io::Error| Trouble::user(format!("cannot use {}: {error}", self.0.display()));
+        let bad =
+            |error: io::Error| Trouble::user(format!("cannot use {}: {error}", self.0.display()));
         match fs::DirBuilder::new().mode(0o700).recursive(true).create(&self.0) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(bad(error)),
             _ => {}
@@ -62,7 +63,9 @@ impl Files {
         let path = self.live();
         let name = path.display().to_string();
         let bytes = fs::read(&path).map_err(|error| {
-            Trouble::user(format!("cannot read {name}: {error}: does a job with --workers run here?"))
+            Trouble::user(format!(
+                "cannot read {name}: {error}: does a job with --workers run here?"
+            ))
         })?;
         Live::decode(&name, &bytes).map_err(Trouble::user)
     }

@@ -44,8 +44,9 @@ pub fn rescale(
     live.workers = workers;
     live.parallelism = parallelism;
     let bytes = live.encode().map_err(Trouble::failed)?;
-    replace(&files.live(), &bytes)
-        .map_err(|error| Trouble::user(format!("cannot write {}: {error}", files.live().display())))?;
+    replace(&files.live(), &bytes).map_err(|error| {
+        Trouble::user(format!("cannot write {}: {error}", files.live().display()))
+    })?;
     let begun = Instant::now();
     while begun.elapsed() < PATIENCE {
         // Between two processes that lead, nobody answers.

@@ -11,9 +11,10 @@ use crate::cli::trouble::Trouble;
 use crate::cli::view::{Doing, View};
 use crate::cli::{FAILED, USER_ERROR, run};
 use millrace_cluster::token::Token;
+use millrace_engine::coordinator::RestoreChoice;
 use millrace_protocol::config::{
     Backend, CONFIG_FORMAT, CheckpointSettings, DesiredState, ExchangeSecurity, Live,
-    OnExistingState, RestartSettings, Revision, Storage,
+    OnExistingState, RestartSettings, RestoreFrom, Revision, Storage,
 };
 use millrace_protocol::ids::JobUid;
 use rustix::process::{Pid, Signal, kill_process};
@@ -111,9 +112,9 @@ fn configuration(
     workers: u16,
 ) -> Result<(Revision, Live), Trouble> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let wanted = options.parallelism.unwrap_or_else(|| {
-        workers.max(u16::try_from(cores).unwrap_or(u16::MAX))
-    });
+    let wanted = options
+        .parallelism
+        .unwrap_or_else(|| workers.max(u16::try_from(cores).unwrap_or(u16::MAX)));
     let slots = options.slots_per_worker.unwrap_or_else(|| wanted.div_ceil(workers));
     if u32::from(wanted) > u32::from(slots) * u32::from(workers) {
         return Err(Trouble::user(format!(
@@ -136,6 +137,12 @@ fn configuration(
         on_existing_state: OnExistingState::Resume,
     };
     let generation = u64::try_from(millrace_engine::runtime::source::wall_clock()).unwrap_or(0);
+    // Obeyed once: the number grows with every run.
+    let restore = match run::origin(&options.from)? {
+        RestoreChoice::Latest => None,
+        RestoreChoice::None => Some(RestoreFrom { nonce: generation, path: None }),
+        RestoreChoice::Path(path) => Some(RestoreFrom { nonce: generation, path: Some(path) }),
+    };
     let live = Live {
         format: CONFIG_FORMAT,
         // Above that of every earlier run.
@@ -146,7 +153,7 @@ fn configuration(
         desired: DesiredState::Running,
         checkpoint: CheckpointSettings::default(),
         restart: RestartSettings::default(),
-        restore: None,
+        restore,
     };
     Ok((revision, live))
 }

@@ -2,18 +2,19 @@
 
 use crate::cli::cluster::files::replace;
 use crate::cli::options::{RunOptions, parse_duration};
+use crate::cli::run;
+use crate::cli::screen::Screen;
 use crate::cli::server::{Running, serve};
 use crate::cli::trouble::Trouble;
-use crate::cli::run;
 use clap::Args;
 use millrace_cluster::Heartbeat;
 use millrace_cluster::process::{Leader, Process, ProcessSpec};
 use millrace_cluster::token::Token;
 use millrace_connectors::DeadLetterFile;
 use millrace_engine::api::env::Env;
-use millrace_engine::coordinator::{ClaimRule, Existing};
+use millrace_engine::coordinator::Existing;
 use millrace_engine::data::Res;
-use millrace_engine::job::{JobOptions, Lead, OwnedBy, Proposed};
+use millrace_engine::job::{JobOptions, Lead, Proposed};
 use millrace_engine::store::{DirectoryStore, ObjectStore, OwnerLock};
 use millrace_protocol::config::{Live, OnExistingState, Revision, Storage};
 use millrace_protocol::head::Owner;
@@ -22,7 +23,7 @@ use signal_hook::consts::SIGTERM;
 use signal_hook::iterator::Signals;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How often a file that others write is looked at.
@@ -142,7 +143,9 @@ pub fn worker(
     let process = Process::start(spec).map_err(Trouble::failed)?;
     let Some(lock) = owned else {
         let mut signals = Signals::new([SIGTERM]).map_err(Trouble::failed)?;
-        process.serve(|| drop(signals.forever().next()));
+        process.serve(|| {
+            let _ = signals.forever().next();
+        });
         return Ok(());
     };
     if let Some(file) = &options.leader_file {
@@ -150,27 +153,42 @@ pub fn worker(
             .map_err(|e| Trouble::user(format!("cannot write {}: {e}", file.display())))?;
     }
     let handle = process.handle().clone();
-    let running =
-        Arc::new(Running::new(handle.clone(), &revision.name, Some(&storage), letters));
-    let socket = serve(&running, &storage);
-    if let Err(error) = &socket {
-        tracing::warn!(%error, "no control socket: savepoint, status and stop cannot reach this job");
-    }
-    run::stop_on_signals(&running, &Arc::default(), &Default::default(), socket.ok())
+    let running = Arc::new(Running::new(handle.clone(), &revision.name, Some(&storage), letters));
+    let socket = match serve(&running, &storage) {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            tracing::warn!(%error, "no control socket: savepoint, status and stop cannot reach this job");
+            None
+        }
+    };
+    let leftovers = Arc::new(Mutex::new(socket));
+    run::stop_on_signals(&running, &leftovers, &Screen::default())
         .map_err(|e| Trouble::failed(format!("cannot listen for signals: {e}")))?;
     watch(&options.live, live.clone(), handle);
+    let owner = Owner {
+        pod: std::env::var("MILLRACE_POD_UID").unwrap_or_else(|_| "local".to_owned()),
+        process: std::process::id(),
+        address: process.address().to_owned(),
+    };
+    let policies = run_options.map(|run| (run.checkpoints(), run.restart.clone()));
+    let existing = match run_options {
+        Some(_) => Existing::Same,
+        None => existing(revision),
+    };
     let lead = Lead {
-        owner: Owner {
-            pod: std::env::var("MILLRACE_POD_UID").unwrap_or_else(|_| "local".to_owned()),
-            process: std::process::id(),
-            address: process.address().to_owned(),
-        },
-        proposed: Some(Proposed { live, revision: revision.clone(), policies: None }),
-        owned: OwnedBy { claim: ClaimRule::Confirmed, existing: existing(revision) },
+        proposed: Some(Proposed {
+            revision: revision.clone(),
+            live,
+            policies,
+            same_job: run_options.is_some(),
+        }),
+        existing,
+        ..Lead::local(owner)
     };
     let told = run::tell(process.lead(lead));
     running.set_over();
     running.ended(told.as_ref().map(|how| (*how).to_owned()).map_err(ToString::to_string));
+    drop(leftovers);
     drop(lock);
     told.map(drop)
 }

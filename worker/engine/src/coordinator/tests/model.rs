@@ -12,6 +12,7 @@ use millrace_protocol::ids::{Attempt, JobUid, Slot, Uid};
 use millrace_protocol::keygroup::MaxParallelism;
 use millrace_protocol::manifest::*;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub const SLOTS: u64 = 2;
@@ -48,8 +49,15 @@ pub fn config(process: u32, seed: u64) -> Config {
             operators: vec![source, spec("sink", Role::Sink)],
             committers: Vec::new(),
         },
-        slots: (0..SLOTS as u16).map(Slot).collect(),
+        body: Arc::from([]),
+        workers: 2,
+        claim: ClaimRule::Confirmed,
+        keepalive: None,
+        stays: false,
+        existing: Existing::Same,
+        cluster: String::new(),
         from: RestoreChoice::Latest,
+        restore: None,
         desired: Desired::Running,
         allow_unclaimed_state: false,
         checkpoints: CheckpointPolicy {
@@ -156,6 +164,8 @@ impl Model {
             paused: 0,
         };
         node.step(Event::Start);
+        let worker = WorkerId { ordinal: 0, process: "p".into() };
+        node.step(Event::WorkerJoined { worker, slots: 4 });
         self.nodes.push(node);
     }
 
@@ -319,7 +329,7 @@ impl Model {
         let node = &mut self.nodes[at];
         let Some(effect) = node.control.pop_front() else { return };
         match effect {
-            Effect::Deploy { attempt, base } => {
+            Effect::Deploy { attempt, base, .. } => {
                 let owner = self.world.head().is_some_and(|head| head.attempt == attempt);
                 let event = match deploy(&self.world, attempt, base) {
                     Ok(tasks) if !fails => {

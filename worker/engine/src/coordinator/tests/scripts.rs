@@ -35,6 +35,8 @@ impl Place {
         let (store, now) = (Arc::clone(&self.store), Duration::from_secs(100));
         let mut job = Job { coordinator: Coordinator::new(config), store, now, effects: vec![] };
         job.tell(Event::Start);
+        let worker = WorkerId { ordinal: 0, process: "p".into() };
+        job.tell(Event::WorkerJoined { worker, slots: 4 });
         job
     }
 
@@ -455,13 +457,13 @@ fn a_savepoint_is_pinned_exported_once_committed_and_restored_elsewhere() {
     let from = RestoreChoice::Path("t/s1".into());
     let mut fork = elsewhere.job(Config { from, fresh_job: JobUid::from("fork"), ..config(2, 0) });
     fork.take(|e| matches!(e, Effect::ReadRestore { .. }).then_some(())).unwrap();
-    fork.tell(Event::RestoreRead { result: Ok(found()) });
+    fork.tell(Event::RestoreRead { path: String::new(), result: Ok(found()) });
     assert_eq!(fork.recover().unwrap().files, FilesIn::Savepoint("t/s1".into()));
     drop(fork);
     // The head remembers where it began until it has a checkpoint of its own.
     let mut fork = elsewhere.job(config(3, 0));
     fork.take(|e| matches!(e, Effect::ReadRestore { .. }).then_some(())).unwrap();
-    fork.tell(Event::RestoreRead { result: Ok(found()) });
+    fork.tell(Event::RestoreRead { path: String::new(), result: Ok(found()) });
     assert_eq!(fork.recover().unwrap().files, FilesIn::Savepoint("t/s1".into()));
     fork.later(1);
     assert_eq!(fork.barrier(), (CheckpointId(1), None, BarrierKind::Periodic));
@@ -511,14 +513,14 @@ fn whoever_is_fenced_stops_and_touches_nothing() {
     let mut new = place.running(config(2, 0));
     let before = new.data();
     old.acknowledge(first, "a");
-    assert_eq!(old.outcome(), Some(Outcome::Fenced));
+    assert!(matches!(old.outcome(), Some(Outcome::Fenced(Some(_)))));
     assert_eq!(old.commit(), payloads(&[]));
     assert!(before.iter().all(|key| new.data().contains(key)));
     assert_eq!(new.outcome(), None);
     // A rare writer learns it from the watch.
     let mut newest = place.running(config(3, 0));
     new.later(10);
-    assert_eq!(new.outcome(), Some(Outcome::Fenced));
+    assert!(matches!(new.outcome(), Some(Outcome::Fenced(Some(_)))));
     assert_eq!(newest.outcome(), None);
 }
 
@@ -597,7 +599,7 @@ fn a_checkpoint_of_another_job_is_refused() {
         let from = RestoreChoice::Path("p".into());
         let mut job = place.job(Config { from, ..config(2, 0) });
         let found = FoundManifest { manifest: Arc::new(manifest.clone()), sha256: "x".into() };
-        job.tell(Event::RestoreRead { result: Ok(found) });
+        job.tell(Event::RestoreRead { path: String::new(), result: Ok(found) });
         job
     };
     assert_eq!(ask(&manifest).recover().unwrap().manifest.checkpoint, CheckpointId(1));
