@@ -11,6 +11,7 @@ use crate::wire::{self, Registration};
 use crate::{Heartbeat, MAX_MESSAGE};
 use millrace_engine::coordinator::Outcome;
 use millrace_engine::data::{Fail, Res};
+use millrace_engine::exchange::{Listener, Security};
 use millrace_engine::graph::Graph;
 use millrace_engine::job::agent::{Agent, AgentSpec};
 use millrace_engine::job::crew::Member;
@@ -102,23 +103,27 @@ impl Process {
             .thread_name("millrace-net")
             .enable_all()
             .build()?;
+        let exchange = Listener::bind(spec.exchange, Security::Plain)?;
+        let host = spec.host.clone();
+        let reached = |bound: SocketAddr| match &host {
+            Some(host) => format!("{host}:{}", bound.port()),
+            None => bound.to_string(),
+        };
         let me = Me {
             ordinal: spec.ordinal,
             process: process.clone(),
             slots: spec.slots,
-            exchange: String::new(),
+            exchange: reached(exchange.address()),
             fingerprint: spec.graph.fingerprint(),
         };
         let handle = Handle::of(Arc::clone(&spec.graph));
         let mouth = Mouth::default();
-        let agent = Arc::new(start_agent(&spec, &handle, &me, &mouth)?);
+        let agent = Arc::new(start_agent(&spec, &handle, &me, &mouth, exchange)?);
         let links = Links::new(handle.clone(), process, spec.token.clone(), spec.heartbeat);
         let listener = runtime
             .block_on(TcpListener::bind(spec.listen))
             .map_err(|error| Fail::from(format!("cannot listen on {}: {error}", spec.listen)))?;
-        let bound = listener.local_addr()?;
-        let host = spec.host.clone().unwrap_or_else(|| bound.ip().to_string());
-        let address = format!("{host}:{}", bound.port());
+        let address = reached(listener.local_addr()?);
         let hold = Hold::new(me.clone(), Arc::clone(&agent), mouth, spec.heartbeat);
         let (token, leads) = (spec.token.clone(), spec.ordinal == 0);
         let control = Control::new(handle.clone(), links.clone(), spec.revision.clone());
@@ -178,12 +183,20 @@ impl Process {
     }
 }
 
-fn start_agent(spec: &ProcessSpec, handle: &Handle, me: &Me, mouth: &Mouth) -> Res<Agent> {
+fn start_agent(
+    spec: &ProcessSpec,
+    handle: &Handle,
+    me: &Me,
+    mouth: &Mouth,
+    exchange: Arc<Listener>,
+) -> Res<Agent> {
     let agent = AgentSpec {
         ordinal: spec.ordinal,
         graph: Arc::clone(&spec.graph),
         options: spec.options.clone(),
         store: Arc::clone(&spec.store),
+        process: me.process.clone(),
+        listener: Some(exchange),
         stop_within: Some(STOP_WITHIN),
     };
     if spec.ordinal == 0 {

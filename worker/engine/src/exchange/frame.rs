@@ -183,6 +183,7 @@ pub fn barrier_bytes(barrier: &Barrier) -> Vec<u8> {
         BarrierKind::Stop(StopMode::Suspend) => 2,
         BarrierKind::Stop(StopMode::Drain) => 3,
         BarrierKind::Final => 4,
+        BarrierKind::Rescale => 5,
     });
     out
 }
@@ -200,6 +201,7 @@ pub fn barrier_of(bytes: &[u8]) -> Coded<Barrier> {
         2 => BarrierKind::Stop(StopMode::Suspend),
         3 => BarrierKind::Stop(StopMode::Drain),
         4 => BarrierKind::Final,
+        5 => BarrierKind::Rescale,
         other => return Err(CodecError::Tag(u32::from(other), "kind of barrier")),
     };
     ended(&reader)?;

@@ -7,11 +7,13 @@
 
 use crate::coordinator::{Failure, FilesIn};
 use crate::data::{Fail, Res};
+use crate::exchange::{Listener, Peer, Token};
 use crate::graph::Graph;
 use crate::job::JobOptions;
 use crate::job::crew::Link;
 use crate::job::deploy::{DeploySpec, Deployment, Registry};
 use crate::job::order::{Counters, DeployOrder, Order, Word};
+use crate::job::placement::Placement;
 use crate::runtime::pool::Pool;
 use crate::runtime::slot::{Control, Tell};
 use crate::store::ObjectStore;
@@ -34,6 +36,10 @@ pub struct AgentSpec {
     pub options: JobOptions,
     /// The job's store.
     pub store: Arc<dyn ObjectStore>,
+    /// The nonce of its process.
+    pub process: String,
+    /// Where the exchange of other workers reaches it; `None`: it is the only one.
+    pub listener: Option<Arc<Listener>>,
     /// Slots that do not return in this time after they were told to stop are beyond
     /// help: the process is aborted, and whoever watches over it starts it again.
     pub stop_within: Option<Duration>,
@@ -218,7 +224,7 @@ impl Worker {
             graph: &self.spec.graph,
             options: &self.spec.options,
             order: &order,
-            ordinal: self.spec.ordinal,
+            placement: self.placement(&order)?,
             base,
             store: &self.spec.store,
             pool: &self.pool,
@@ -227,6 +233,36 @@ impl Worker {
         *self.watch.lock() = Some((attempt, deployment.metrics.clone()));
         self.deployment = Some(deployment);
         Ok(())
+    }
+
+    /// Where the slots are, unless all of them are here.
+    fn placement(&self, order: &DeployOrder) -> Res<Option<Placement>> {
+        let mine = self.spec.ordinal;
+        if order.placement.iter().all(|worker| *worker == mine) {
+            return Ok(None);
+        }
+        let Some(listener) = &self.spec.listener else {
+            return Err(Fail::from("this worker has no exchange, and others run slots"));
+        };
+        let token = <[u8; 32]>::try_from(order.token.as_slice())
+            .map_err(|_| Fail::from("the attempt's token is not of 32 bytes"))?;
+        let peer = |peer: &crate::job::order::Peer| Peer {
+            ordinal: peer.ordinal,
+            process: peer.process.clone(),
+            address: peer.exchange.clone(),
+        };
+        let me = Peer {
+            ordinal: mine,
+            process: self.spec.process.clone(),
+            address: listener.address().to_string(),
+        };
+        Ok(Some(Placement {
+            workers: order.placement.clone(),
+            me,
+            peers: order.peers.iter().map(peer).collect(),
+            listener: Arc::clone(listener),
+            token: Token(token),
+        }))
     }
 
     /// Stops what runs and waits for it.

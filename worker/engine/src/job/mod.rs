@@ -13,6 +13,7 @@ pub mod crew;
 mod deploy;
 mod handle;
 pub mod order;
+mod placement;
 mod program;
 mod proposed;
 mod restore;
@@ -51,6 +52,9 @@ pub struct JobOptions {
     pub allow_unclaimed_state: bool,
     /// Where bad rows go.
     pub dead_letters: Arc<dyn DeadLetters>,
+    /// Spreads the slots over so many workers that all live in this process and reach each
+    /// other over loopback: for tests of what lies between workers.
+    pub loopback: Option<u16>,
     /// Wraps the store: for tests that make it fail.
     pub wrap_store: Option<WrapStore>,
 }
@@ -81,6 +85,7 @@ impl JobOptions {
             restart: RestartPolicy::default(),
             allow_unclaimed_state: false,
             dead_letters: Arc::new(LogDeadLetters),
+            loopback: None,
             wrap_store: None,
         }
     }

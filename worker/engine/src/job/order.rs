@@ -3,7 +3,7 @@
 //! Within a process these are passed as they are; between processes they travel as
 //! postcard. Both ends run the same program, whose fingerprint was compared before.
 
-use crate::coordinator::{BarrierKind, Event, Failure, FilesIn, PreparedCommit, SlotSnapshot};
+use crate::coordinator::{Event, Failure, FilesIn, PreparedCommit, SlotSnapshot};
 use crate::graph::NodeId;
 use crate::runtime::metrics::NodeMetrics;
 use crate::runtime::slot::Report;
@@ -243,12 +243,6 @@ impl Word {
 }
 
 impl DeployOrder {
-    /// The slots that the worker `ordinal` runs.
-    pub fn slots_of(&self, ordinal: u16) -> Vec<Slot> {
-        let slots = (0..).map(Slot).zip(&self.placement);
-        slots.filter(|(_, worker)| **worker == ordinal).map(|(slot, _)| slot).collect()
-    }
-
     /// How many slots each worker runs.
     pub fn shares(&self) -> BTreeMap<u16, usize> {
         let mut shares = BTreeMap::new();
@@ -257,9 +251,4 @@ impl DeployOrder {
         }
         shares
     }
-}
-
-/// Whether a barrier stops the attempt.
-pub fn is_stop(kind: BarrierKind) -> bool {
-    matches!(kind, BarrierKind::Stop(_))
 }

@@ -1,6 +1,8 @@
 //! Numbered configurations: what a [`Live`] part means for a program.
 
-use crate::coordinator::{CheckpointPolicy, Config, Desired, Proposal, RestartPolicy, RestoreChoice};
+use crate::coordinator::{
+    CheckpointPolicy, Config, Desired, Proposal, RestartPolicy, RestoreChoice,
+};
 use crate::graph::Graph;
 use crate::job::program::describe;
 use millrace_protocol::config::{

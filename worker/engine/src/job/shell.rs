@@ -4,6 +4,7 @@ use crate::coordinator::{
     self, Base, ClaimRule, Config, Coordinator, Desired, Effect, Event, Existing, Failure, Level,
     Note, Outcome, ProgramSpec, Proposal, RestoreChoice, Verdict, WorkerId,
 };
+use crate::exchange::{Listener, Security};
 use crate::graph::Graph;
 use crate::job::agent::{Agent, AgentSpec};
 use crate::job::check;
@@ -24,6 +25,7 @@ use millrace_protocol::config::Live;
 use millrace_protocol::head::{ConfigRef, Owner};
 use millrace_protocol::ids::{Attempt, JobUid};
 use millrace_protocol::manifest::Manifest;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
@@ -67,21 +69,15 @@ pub fn run_owned(
     directory.remove_leftovers(&owner_lock).map_err(|e| JobError::User(e.to_string()))?;
     let store = wrap(&options.wrap_store, Arc::new(directory));
     let process = format!("{:016x}", fastrand::u64(..));
-    let agent = local_agent(handle, &options, &store, &process)?;
-    handle.joined(Member {
-        peer: Peer { ordinal: 0, process: process.clone(), exchange: String::new() },
-        // Room for whatever the job needs.
-        slots: u16::MAX,
-        link: Box::new(agent.link()),
-        watch: Some(agent.watch()),
-    });
+    let agents = local_agents(handle, &options, &store, &process)?;
     let owner = Owner {
         pod: format!("local-{process}"),
         process: std::process::id(),
         address: "local".to_owned(),
     };
-    let outcome = lead(handle, options, store, Lead::local(owner));
-    drop(agent);
+    let workers = options.loopback.unwrap_or(1);
+    let outcome = lead(handle, options, store, Lead { workers, ..Lead::local(owner) });
+    drop(agents);
     // Held until here: one live process per directory.
     drop(owner_lock);
     outcome
@@ -93,6 +89,8 @@ pub struct Lead {
     pub owner: Owner,
     /// What the job should be, numbered; none: what the options say counts, each time.
     pub proposed: Option<Proposed>,
+    /// How many workers there may be, where nothing is proposed.
+    pub workers: u16,
     /// When the job may be claimed.
     pub claim: ClaimRule,
     /// How often others must see that the owner lives.
@@ -109,6 +107,7 @@ impl Lead {
         Self {
             owner,
             proposed: None,
+            workers: 1,
             claim: ClaimRule::Confirmed,
             keepalive: None,
             existing: Existing::Same,
@@ -143,7 +142,7 @@ pub fn lead(
         },
         program,
         body: Arc::from([]),
-        workers: 1,
+        workers: lead.workers,
         claim: lead.claim,
         keepalive: lead.keepalive,
         stays: lead.stays,
@@ -187,23 +186,46 @@ pub fn lead(
     shell.run()
 }
 
-/// The agent of a job that runs in this process alone.
-fn local_agent(
+/// The agents of a job that runs in this process alone: one, with room for whatever the job
+/// needs, or several that reach each other over loopback.
+fn local_agents(
     handle: &Handle,
     options: &JobOptions,
     store: &Arc<dyn ObjectStore>,
     process: &str,
-) -> Result<Agent, JobError> {
-    let spec = AgentSpec {
-        ordinal: 0,
-        graph: Arc::clone(&handle.graph),
-        options: options.clone(),
-        store: Arc::clone(store),
-        stop_within: None,
-    };
-    let (to, process) = (handle.clone(), process.to_owned());
-    let speak = Arc::new(move |word| to.word(0, &process, word));
-    Agent::start(spec, speak).map_err(|error| JobError::Failed(error.to_string()))
+) -> Result<Vec<Agent>, JobError> {
+    let failed = |error: crate::data::Fail| JobError::Failed(error.to_string());
+    let mut agents = Vec::new();
+    for ordinal in 0..options.loopback.unwrap_or(1) {
+        let listener = match options.loopback {
+            None => None,
+            Some(_) => {
+                let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+                Some(Listener::bind(any, Security::Plain).map_err(failed)?)
+            }
+        };
+        let exchange = listener.as_ref().map_or(String::new(), |l| l.address().to_string());
+        let spec = AgentSpec {
+            ordinal,
+            graph: Arc::clone(&handle.graph),
+            options: options.clone(),
+            store: Arc::clone(store),
+            process: process.to_owned(),
+            listener,
+            stop_within: None,
+        };
+        let (to, of) = (handle.clone(), process.to_owned());
+        let speak = Arc::new(move |word| to.word(ordinal, &of, word));
+        let agent = Agent::start(spec, speak).map_err(failed)?;
+        handle.joined(Member {
+            peer: Peer { ordinal, process: process.to_owned(), exchange },
+            slots: u16::MAX,
+            link: Box::new(agent.link()),
+            watch: Some(agent.watch()),
+        });
+        agents.push(agent);
+    }
+    Ok(agents)
 }
 
 fn wrap(wrapper: &Option<WrapStore>, store: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
