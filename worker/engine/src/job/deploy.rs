@@ -1,15 +1,17 @@
 //! An attempt's slots: wiring, threads, and their end.
 
-use crate::coordinator::Base;
-use crate::data::Res;
-use crate::graph::{AttemptCx, Fresh, Graph, NodeId, Restore, joined};
+use crate::coordinator::{Base, Event, Failure};
+use crate::data::{Fail, Res};
+use crate::exchange::{Exchange, ExchangeSpec};
+use crate::graph::{AttemptCx, Fresh, Graph, NodeId, Restore};
 use crate::job::JobOptions;
+use crate::job::placement::{End, Placement, is_local, wire};
 use crate::job::restore::FromManifest;
-use crate::runtime::channel::{Channel, TaskWaker};
+use crate::runtime::channel::TaskWaker;
 use crate::runtime::metrics::NodeMetrics;
 use crate::runtime::pool::Pool;
 use crate::runtime::signal::Signal;
-use crate::runtime::slot::{self, Control, SlotSpec, Tell};
+use crate::runtime::slot::{self, Control, Report, SlotSpec, Tell};
 use crate::runtime::slot_snapshot::SnapshotHome;
 use crate::store::ObjectStore;
 use millrace_protocol::ids::{Attempt, JobUid, Slot};
@@ -38,6 +40,7 @@ pub struct Deployment {
     slots: Vec<RunningSlot>,
     cancel: Arc<AtomicBool>,
     pool: Arc<Pool>,
+    exchange: Option<Exchange>,
 }
 
 /// What a deployment is made of.
@@ -56,6 +59,8 @@ pub struct DeploySpec<'a> {
     pub store: &'a Arc<dyn ObjectStore>,
     /// For work that does not belong to an attempt.
     pub pool: &'a Arc<Pool>,
+    /// Where the slots are; `None`: all of them here.
+    pub placement: Option<Placement>,
 }
 
 /// Number of slots of a job: the highest parallelism of its nodes.
@@ -64,7 +69,8 @@ pub fn slots(graph: &Graph, default: u16) -> u16 {
 }
 
 impl Deployment {
-    /// Starts all slots. `reports` gets what they say.
+    /// Starts the slots of this worker. `reports` gets what they say, and what goes wrong
+    /// between workers.
     pub fn start(spec: DeploySpec<'_>, reports: &Tell) -> Res<Self> {
         let graph = spec.graph;
         let parallelisms = graph.parallelisms(spec.options.parallelism);
@@ -80,22 +86,21 @@ impl Deployment {
             signal: Arc::clone(&signals[usize::from(subtask)]),
             task: layouts[usize::from(subtask)].iter().position(|n| *n == node).unwrap_or(0),
         };
-        let mut channels = HashMap::new();
-        for edge in graph.edges() {
-            let (ups, downs) =
-                (parallelisms[edge.from.0 as usize], parallelisms[edge.to.0 as usize]);
-            for up in 0..ups {
-                for down in 0..downs {
-                    if joined(edge.partitioning, up, ups, down, downs) {
-                        let channel = Channel::new(waker(edge.from, up), waker(edge.to, down));
-                        channels.insert((edge.id, up, down), Arc::new(channel));
-                    }
-                }
-            }
+        let placement = spec.placement;
+        if let Some(placement) = placement.as_ref().filter(|p| p.workers.len() < count.into()) {
+            let placed = placement.workers.len();
+            return Err(Fail::from(format!("{placed} of {count} slots have a worker")));
         }
+        let local: Vec<u16> = (0..count).filter(|s| is_local(placement.as_ref(), *s)).collect();
+        let (channels, lines) =
+            wire(graph, &parallelisms, placement.as_ref(), |edge, end, subtask| match end {
+                End::Sender => waker(edge.from, subtask),
+                End::Receiver => waker(edge.to, subtask),
+            });
         let mut metrics = Registry::new();
         for node in graph.nodes() {
-            for subtask in 0..parallelisms[node.id.0 as usize] {
+            let subtasks = 0..parallelisms[node.id.0 as usize];
+            for subtask in subtasks.filter(|s| is_local(placement.as_ref(), *s)) {
                 metrics.insert((node.id, subtask), Arc::default());
             }
         }
@@ -108,7 +113,7 @@ impl Deployment {
             })
         };
         let mut bases = Vec::new();
-        for slot in 0..count {
+        for slot in local.iter().copied() {
             let by_uid: Vec<_> =
                 owned(slot).map(|(n, range)| (graph.node(n).uid.clone(), range)).collect();
             bases.push(restored.as_ref().and_then(|r| r.files_of(&by_uid)));
@@ -118,6 +123,26 @@ impl Deployment {
             None => Box::new(Fresh),
         };
         let home = Home::new(&spec.job)?;
+        let exchange = match placement {
+            None => None,
+            Some(placement) => {
+                let (reports, attempt) = (Arc::clone(reports), spec.attempt);
+                let failed = Arc::new(move |cause: String| {
+                    let failure = Failure { operator: None, subtask: None, cause };
+                    reports(Report::Event(Event::TaskFailed { attempt, failure }));
+                });
+                let exchange = ExchangeSpec {
+                    job: spec.job.clone(),
+                    attempt,
+                    token: placement.token,
+                    me: placement.me,
+                    peers: placement.peers,
+                    lines,
+                    failed,
+                };
+                Some(Exchange::start(&placement.listener, exchange)?)
+            }
+        };
         let attempt = Arc::new(AttemptCx {
             job: spec.job,
             attempt: spec.attempt,
@@ -132,7 +157,7 @@ impl Deployment {
         let pool = Arc::new(Pool::new(64));
         let cancel = Arc::new(AtomicBool::new(false));
         let mut running = Vec::new();
-        for (slot, base) in (0..count).zip(bases) {
+        for (slot, base) in local.into_iter().zip(bases) {
             let (control, controls) = channel();
             let to = SnapshotHome {
                 slot: Slot(slot),
@@ -164,10 +189,10 @@ impl Deployment {
             let signal = Arc::clone(&signals[usize::from(slot)]);
             running.push(RunningSlot { control, signal, thread });
         }
-        Ok(Self { attempt: spec.attempt, metrics, slots: running, cancel, pool })
+        Ok(Self { attempt: spec.attempt, metrics, slots: running, cancel, pool, exchange })
     }
 
-    /// Number of slots.
+    /// Number of slots here.
     pub fn len(&self) -> usize {
         self.slots.len()
     }
@@ -189,6 +214,8 @@ impl Deployment {
             // A panic in it was caught and reported.
             let _ = slot.thread.join();
         }
+        // Only now, for a slot that still runs would take a closed connection for a failure.
+        drop(self.exchange);
         self.pool.wait_quiet();
     }
 }

@@ -5,10 +5,13 @@
 
 mod check;
 mod deploy;
+mod loopback;
+mod placement;
 mod program;
 mod restore;
 mod shell;
 
+pub use placement::Placement;
 pub use shell::{Handle, JobError, Stats, Status, run, run_owned};
 
 use crate::connector::DeadLetters;
@@ -40,6 +43,9 @@ pub struct JobOptions {
     pub dead_letters: Arc<dyn DeadLetters>,
     /// Wraps the store: for tests that make it fail.
     pub wrap_store: Option<WrapStore>,
+    /// Spreads the slots over so many workers that all live in this process and reach each
+    /// other over loopback: for tests of what lies between workers.
+    pub loopback: Option<u16>,
 }
 
 /// Wraps a store.
@@ -62,6 +68,7 @@ impl JobOptions {
             allow_unclaimed_state: false,
             dead_letters: Arc::new(LogDeadLetters),
             wrap_store: None,
+            loopback: None,
         }
     }
 }

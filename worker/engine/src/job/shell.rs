@@ -10,6 +10,7 @@ use crate::data::{Fail, Res, Ts};
 use crate::graph::{Graph, NodeKind};
 use crate::job::check;
 use crate::job::deploy::{DeploySpec, Deployment, Registry, slots};
+use crate::job::loopback::{Deployments, Workers};
 use crate::job::program::{check_shapes, describe};
 use crate::job::{JobOptions, WrapStore};
 use crate::runtime::pool::Pool;
@@ -233,6 +234,8 @@ pub fn run_owned(
         sweep_every: Duration::from_secs(3600),
         block: Config::BLOCK,
     };
+    let workers =
+        Workers::new(options.loopback).map_err(|error| JobError::Failed(error.to_string()))?;
     let mut shell = Shell {
         coordinator: Coordinator::new(config),
         graph: Arc::clone(&handle.graph),
@@ -242,6 +245,7 @@ pub fn run_owned(
         store,
         pool: Arc::new(Pool::new(16)),
         committers: Arc::default(),
+        workers,
         deployment: None,
         ready: BTreeSet::new(),
         ended: BTreeSet::new(),
@@ -274,7 +278,8 @@ struct Shell {
     pool: Arc<Pool>,
     /// Made when the job's uid is known.
     committers: Arc<Mutex<Option<Controls>>>,
-    deployment: Option<Deployment>,
+    workers: Workers,
+    deployment: Option<Deployments>,
     ready: BTreeSet<Slot>,
     ended: BTreeSet<Slot>,
     timer: Option<Duration>,
@@ -511,23 +516,27 @@ impl Shell {
         let reports: Tell = Arc::new(move |report| {
             let _ = tell.send(Msg::Report(attempt, report));
         });
-        let spec = DeploySpec {
-            graph: &self.graph,
-            options: &self.options,
-            job: job.clone(),
-            attempt,
-            base,
-            store: &self.store,
-            pool: &self.pool,
-        };
-        let deployment = Deployment::start(spec, &reports)?;
+        let count = slots(&self.graph, self.options.parallelism);
+        let deployment = self.workers.deploy(count, |placement| {
+            let spec = DeploySpec {
+                graph: &self.graph,
+                options: &self.options,
+                job: job.clone(),
+                attempt,
+                base: base.clone(),
+                store: &self.store,
+                pool: &self.pool,
+                placement,
+            };
+            Deployment::start(spec, &reports)
+        })?;
         let mut shared = lock(&self.shared);
         if shared.status.attempt.is_some() {
             shared.status.restarts += 1;
         }
         shared.status.job = Some(job);
         shared.status.attempt = Some(attempt);
-        shared.metrics = deployment.metrics.clone();
+        shared.metrics = deployment.metrics();
         drop(shared);
         self.deployment = Some(deployment);
         Ok(())
