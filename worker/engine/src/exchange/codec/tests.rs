@@ -46,7 +46,9 @@ fn row(rng: &mut fastrand::Rng, depth: u32) -> Row {
         name: text(rng),
         maybe: (depth > 0 && rng.bool()).then(|| Box::new(row(rng, depth - 1))),
         shapes: (0..rng.usize(..4)).map(|_| shape(rng)).collect(),
-        by_name: (0..rng.usize(..3)).map(|_| (text(rng), vec![rng.u8(..); rng.usize(..5)])).collect(),
+        by_name: (0..rng.usize(..3))
+            .map(|_| (text(rng), vec![rng.u8(..); rng.usize(..5)]))
+            .collect(),
         units: vec![(); rng.usize(..3)],
         mark: Mark,
         fixed: [rng.u16(..), 1, 2],
@@ -150,7 +152,10 @@ fn no_bytes_make_it_panic() {
         codec.encode(&packet(&mut rng), 0, 1 << 20, &mut bytes).unwrap();
         match rng.u8(..3) {
             0 => bytes.truncate(rng.usize(..bytes.len())),
-            1 => bytes = std::iter::repeat_with(|| rng.u8(..)).take(rng.usize(..300)).collect(),
+            1 => {
+                let length = rng.usize(..300);
+                bytes = std::iter::repeat_with(|| rng.u8(..)).take(length).collect();
+            }
             _ => {
                 for _ in 0..rng.usize(1..5) {
                     let at = rng.usize(..bytes.len());

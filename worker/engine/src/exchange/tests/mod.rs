@@ -8,9 +8,7 @@ mod strangers;
 mod tls;
 
 use super::codec::Packets;
-use super::{
-    ChannelId, Exchange, ExchangeSpec, Line, Lines, Listener, Peer, Security, Token,
-};
+use super::{ChannelId, Exchange, ExchangeSpec, Line, Lines, Listener, Peer, Security, Token};
 use crate::data::Packet;
 use crate::runtime::channel::{Channel, Element, TaskWaker};
 use crate::runtime::signal::Signal;

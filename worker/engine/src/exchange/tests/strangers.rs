@@ -49,8 +49,8 @@ fn garbage_on_the_port_does_no_harm() {
     let mut open = Vec::new();
     for n in 0..200 {
         let mut socket = TcpStream::connect(two.address()).unwrap();
-        let mut bytes: Vec<u8> =
-            std::iter::repeat_with(|| rng.u8(..)).take(rng.usize(..3000)).collect();
+        let length = rng.usize(..3000);
+        let mut bytes: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(length).collect();
         if n % 2 == 0 {
             // The right beginning.
             let length = rng.u16(..).to_le_bytes();
