@@ -1,10 +1,12 @@
 //! Frames: what a connection between two workers carries. Pure.
 //!
 //! ```text
-//! magic: u16, kind: u8, 0: u8, channel: u32, length: u32, crc32: u32, payload
+//! magic: u16, kind: u8, 0: u8, channel: u32, length: u32,
+//! crc32 of payload: u32, crc32 of all this: u32, payload
 //! ```
 //!
-//! The checksum is over header and payload. Who reads a frame has buffered at most twice
+//! The header has a checksum of its own: a length that was changed would have the reader
+//! wait for bytes that never come. Who reads a frame has buffered at most twice
 //! what has arrived of it, whatever length it claims.
 
 use super::codec::read::Reader;
@@ -15,7 +17,7 @@ use millrace_protocol::ids::{Attempt, CheckpointId};
 use thiserror::Error;
 
 /// Bytes in front of a payload.
-pub const HEADER: usize = 16;
+pub const HEADER: usize = 20;
 
 /// Bytes of a payload, at most.
 pub const MAX_PAYLOAD: usize = 64 << 20;
@@ -94,10 +96,14 @@ impl Header {
     /// Reads the header at the front of `bytes`; `None` if more must come.
     pub fn parse(bytes: &[u8]) -> Result<Option<Self>, FrameError> {
         let Some(front) = bytes.first_chunk::<HEADER>() else { return Ok(None) };
-        let [m0, m1, kind, zero, c0, c1, c2, c3, l0, l1, l2, l3, s0, s1, s2, s3] = *front;
+        let [m0, m1, kind, zero, c0, c1, c2, c3, l0, l1, l2, l3, s0, s1, s2, s3, own @ ..] = *front;
         let magic = u16::from_le_bytes([m0, m1]);
         if magic != MAGIC {
             return Err(FrameError::Magic(magic));
+        }
+        let (found, expected) = (crc32fast::hash(&front[..16]), u32::from_le_bytes(own));
+        if found != expected {
+            return Err(FrameError::Checksum { found, expected });
         }
         let kind = Kind::of(kind).filter(|_| zero == 0).ok_or(FrameError::Kind(kind))?;
         let length = u32::from_le_bytes([l0, l1, l2, l3]);
@@ -121,18 +127,11 @@ impl Header {
     /// The payload of the frame at the front of `bytes`, which holds all of it.
     pub fn payload<'a>(&self, bytes: &'a [u8]) -> Result<&'a [u8], FrameError> {
         let frame = bytes.get(..self.total()).unwrap_or(bytes);
-        let (header, payload) = frame.split_at(HEADER.min(frame.len()));
-        let found = checksum(header, payload);
+        let payload = frame.get(HEADER..).unwrap_or_default();
+        let found = crc32fast::hash(payload);
         let expected = self.crc;
         if found == expected { Ok(payload) } else { Err(FrameError::Checksum { found, expected }) }
     }
-}
-
-fn checksum(header: &[u8], payload: &[u8]) -> u32 {
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(&header[..header.len().min(HEADER - 4)]);
-    crc.update(payload);
-    crc.finalize()
 }
 
 /// Leaves room for a header; the payload is appended next, and then [`close`] called.
@@ -156,8 +155,9 @@ pub fn close(out: &mut [u8], at: usize, kind: Kind, channel: u32) -> Result<usiz
     header[3] = 0;
     header[4..8].copy_from_slice(&channel.to_le_bytes());
     header[8..12].copy_from_slice(&length.to_le_bytes());
-    let crc = checksum(header, payload);
-    header[12..].copy_from_slice(&crc.to_le_bytes());
+    header[12..16].copy_from_slice(&crc32fast::hash(payload).to_le_bytes());
+    let own = crc32fast::hash(&header[..16]);
+    header[16..].copy_from_slice(&own.to_le_bytes());
     Ok(payload.len())
 }
 

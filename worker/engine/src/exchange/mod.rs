@@ -29,6 +29,8 @@ mod receive;
 mod send;
 mod shared;
 mod socket;
+#[cfg(test)]
+mod tests;
 #[cfg(feature = "tls")]
 pub mod tls;
 

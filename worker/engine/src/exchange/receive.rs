@@ -216,6 +216,12 @@ impl<R: Read> Frames<R> {
         Self { incoming, buffer: vec![0; READ], start: 0, end: 0 }
     }
 
+    /// Size of its buffer.
+    #[cfg(test)]
+    pub fn buffered(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// Gives the next frame to `f` and answers what it does. Waits for it.
     pub fn next<T>(
         &mut self,
