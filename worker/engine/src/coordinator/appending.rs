@@ -113,6 +113,7 @@ impl Coordinator {
         }
         self.head = Some(record);
         self.won = true;
+        self.seed = None;
         self.parked = false;
         self.appended_at = self.now;
         self.after(purpose);
@@ -147,6 +148,8 @@ impl Coordinator {
             }
             For::Configure(proposal) => self.configured(*proposal),
             For::KeepAlive => {}
+            For::Moved => self.put_incarnation(),
+            For::Delete => self.empty_home(),
             For::Stopping => {
                 let items = self.base_to_commit();
                 self.commits.restore(items);

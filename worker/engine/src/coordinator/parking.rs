@@ -21,6 +21,9 @@ impl Coordinator {
         self.exported.clear();
         self.truncating = None;
         self.watching = false;
+        if self.take_over.is_some() {
+            return self.find_home();
+        }
         self.read_chain();
     }
 

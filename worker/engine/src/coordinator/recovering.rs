@@ -48,6 +48,10 @@ impl Coordinator {
         }
         let Some(head) = &self.head else { return false };
         let attempt = head.attempt;
+        if self.take_over.is_some() {
+            self.append_moved();
+            return true;
+        }
         if let Phase::Stopping(ending) = head.phase {
             self.stage = Stage::Closing(ending);
             return true;

@@ -27,7 +27,7 @@ impl Coordinator {
     /// One move of a running attempt; answers whether there was one. No append
     /// is under way.
     pub(super) fn run(&mut self) -> bool {
-        if self.stop == Some(StopRequest::Now) {
+        if self.stop_wanted() == Some(StopRequest::Now) {
             self.checkpoint = None;
             self.cancel_tasks();
             self.stage = Stage::Cancelling(super::state::After::Stop);
