@@ -41,9 +41,7 @@ impl Coordinator {
                 After::Fail(failure.to_string())
             }
         };
-        if let Some(wanted) = self.checkpoint.take().and_then(|c| c.savepoint) {
-            self.savepoints.insert(0, wanted);
-        }
+        self.drop_checkpoint();
         self.gap_begins("Restart");
         self.cancel_tasks();
         self.stage = Stage::Cancelling(after);

@@ -16,6 +16,10 @@ impl Coordinator {
         self.parked = true;
         self.won = false;
         self.hold = None;
+        self.stop = self.stop.filter(|_| !self.config.stays);
+        for wanted in std::mem::take(&mut self.savepoints) {
+            self.savepoint_ended(wanted.id, Err("another process owns the job".to_owned()));
+        }
         self.append = None;
         self.exporting.clear();
         self.exported.clear();

@@ -206,7 +206,7 @@ impl Coordinator {
         let suspends = proposal.desired != Desired::Running;
         let adopts = match &self.stage {
             Stage::Running => suspends || self.keeps_layout(proposal),
-            Stage::Recovering(Others::Aborted) => true,
+            Stage::Recovering(Others::Aborted) => self.may_run(proposal),
             Stage::Idle(_) => self.won && !self.wakes(proposal),
             _ => false,
         };
@@ -256,12 +256,18 @@ impl Coordinator {
         }
     }
 
+    /// Whether the proposal may count where no tasks run: not if only the accepted
+    /// configuration has slots enough.
+    fn may_run(&self, proposal: &Proposal) -> bool {
+        let suspends = proposal.desired != Desired::Running;
+        suspends || self.place_proposed(proposal).is_ok() || self.place().is_err()
+    }
+
     /// The next claim's configuration: the newest proposal, unless only the accepted one
     /// has slots enough.
     pub(super) fn adopt_for_claim(&mut self) {
-        let Some(proposal) = self.proposal.as_ref().filter(|p| self.is_prepared(p)) else { return };
-        let suspends = proposal.desired != Desired::Running;
-        if !suspends && self.place_proposed(proposal).is_err() && self.place().is_ok() {
+        let prepared = self.proposal.as_ref().filter(|proposal| self.is_prepared(proposal));
+        if !prepared.is_some_and(|proposal| self.may_run(proposal)) {
             return;
         }
         let Some(proposal) = self.proposal.take() else { return };
@@ -316,7 +322,7 @@ impl Coordinator {
 
     /// The tasks end without a checkpoint: what follows goes on from elsewhere.
     pub(super) fn abandon_run(&mut self) {
-        self.checkpoint = None;
+        self.drop_checkpoint();
         self.gap_begins("Resume");
         self.cancel_tasks();
         self.stage = Stage::Cancelling(After::Rescale);

@@ -36,6 +36,9 @@ impl Coordinator {
         self.run = Run::default();
         self.checkpoint = None;
         self.sweep_at = self.now;
+        for pin in head.pins.clone() {
+            self.savepoint_pinned(&pin);
+        }
         let items = self.base_to_commit();
         self.commits.restore(items);
         self.stage = Stage::Recovering(Others::ToAbort);

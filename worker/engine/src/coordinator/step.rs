@@ -358,7 +358,7 @@ impl Coordinator {
             Stage::Idle(_) => return self.idle(),
             Stage::Closing(ending) => {
                 let ending = *ending;
-                return self.close(ending);
+                return self.close(ending) || self.append.is_none() && self.keep_alive();
             }
             Stage::Closed(outcome) if self.tasks == Tasks::None => {
                 let outcome = outcome.clone();

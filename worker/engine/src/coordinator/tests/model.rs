@@ -85,7 +85,7 @@ pub fn config(process: u32, seed: u64) -> Config {
 
 /// What may be accepted, by generation. Half of them suspend nothing, move nothing, or
 /// take more slots than there often are.
-fn proposal(generation: u64, random: &mut fastrand::Rng) -> Proposal {
+pub fn proposal(generation: u64, random: &mut fastrand::Rng) -> Proposal {
     let base = config(0, random.u64(..));
     let mut program = base.program;
     let parallelism = random.u16(1..=LANES as u16);
@@ -201,8 +201,9 @@ impl Node {
     }
 
     fn is_finished(&self) -> bool {
+        let phase = self.coordinator.head().map(|head| head.phase);
         let finished = matches!(self.ended, Some(Outcome::Finished | Outcome::FinishedBefore));
-        finished || self.coordinator.status().state == JobState::Finished
+        finished || phase == Some(millrace_protocol::head::Phase::Finished)
     }
 }
 
