@@ -113,6 +113,7 @@ impl Coordinator {
         }
         self.head = Some(record);
         self.won = true;
+        self.seed = None;
         self.parked = false;
         self.appended_at = self.now;
         self.after(purpose);
@@ -147,6 +148,8 @@ impl Coordinator {
             }
             For::Configure(proposal) => self.configured(*proposal),
             For::KeepAlive => {}
+            For::Moved => self.put_incarnation(),
+            For::Delete => self.empty_home(),
             For::Stopping => {
                 let items = self.base_to_commit();
                 self.commits.restore(items);
@@ -209,6 +212,8 @@ impl Coordinator {
             record.pins.push(Pin { savepoint, at, target });
         }
         match checkpoint.kind {
+            // Unless that was taken back meanwhile: then another attempt goes on.
+            BarrierKind::Stop(StopMode::Suspend) if self.stop_wanted().is_none() => {}
             BarrierKind::Stop(StopMode::Suspend) => {
                 record.phase = Phase::Stopping(Ending::Suspended);
             }
@@ -247,13 +252,13 @@ impl Coordinator {
         if let Some(Phase::Stopping(ending)) = self.head.as_ref().map(|head| head.phase) {
             // Also if a task failed meanwhile: all it had to do is done.
             self.stage = Stage::Closing(ending);
-        } else if checkpoint.kind == BarrierKind::Rescale && matches!(self.stage, Stage::Running) {
+        } else if checkpoint.kind.is_last() && matches!(self.stage, Stage::Running) {
             self.cancel_tasks();
             self.stage = Stage::Cancelling(After::Rescale);
         }
     }
 
-    fn savepoint_pinned(&mut self, pin: &Pin) {
+    pub(super) fn savepoint_pinned(&mut self, pin: &Pin) {
         let (state, at) = (SavepointState::Exporting, Some((pin.at.attempt, pin.at.checkpoint)));
         self.savepoint_status.insert(pin.savepoint.clone(), SavepointStatus { state, at });
     }

@@ -26,6 +26,9 @@ pub enum Desired {
     /// Run the job.
     #[default]
     Running,
+    /// Stop at once, commit what the latest checkpoint holds, then delete all data and
+    /// leave a tombstone.
+    Deleted,
     /// Stop with a checkpoint; if there are no tasks, finish what a stop left undone.
     Suspended,
 }

@@ -41,9 +41,7 @@ impl Coordinator {
                 After::Fail(failure.to_string())
             }
         };
-        if let Some(wanted) = self.checkpoint.take().and_then(|c| c.savepoint) {
-            self.savepoints.insert(0, wanted);
-        }
+        self.drop_checkpoint();
         self.gap_begins("Restart");
         self.cancel_tasks();
         self.stage = Stage::Cancelling(after);
@@ -74,13 +72,16 @@ impl Coordinator {
 
     /// How the job is to stop, if it is.
     pub(super) fn stop_wanted(&self) -> Option<StopRequest> {
-        let suspended = self.config.desired == Desired::Suspended;
-        self.stop.or(suspended.then_some(StopRequest::Checkpoint(StopMode::Suspend)))
+        match self.config.desired {
+            Desired::Running => self.stop,
+            Desired::Suspended => self.stop.or(Some(StopRequest::Checkpoint(StopMode::Suspend))),
+            Desired::Deleted => Some(StopRequest::Now),
+        }
     }
 
     /// The job has come to an end: the process goes, or stays.
     pub(super) fn rest(&mut self, outcome: Outcome) {
-        if !self.config.stays {
+        if !self.config.stays || outcome == Outcome::Deleted {
             return self.end(outcome);
         }
         self.stop = None;
@@ -148,6 +149,14 @@ impl Coordinator {
             return false;
         }
         let mut record = self.next_record();
+        if self.config.desired == Desired::Deleted {
+            record.phase = Phase::Deleted;
+            (record.latest, record.origin) = (None, None);
+            record.retained.clear();
+            self.cancel_tasks();
+            self.append(For::Delete, record);
+            return true;
+        }
         record.phase = match ending {
             Ending::Suspended => Phase::Suspended,
             Ending::Finished => Phase::Finished,

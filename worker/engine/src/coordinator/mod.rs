@@ -22,6 +22,7 @@ mod checkpoint;
 mod commits;
 mod ending;
 mod housekeeping;
+mod incarnations;
 mod parking;
 mod proposals;
 mod recovering;

@@ -16,11 +16,18 @@ impl Coordinator {
         self.parked = true;
         self.won = false;
         self.hold = None;
+        self.stop = self.stop.filter(|_| !self.config.stays);
+        for wanted in std::mem::take(&mut self.savepoints) {
+            self.savepoint_ended(wanted.id, Err("another process owns the job".to_owned()));
+        }
         self.append = None;
         self.exporting.clear();
         self.exported.clear();
         self.truncating = None;
         self.watching = false;
+        if self.take_over.is_some() {
+            return self.find_home();
+        }
         self.read_chain();
     }
 

@@ -137,6 +137,18 @@ pub enum Refusal {
         /// Its connector.
         connector: String,
     },
+    /// Another job's state is there.
+    #[error(
+        "an earlier job of this name ({job}{}{cluster}) left state here: to go on from it set \
+         onExistingState to Resume, to start empty set it to Ignore, or use another name or storage",
+        if cluster.is_empty() { "" } else { " in cluster " }
+    )]
+    Earlier {
+        /// That job.
+        job: JobUid,
+        /// Its cluster.
+        cluster: String,
+    },
     /// The job went on elsewhere or is gone.
     #[error("the job in this storage was {0}: use another storage")]
     Gone(&'static str),

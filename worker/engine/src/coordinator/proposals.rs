@@ -106,6 +106,7 @@ impl Coordinator {
             return;
         }
         let claims = matches!(self.stage, Stage::Waiting(_)) && !self.is_local();
+        let claims = claims && self.take_over.is_none();
         let own = claims.then(|| (self.config.config.hash.clone(), Arc::clone(&self.config.body)));
         let proposed = self.proposal.as_ref().filter(|_| self.won);
         let proposed = proposed.map(|p| (p.config.hash.clone(), Arc::clone(&p.body)));
@@ -202,10 +203,10 @@ impl Coordinator {
         if !matches!(self.restoring, Restoring::No) {
             return false;
         }
-        let suspends = proposal.desired == Desired::Suspended;
+        let suspends = proposal.desired != Desired::Running;
         let adopts = match &self.stage {
             Stage::Running => suspends || self.keeps_layout(proposal),
-            Stage::Recovering(Others::Aborted) => true,
+            Stage::Recovering(Others::Aborted) => self.may_run(proposal),
             Stage::Idle(_) => self.won && !self.wakes(proposal),
             _ => false,
         };
@@ -246,18 +247,27 @@ impl Coordinator {
         let Some(head) = &self.head else { return proposal.desired == Desired::Running };
         let restores = proposal.restore.as_ref().is_some_and(|(new, _)| *new > head.restore_nonce);
         let runs = proposal.desired == Desired::Running;
+        if proposal.desired == Desired::Deleted {
+            return true;
+        }
         match head.phase {
             Phase::Finished => runs && restores,
             _ => runs,
         }
     }
 
+    /// Whether the proposal may count where no tasks run: not if only the accepted
+    /// configuration has slots enough.
+    fn may_run(&self, proposal: &Proposal) -> bool {
+        let suspends = proposal.desired != Desired::Running;
+        suspends || self.place_proposed(proposal).is_ok() || self.place().is_err()
+    }
+
     /// The next claim's configuration: the newest proposal, unless only the accepted one
     /// has slots enough.
     pub(super) fn adopt_for_claim(&mut self) {
-        let Some(proposal) = self.proposal.as_ref().filter(|p| self.is_prepared(p)) else { return };
-        let suspends = proposal.desired == Desired::Suspended;
-        if !suspends && self.place_proposed(proposal).is_err() && self.place().is_ok() {
+        let prepared = self.proposal.as_ref().filter(|proposal| self.is_prepared(proposal));
+        if !prepared.is_some_and(|proposal| self.may_run(proposal)) {
             return;
         }
         let Some(proposal) = self.proposal.take() else { return };
@@ -296,11 +306,13 @@ impl Coordinator {
 
     /// No tasks, no append: held, or the next claim.
     pub(super) fn waited(&mut self) -> bool {
-        if self.hold.is_some() && self.won {
+        if self.hold.is_some() && self.won && self.take_over.is_none() {
             self.stage = Stage::Held;
             return true;
         }
-        let stored = self.is_local() || self.stored.contains(&self.config.config.hash);
+        let stored = self.is_local()
+            || self.take_over.is_some()
+            || self.stored.contains(&self.config.config.hash);
         if self.aborting.is_some() || !stored {
             return false;
         }
@@ -310,7 +322,7 @@ impl Coordinator {
 
     /// The tasks end without a checkpoint: what follows goes on from elsewhere.
     pub(super) fn abandon_run(&mut self) {
-        self.checkpoint = None;
+        self.drop_checkpoint();
         self.gap_begins("Resume");
         self.cancel_tasks();
         self.stage = Stage::Cancelling(After::Rescale);

@@ -36,6 +36,9 @@ impl Coordinator {
         self.run = Run::default();
         self.checkpoint = None;
         self.sweep_at = self.now;
+        for pin in head.pins.clone() {
+            self.savepoint_pinned(&pin);
+        }
         let items = self.base_to_commit();
         self.commits.restore(items);
         self.stage = Stage::Recovering(Others::ToAbort);
@@ -48,6 +51,10 @@ impl Coordinator {
         }
         let Some(head) = &self.head else { return false };
         let attempt = head.attempt;
+        if self.take_over.is_some() {
+            self.append_moved();
+            return true;
+        }
         if let Phase::Stopping(ending) = head.phase {
             self.stage = Stage::Closing(ending);
             return true;

@@ -6,7 +6,7 @@ use super::checkpoint::{InProgress, Part, Progress, Wanted};
 use super::effect::{BarrierKind, Effect, Level, StoreCall};
 use super::event::{PreparedCommit, SlotSnapshot, StoreAnswer};
 use super::state::{For, Purpose, Stage, StopRequest};
-use super::status::SavepointState;
+use super::status::{SavepointState, SavepointStatus};
 use super::step::Coordinator;
 use millrace_protocol::head::{CheckpointRef, Pin};
 use millrace_protocol::ids::{Attempt, CheckpointId, Slot};
@@ -27,10 +27,13 @@ impl Coordinator {
     /// One move of a running attempt; answers whether there was one. No append
     /// is under way.
     pub(super) fn run(&mut self) -> bool {
-        if self.stop == Some(StopRequest::Now) {
-            self.checkpoint = None;
+        if self.stop_wanted() == Some(StopRequest::Now) {
+            self.drop_checkpoint();
             self.cancel_tasks();
             self.stage = Stage::Cancelling(super::state::After::Stop);
+            return true;
+        }
+        if self.configure_due() {
             return true;
         }
         if let Some(checkpoint) = self.checkpoint.take() {
@@ -39,9 +42,6 @@ impl Coordinator {
         if let Some((id, _)) = self.exported.first() {
             let id = id.clone();
             self.append_unpin(id);
-            return true;
-        }
-        if self.configure_due() {
             return true;
         }
         if self.restore_is_due() {
@@ -305,7 +305,21 @@ impl Coordinator {
         }
     }
 
+    /// The pending checkpoint ends with its attempt; its savepoint is wanted still.
+    pub(super) fn drop_checkpoint(&mut self) {
+        if let Some(wanted) = self.checkpoint.take().and_then(|c| c.savepoint) {
+            self.savepoint_is(&wanted.id, SavepointState::Waiting);
+            self.savepoints.insert(0, wanted);
+        }
+    }
+
     pub(super) fn want_savepoint(&mut self, wanted: Wanted) {
+        if let Some(SavepointStatus { state: SavepointState::Complete(place), .. }) =
+            self.savepoint_status.get(&wanted.id)
+        {
+            let place = place.clone();
+            return self.savepoint_ended(wanted.id, Ok(place));
+        }
         let id = &wanted.id;
         let pinned = self.head.iter().flat_map(|head| &head.pins).any(|pin| pin.savepoint == *id);
         let asked = self.savepoints.iter().any(|known| known.id == *id);

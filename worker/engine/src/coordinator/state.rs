@@ -30,6 +30,8 @@ pub(super) enum Purpose {
     PutConfig(String),
     GetConfig(ConfigRef),
     Silence(Version),
+    Incarnate,
+    Empty,
 }
 
 /// What the coordinator is doing.
@@ -40,6 +42,10 @@ pub(super) enum Stage {
     Finding(FindHome),
     /// Where is the chain's end?
     Reading(Box<Read>),
+    /// The next incarnation is being put.
+    Incarnating,
+    /// The job's data is being deleted: these are left.
+    Deleting(Vec<ObjectKey>),
     /// The head's configuration is being read.
     Configuring,
     /// Another may own the job: has it fallen silent?
@@ -135,6 +141,8 @@ pub(super) enum For {
     Pin,
     Configure(Box<Proposal>),
     KeepAlive,
+    Moved,
+    Delete,
     Stopping,
     Close(Ending),
     Fail(String),

@@ -183,6 +183,7 @@ impl Coordinator {
             | Stage::Finding(_)
             | Stage::Reading(_)
             | Stage::Configuring
+            | Stage::Incarnating
             | Stage::Loading(_)
             | Stage::Pointing
             | Stage::Rereading(_) => match parked {
@@ -204,7 +205,9 @@ impl Coordinator {
             | Stage::Waiting(_)
             | Stage::Held => JobState::Restarting,
             Stage::Cancelling(After::Fenced) => JobState::Parked(None),
-            Stage::Cancelling(_) | Stage::Closing(_) | Stage::Closed(_) => JobState::Stopping,
+            Stage::Deleting(_) | Stage::Cancelling(_) | Stage::Closing(_) | Stage::Closed(_) => {
+                JobState::Stopping
+            }
             Stage::Idle(outcome) | Stage::Ended(outcome) => match outcome {
                 Outcome::Finished | Outcome::FinishedBefore => JobState::Finished,
                 Outcome::Suspended => JobState::Suspended,

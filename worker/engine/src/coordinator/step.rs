@@ -7,6 +7,7 @@ use super::commits::Commits;
 use super::config::Config;
 use super::effect::{CheckpointReport, Effect, Level, Note, Outcome, StoreCall};
 use super::event::{Event, Failure, FoundManifest, StoreAnswer, Ticket};
+use super::incarnations::TakeOver;
 use super::restart::Restarts;
 #[cfg(test)]
 use super::state::Mutation;
@@ -16,7 +17,7 @@ use super::state::{
 use super::status::{Gap, SavepointStatus};
 use super::workers::{Proposal, WorkerId, Workers};
 use millrace_protocol::head::{ConfigRef, HeadRecord, Version};
-use millrace_protocol::ids::{Attempt, CheckpointId};
+use millrace_protocol::ids::{Attempt, CheckpointId, JobUid};
 use millrace_protocol::manifest::Manifest;
 use millrace_protocol::objects::ObjectKey;
 use std::collections::{BTreeMap, BTreeSet};
@@ -95,6 +96,14 @@ pub struct Coordinator {
     /// When the last entry was won.
     pub(super) appended_at: Duration,
     pub(super) incarnation: u64,
+    /// Whose home is being taken over.
+    pub(super) take_over: Option<TakeOver>,
+    /// Whose checkpoint the job begins from, while its own chain has no entry.
+    pub(super) origin: Option<JobUid>,
+    /// Whether that one's chain is being read.
+    pub(super) seeding: bool,
+    /// That one's last entry.
+    pub(super) seed: Option<HeadRecord>,
     /// Attempts that were deployed.
     pub(super) deployments: u64,
     pub(super) gap: Option<Gap>,
@@ -157,6 +166,10 @@ impl Coordinator {
             parked: false,
             appended_at: Duration::ZERO,
             incarnation: 0,
+            take_over: None,
+            origin: None,
+            seeding: false,
+            seed: None,
             deployments: 0,
             gap: None,
             last_report: None,
@@ -289,7 +302,9 @@ impl Coordinator {
             | Purpose::Read
             | Purpose::Load(_)
             | Purpose::GetConfig(_)
-            | Purpose::Silence(_) => self.read_answered(call, answer),
+            | Purpose::Silence(_)
+            | Purpose::Incarnate
+            | Purpose::Empty => self.read_answered(call, answer),
             Purpose::PutConfig(hash) => {
                 self.config_stored(&hash, call.call, call.tries, &answer);
             }
@@ -313,7 +328,7 @@ impl Coordinator {
             return false;
         }
         match &self.stage {
-            Stage::Rereading(until) if self.now >= *until => self.read_chain(),
+            Stage::Rereading(until) if self.now >= *until => self.find_home(),
             Stage::Silence(_) => return self.look_for_silence(),
             Stage::Recovering(others) => {
                 let others = *others;
@@ -343,7 +358,7 @@ impl Coordinator {
             Stage::Idle(_) => return self.idle(),
             Stage::Closing(ending) => {
                 let ending = *ending;
-                return self.close(ending);
+                return self.close(ending) || self.append.is_none() && self.keep_alive();
             }
             Stage::Closed(outcome) if self.tasks == Tasks::None => {
                 let outcome = outcome.clone();

@@ -12,26 +12,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A coordinator and a store; store calls and joins are answered at once.
-struct Job {
-    coordinator: Coordinator,
-    store: Arc<DirectoryStore>,
-    now: Duration,
-    effects: Vec<Effect>,
+pub struct Job {
+    pub coordinator: Coordinator,
+    pub store: Arc<DirectoryStore>,
+    pub now: Duration,
+    pub effects: Vec<Effect>,
 }
 
-struct Place {
+pub struct Place {
     _directory: tempfile::TempDir,
-    store: Arc<DirectoryStore>,
+    pub store: Arc<DirectoryStore>,
 }
 
-fn place() -> Place {
+pub fn place() -> Place {
     let directory = tempfile::tempdir().unwrap();
     let store = Arc::new(DirectoryStore::open(directory.path()).unwrap());
     Place { _directory: directory, store }
 }
 
 impl Place {
-    fn job(&self, config: Config) -> Job {
+    pub fn store(&self) -> Arc<DirectoryStore> {
+        Arc::clone(&self.store)
+    }
+
+    pub fn job(&self, config: Config) -> Job {
         let (store, now) = (Arc::clone(&self.store), Duration::from_secs(100));
         let mut job = Job { coordinator: Coordinator::new(config), store, now, effects: vec![] };
         job.tell(Event::Start);
@@ -40,14 +44,14 @@ impl Place {
         job
     }
 
-    fn running(&self, config: Config) -> Job {
+    pub fn running(&self, config: Config) -> Job {
         let mut job = self.job(config);
         job.recover();
         job
     }
 
     /// A job stopped at checkpoint 1.
-    fn stopped(&self, config: Config) {
+    pub fn stopped(&self, config: Config) {
         let mut job = self.running(config);
         job.tell(Event::RequestStop { mode: StopMode::Suspend });
         let checkpoint = job.barrier().0;
@@ -58,7 +62,7 @@ impl Place {
 }
 
 impl Job {
-    fn tell(&mut self, event: Event) {
+    pub fn tell(&mut self, event: Event) {
         for effect in self.coordinator.step(event, self.now) {
             match effect {
                 Effect::Store(ticket, call) => {
@@ -70,26 +74,26 @@ impl Job {
         }
     }
 
-    fn later(&mut self, seconds: u64) {
+    pub fn later(&mut self, seconds: u64) {
         self.now += Duration::from_secs(seconds);
         self.tell(Event::Tick);
     }
 
     /// Takes the first effect that `pick` likes.
-    fn take<T>(&mut self, pick: impl Fn(&Effect) -> Option<T>) -> Option<T> {
+    pub fn take<T>(&mut self, pick: impl Fn(&Effect) -> Option<T>) -> Option<T> {
         let at = self.effects.iter().position(|effect| pick(effect).is_some())?;
         pick(&self.effects.remove(at))
     }
 
-    fn attempt(&self) -> Attempt {
+    pub fn attempt(&self) -> Attempt {
         self.coordinator.attempt().unwrap()
     }
 
-    fn head(&self) -> &HeadRecord {
+    pub fn head(&self) -> &HeadRecord {
         self.coordinator.head().unwrap()
     }
 
-    fn outcome(&mut self) -> Option<Outcome> {
+    pub fn outcome(&mut self) -> Option<Outcome> {
         if let Some(attempt) = self.take(|effect| match effect {
             Effect::CancelTasks { attempt } => Some(*attempt),
             _ => None,
@@ -102,7 +106,7 @@ impl Job {
         })
     }
 
-    fn refusal(&mut self) -> String {
+    pub fn refusal(&mut self) -> String {
         // Something damaged or missing is read twice.
         self.later(1);
         match self.outcome() {
@@ -112,7 +116,7 @@ impl Job {
     }
 
     /// Commits what there is; answers the payloads.
-    fn commit(&mut self) -> Vec<Vec<u8>> {
+    pub fn commit(&mut self) -> Vec<Vec<u8>> {
         let Some((batch, items)) = self.take(|effect| match effect {
             Effect::Commit(batch, items) => Some((*batch, items.clone())),
             _ => None,
@@ -125,7 +129,7 @@ impl Job {
     }
 
     /// Through recovery to running; answers the base.
-    fn recover(&mut self) -> Option<effect::Base> {
+    pub fn recover(&mut self) -> Option<effect::Base> {
         self.commit();
         let attempt = self.attempt();
         self.take(|effect| matches!(effect, Effect::AbortOthers { .. }).then_some(())).unwrap();
@@ -138,7 +142,7 @@ impl Job {
         base.unwrap()
     }
 
-    fn barrier(&mut self) -> (CheckpointId, Option<CheckpointId>, BarrierKind) {
+    pub fn barrier(&mut self) -> (CheckpointId, Option<CheckpointId>, BarrierKind) {
         self.take(|effect| match effect {
             Effect::TriggerBarrier { checkpoint, base, kind, .. } => {
                 Some((*checkpoint, *base, *kind))
@@ -148,7 +152,7 @@ impl Job {
         .expect("a barrier")
     }
 
-    fn slot(&mut self, checkpoint: CheckpointId, slot: u16, ready: &str, open: &str) {
+    pub fn slot(&mut self, checkpoint: CheckpointId, slot: u16, ready: &str, open: &str) {
         let attempt = self.attempt();
         let home = Home::new(&JobUid::from("job")).unwrap();
         let key = home.state_file(attempt, checkpoint, Slot(slot), 0);
@@ -181,12 +185,12 @@ impl Job {
         self.tell(Event::Acknowledge { attempt, checkpoint, snapshot });
     }
 
-    fn acknowledge(&mut self, checkpoint: CheckpointId, ready: &str) {
+    pub fn acknowledge(&mut self, checkpoint: CheckpointId, ready: &str) {
         self.slot(checkpoint, 0, ready, "");
         self.slot(checkpoint, 1, "", "");
     }
 
-    fn fail(&mut self) {
+    pub fn fail(&mut self) {
         let attempt = self.attempt();
         let failure = Failure {
             operator: Some("map".into()),
@@ -196,13 +200,13 @@ impl Job {
         self.tell(Event::TaskFailed { attempt, failure });
     }
 
-    fn joined(&mut self) {
+    pub fn joined(&mut self) {
         let attempt = self.attempt();
         self.take(|effect| matches!(effect, Effect::CancelTasks { .. }).then_some(())).unwrap();
         self.tell(Event::SlotsJoined { attempt });
     }
 
-    fn data(&self) -> Vec<String> {
+    pub fn data(&self) -> Vec<String> {
         let keys = self.store.list(&Prefix::all()).unwrap();
         let mut keys: Vec<_> = keys.iter().map(|key| key.to_string()).collect();
         keys.retain(|key| key.contains("/data/"));
@@ -211,7 +215,7 @@ impl Job {
     }
 }
 
-fn payloads(texts: &[&str]) -> Vec<Vec<u8>> {
+pub fn payloads(texts: &[&str]) -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
 }
 
