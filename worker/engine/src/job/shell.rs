@@ -18,13 +18,14 @@ use crate::runtime::snapshot::Barrier;
 use crate::runtime::source::wall_clock;
 use crate::store::directory::DirectoryStore;
 use crate::store::lock::OwnerLock;
-use crate::store::{ObjectStore, probe};
+use crate::store::opener::is_url;
+use crate::store::{Access, ObjectStore, Opener, StoreError, probe};
 use millrace_protocol::head::{ConfigRef, Owner};
 use millrace_protocol::ids::{Attempt, JobUid, Slot, Uid};
 use millrace_protocol::manifest::{Manifest, PendingCommit};
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -175,16 +176,22 @@ impl Handle {
 pub fn run(handle: &Handle, options: JobOptions) -> Result<Outcome, JobError> {
     let max = options.max_parallelism;
     handle.graph.check(options.parallelism, max).map_err(JobError::User)?;
-    let lock = OwnerLock::acquire(&options.storage).map_err(|e| JobError::User(e.to_string()))?;
+    let lock = match is_url(&options.storage) {
+        true => None,
+        false => Some(
+            OwnerLock::acquire(Path::new(&options.storage))
+                .map_err(|e| JobError::User(e.to_string()))?,
+        ),
+    };
     run_owned(handle, options, lock)
 }
 
 /// Runs a job in a storage directory that this process holds already, which it
-/// gives up at the end; blocks.
+/// gives up at the end; blocks. Storage that is no directory has no lock.
 pub fn run_owned(
     handle: &Handle,
     mut options: JobOptions,
-    owner_lock: OwnerLock,
+    owner_lock: Option<OwnerLock>,
 ) -> Result<Outcome, JobError> {
     let Some(inbox) = lock(&handle.inbox).take() else {
         return Err(JobError::Failed("this handle has run a job already".to_owned()));
@@ -193,14 +200,18 @@ pub fn run_owned(
     handle.graph.check(options.parallelism, max).map_err(JobError::User)?;
     if let RestoreChoice::Path(path) = &mut options.from {
         // The job remembers where it came from, wherever its next process is started.
-        let absolute = std::path::absolute(&*path)
-            .map_err(|e| JobError::User(format!("cannot find {path}: {e}")))?;
-        *path = absolute.display().to_string();
+        if !is_url(path) {
+            let absolute = std::path::absolute(&*path)
+                .map_err(|e| JobError::User(format!("cannot find {path}: {e}")))?;
+            *path = absolute.display().to_string();
+        }
     }
-    let directory =
-        DirectoryStore::open(&options.storage).map_err(|e| JobError::User(e.to_string()))?;
-    directory.remove_leftovers(&owner_lock).map_err(|e| JobError::User(e.to_string()))?;
-    let store: Arc<dyn ObjectStore> = Arc::new(directory);
+    let user = |error: StoreError| JobError::User(error.to_string());
+    if let Some(lock) = &owner_lock {
+        let directory = DirectoryStore::open(lock.directory()).map_err(user)?;
+        directory.remove_leftovers(lock).map_err(user)?;
+    }
+    let store = options.opener.open(&options.storage, Access::Write).map_err(user)?;
     let mut rng = fastrand::Rng::new();
     probe(store.as_ref(), &format!("{:016x}", rng.u64(..)))
         .map_err(|e| JobError::User(e.to_string()))?;
@@ -280,7 +291,7 @@ struct Shell {
     timer: Option<Duration>,
     begun: Instant,
     /// What the attempt starts from: manifest, where its files are, and for people.
-    base: Option<(Arc<Manifest>, Arc<dyn ObjectStore>, PathBuf)>,
+    base: Option<(Arc<Manifest>, Arc<dyn ObjectStore>, String)>,
     /// What only the user can mend.
     refused: Option<String>,
     options: JobOptions,
@@ -409,9 +420,10 @@ impl Shell {
                 });
             }
             Effect::ReadRestore { path } => {
-                let send = self.send();
+                let (send, opener) = (self.send(), Arc::clone(&self.options.opener));
                 self.pool.spawn("restore", move || {
-                    send(Event::RestoreRead { result: coordinator::export::find(&path) });
+                    let result = coordinator::export::find(opener.as_ref(), &path);
+                    send(Event::RestoreRead { result });
                 });
             }
             Effect::Commit(batch, items) => {
@@ -461,8 +473,9 @@ impl Shell {
             }
             Effect::ExportSavepoint { id, target, manifest } => {
                 let (send, store) = (self.send(), Arc::clone(&self.store));
+                let opener = Arc::clone(&self.options.opener);
                 self.pool.spawn("export", move || {
-                    let result = export(store.as_ref(), &id, &target, &manifest);
+                    let result = export(store.as_ref(), opener.as_ref(), &id, &target, &manifest);
                     send(Event::SavepointExported { id, result });
                 });
             }
@@ -500,7 +513,7 @@ impl Shell {
                     FilesIn::Savepoint(path) => {
                         let target = coordinator::export::target_of(path)
                             .ok_or_else(|| Fail::from(format!("{path} is no savepoint")))?;
-                        (Arc::new(DirectoryStore::open_to_read(&target)), target)
+                        (self.options.opener.open(&target, Access::Read)?, target)
                     }
                 };
                 self.base = Some((Arc::clone(&base.manifest), Arc::clone(&store), root));
@@ -615,11 +628,11 @@ fn abort_others(
 
 fn export(
     store: &dyn ObjectStore,
+    opener: &dyn Opener,
     id: &str,
     target: &str,
     manifest: &Manifest,
 ) -> Result<(), String> {
-    std::fs::create_dir_all(target).map_err(|e| format!("cannot make {target}: {e}"))?;
-    let to = DirectoryStore::open(Path::new(target)).map_err(|e| e.to_string())?;
-    coordinator::export::export(store, &to, id, manifest).map_err(|e| e.to_string())
+    let to = opener.open(target, Access::Write).map_err(|e| e.to_string())?;
+    coordinator::export::export(store, to.as_ref(), id, manifest).map_err(|e| e.to_string())
 }
