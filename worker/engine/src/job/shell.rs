@@ -187,7 +187,8 @@ pub fn run(handle: &Handle, options: JobOptions) -> Result<Outcome, JobError> {
 }
 
 /// Runs a job in a storage directory that this process holds already, which it
-/// gives up at the end; blocks. Storage that is no directory has no lock.
+/// gives up at the end; blocks. Of storage that is no directory the lock is on one that
+/// stands for it on this machine, if at all.
 pub fn run_owned(
     handle: &Handle,
     mut options: JobOptions,
@@ -207,7 +208,7 @@ pub fn run_owned(
         }
     }
     let user = |error: StoreError| JobError::User(error.to_string());
-    if let Some(lock) = &owner_lock {
+    if let Some(lock) = owner_lock.as_ref().filter(|_| !is_url(&options.storage)) {
         let directory = DirectoryStore::open(lock.directory()).map_err(user)?;
         directory.remove_leftovers(lock).map_err(user)?;
     }
