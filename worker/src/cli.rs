@@ -14,6 +14,7 @@ mod home;
 mod inspect;
 mod logs;
 mod options;
+mod place;
 mod progress;
 mod render;
 mod run;
@@ -26,6 +27,7 @@ mod units;
 mod view;
 
 pub use options::{RunOptions, parse_duration, parse_restart};
+pub use place::Server;
 
 use clap::{Args, FromArgMatches, Parser, Subcommand};
 use millrace_engine::api::env::Env;
@@ -79,8 +81,8 @@ enum Command<A: Args> {
         /// Its name in TARGET; asked twice, it is taken once [default: made of the time]
         #[arg(long)]
         id: Option<String>,
-        /// The directory it is made in
-        target: PathBuf,
+        /// The directory it is made in, or s3://bucket/prefix
+        target: String,
     },
     /// Show how a job on this machine is doing
     Status {

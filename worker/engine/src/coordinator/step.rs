@@ -257,7 +257,7 @@ impl Coordinator {
             Event::RequestSavepoint { id, target } => self.want_savepoint(Wanted { id, target }),
             Event::SavepointExported { id, result } => {
                 if let Some(target) = self.exporting.remove(&id) {
-                    let result = result.map(|()| format!("{target}/{id}"));
+                    let result = result.map(|()| crate::store::opener::join(&target, &id));
                     self.exported.push((id, result));
                 }
             }

@@ -209,7 +209,9 @@ impl Worker {
             Some(base) => {
                 let store = match &base.files {
                     FilesIn::Home => Arc::clone(&self.spec.store),
-                    FilesIn::Savepoint(path) => super::savepoint_store(path)?.0,
+                    FilesIn::Savepoint(path) => {
+                        super::savepoint_store(self.spec.options.opener.as_ref(), path)?.0
+                    }
                 };
                 Some((base.clone(), store))
             }

@@ -26,9 +26,9 @@ pub use shell::{JobError, Lead, lead, run, run_owned};
 use crate::connector::DeadLetters;
 use crate::coordinator::{CheckpointPolicy, RestartPolicy, RestoreChoice};
 use crate::data::{Fail, Res};
-use crate::store::{DirectoryStore, ObjectStore};
+use crate::store::{Access, DirectoryOpener, ObjectStore, Opener};
 use millrace_protocol::keygroup::MaxParallelism;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 /// How a job is run in this process.
@@ -40,8 +40,10 @@ pub struct JobOptions {
     pub parallelism: u16,
     /// Number of key groups, fixed for the life of the job's state.
     pub max_parallelism: MaxParallelism,
-    /// Where checkpoints are kept.
-    pub storage: PathBuf,
+    /// Where checkpoints are kept: a directory, or what `opener` knows.
+    pub storage: String,
+    /// Opens the storage, and the places of savepoints.
+    pub opener: Arc<dyn Opener>,
     /// Where state comes from.
     pub from: RestoreChoice,
     /// When checkpoints are taken and kept.
@@ -60,10 +62,10 @@ pub struct JobOptions {
 }
 
 /// The store of the savepoint at `path`, from which its file keys count, and where that is.
-fn savepoint_store(path: &str) -> Res<(Arc<dyn ObjectStore>, PathBuf)> {
+fn savepoint_store(opener: &dyn Opener, path: &str) -> Res<(Arc<dyn ObjectStore>, String)> {
     let target = crate::coordinator::export::target_of(path)
         .ok_or_else(|| Fail::from(format!("{path} is no savepoint")))?;
-    Ok((Arc::new(DirectoryStore::open_to_read(&target)), target))
+    Ok((opener.open(&target, Access::Read)?, target))
 }
 
 /// Wraps a store.
@@ -73,13 +75,14 @@ pub type WrapStore = Arc<
 
 impl JobOptions {
     /// The defaults, with state kept in `storage`.
-    pub fn new(name: &str, storage: PathBuf) -> Self {
+    pub fn new(name: &str, storage: impl AsRef<Path>) -> Self {
         Self {
             name: name.to_owned(),
             parallelism: std::thread::available_parallelism()
                 .map_or(1, |n| u16::try_from(n.get()).unwrap_or(u16::MAX)),
             max_parallelism: MaxParallelism::DEFAULT,
-            storage,
+            storage: storage.as_ref().display().to_string(),
+            opener: Arc::new(DirectoryOpener),
             from: RestoreChoice::Latest,
             checkpoints: CheckpointPolicy::default(),
             restart: RestartPolicy::default(),

@@ -20,13 +20,14 @@ use crate::runtime::snapshot::Barrier;
 use crate::runtime::source::wall_clock;
 use crate::store::directory::DirectoryStore;
 use crate::store::lock::OwnerLock;
-use crate::store::{ObjectStore, probe};
+use crate::store::opener::is_url;
+use crate::store::{Access, ObjectStore, Opener, StoreError, probe};
 use millrace_protocol::config::Live;
 use millrace_protocol::head::{ConfigRef, Owner};
 use millrace_protocol::ids::{Attempt, JobUid};
 use millrace_protocol::manifest::Manifest;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -47,27 +48,39 @@ pub enum JobError {
 pub fn run(handle: &Handle, options: JobOptions) -> Result<Outcome, JobError> {
     let max = options.max_parallelism;
     handle.graph.check(options.parallelism, max).map_err(JobError::User)?;
-    let lock = OwnerLock::acquire(&options.storage).map_err(|e| JobError::User(e.to_string()))?;
+    let lock = match is_url(&options.storage) {
+        true => None,
+        false => Some(
+            OwnerLock::acquire(Path::new(&options.storage))
+                .map_err(|e| JobError::User(e.to_string()))?,
+        ),
+    };
     run_owned(handle, options, lock)
 }
 
 /// Runs a job in a storage directory that this process holds already, which it
-/// gives up at the end; blocks.
+/// gives up at the end; blocks. Of storage that is no directory the lock is on one that
+/// stands for it on this machine, if at all.
 pub fn run_owned(
     handle: &Handle,
     mut options: JobOptions,
-    owner_lock: OwnerLock,
+    owner_lock: Option<OwnerLock>,
 ) -> Result<Outcome, JobError> {
     if let RestoreChoice::Path(path) = &mut options.from {
         // The job remembers where it came from, wherever its next process is started.
-        let absolute = std::path::absolute(&*path)
-            .map_err(|e| JobError::User(format!("cannot find {path}: {e}")))?;
-        *path = absolute.display().to_string();
+        if !is_url(path) {
+            let absolute = std::path::absolute(&*path)
+                .map_err(|e| JobError::User(format!("cannot find {path}: {e}")))?;
+            *path = absolute.display().to_string();
+        }
     }
-    let directory =
-        DirectoryStore::open(&options.storage).map_err(|e| JobError::User(e.to_string()))?;
-    directory.remove_leftovers(&owner_lock).map_err(|e| JobError::User(e.to_string()))?;
-    let store = wrap(&options.wrap_store, Arc::new(directory));
+    let user = |error: StoreError| JobError::User(error.to_string());
+    if let Some(lock) = owner_lock.as_ref().filter(|_| !is_url(&options.storage)) {
+        let directory = DirectoryStore::open(lock.directory()).map_err(user)?;
+        directory.remove_leftovers(lock).map_err(user)?;
+    }
+    let store = options.opener.open(&options.storage, Access::Write).map_err(user)?;
+    let store = wrap(&options.wrap_store, store);
     let process = format!("{:016x}", fastrand::u64(..));
     let agents = local_agents(handle, &options, &store, &process)?;
     let owner = Owner {
@@ -247,7 +260,7 @@ struct Shell {
     timer: Option<Duration>,
     begun: Instant,
     /// What the attempt starts from: manifest, where its files are, and for people.
-    base: Option<(Arc<Manifest>, Arc<dyn ObjectStore>, PathBuf)>,
+    base: Option<(Arc<Manifest>, Arc<dyn ObjectStore>, String)>,
     /// What only the user can mend.
     refused: Option<String>,
     /// Who waits for the answer to a proposal, by its generation.
@@ -461,9 +474,9 @@ impl Shell {
                 });
             }
             Effect::ReadRestore { path } => {
-                let send = self.send();
+                let (send, opener) = (self.send(), Arc::clone(&self.options.opener));
                 self.pool.spawn("restore", move || {
-                    let result = coordinator::export::find(&path);
+                    let result = coordinator::export::find(opener.as_ref(), &path);
                     send(Event::RestoreRead { path, result });
                 });
             }
@@ -519,8 +532,9 @@ impl Shell {
             }
             Effect::ExportSavepoint { id, target, manifest } => {
                 let (send, store) = (self.send(), Arc::clone(&self.store));
+                let opener = Arc::clone(&self.options.opener);
                 self.pool.spawn("export", move || {
-                    let result = export(store.as_ref(), &id, &target, &manifest);
+                    let result = export(store.as_ref(), opener.as_ref(), &id, &target, &manifest);
                     send(Event::SavepointExported { id, result });
                 });
             }
@@ -561,7 +575,8 @@ impl Shell {
                         (Arc::clone(&self.store), self.options.storage.clone())
                     }
                     coordinator::FilesIn::Savepoint(path) => {
-                        savepoint_store(path).map_err(|e| e.to_string())?
+                        savepoint_store(self.options.opener.as_ref(), path)
+                            .map_err(|e| e.to_string())?
                     }
                 };
                 self.base = Some((Arc::clone(&manifest), store, root));
@@ -606,11 +621,11 @@ fn log(job: &str, note: &Note) {
 
 fn export(
     store: &dyn ObjectStore,
+    opener: &dyn Opener,
     id: &str,
     target: &str,
     manifest: &Manifest,
 ) -> Result<(), String> {
-    std::fs::create_dir_all(target).map_err(|e| format!("cannot make {target}: {e}"))?;
-    let to = DirectoryStore::open(Path::new(target)).map_err(|e| e.to_string())?;
-    coordinator::export::export(store, &to, id, manifest).map_err(|e| e.to_string())
+    let to = opener.open(target, Access::Write).map_err(|e| e.to_string())?;
+    coordinator::export::export(store, to.as_ref(), id, manifest).map_err(|e| e.to_string())
 }

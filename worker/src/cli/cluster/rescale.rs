@@ -16,7 +16,7 @@ pub fn rescale(
     workers: Option<u16>,
     parallelism: Option<u16>,
 ) -> Result<String, Trouble> {
-    let storage = which.find()?;
+    let storage = which.find()?.here();
     let files = Files::of(&storage);
     let mut live = files.read_live()?;
     let revision = read_revision(&files.revision())?;

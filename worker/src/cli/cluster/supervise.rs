@@ -4,6 +4,7 @@
 
 use crate::cli::cluster::files::Files;
 use crate::cli::options::RunOptions;
+use crate::cli::place::Place;
 use crate::cli::progress::Progress;
 use crate::cli::savepoint::look;
 use crate::cli::screen::Screen;
@@ -14,7 +15,7 @@ use millrace_cluster::token::Token;
 use millrace_engine::coordinator::RestoreChoice;
 use millrace_protocol::config::{
     Backend, CONFIG_FORMAT, CheckpointSettings, DesiredState, ExchangeSecurity, Live,
-    OnExistingState, RestartSettings, RestoreFrom, Revision, Storage,
+    OnExistingState, RestartSettings, RestoreFrom, Revision,
 };
 use millrace_protocol::ids::JobUid;
 use rustix::process::{Pid, Signal, kill_process};
@@ -39,12 +40,16 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Runs the job in `workers` processes until it ends.
 pub fn supervise(options: &RunOptions, screen: &Screen, workers: u16) -> Result<(), Trouble> {
     let scratch = run::Scratch::new(options, &crate::cli::program_name());
-    let storage = options.storage.clone().unwrap_or_else(|| scratch.directory().to_owned());
-    std::fs::create_dir_all(&storage)
-        .map_err(|e| Trouble::user(format!("cannot make {}: {e}", storage.display())))?;
-    let storage = storage.canonicalize().map_err(Trouble::failed)?;
+    let place = match &options.storage {
+        Some(location) => Place::new(location, &options.server).absolute()?,
+        None => Place::from(scratch.directory()),
+    };
+    let here = place.here();
+    std::fs::create_dir_all(&here)
+        .map_err(|e| Trouble::user(format!("cannot make {}: {e}", here.display())))?;
+    let storage = here.canonicalize().map_err(Trouble::failed)?;
     let files = Files::of(&storage);
-    let (revision, live) = configuration(options, &storage, workers)?;
+    let (revision, live) = configuration(options, &place, workers)?;
     files.write(&revision, &live, &Token::random())?;
     if options.storage.is_none() {
         tracing::info!(
@@ -61,6 +66,8 @@ pub fn supervise(options: &RunOptions, screen: &Screen, workers: u16) -> Result<
         looked: Instant::now(),
         storage: storage.clone(),
         stopping: false,
+        location: place.location.clone(),
+        led: false,
     };
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(Trouble::failed)?;
     let seen = storage.clone();
@@ -108,7 +115,7 @@ fn starting(storage: &Path) -> View {
 
 fn configuration(
     options: &RunOptions,
-    storage: &Path,
+    place: &Place,
     workers: u16,
 ) -> Result<(Revision, Live), Trouble> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -130,7 +137,7 @@ fn configuration(
         args: Vec::new(),
         max_parallelism: options.max_parallelism,
         slots_per_worker: slots,
-        storage: Storage::Directory { path: storage.display().to_string() },
+        storage: place.storage(),
         backend: Backend::Memory,
         exchange: ExchangeSecurity::Plaintext,
         drop_state: Vec::new(),
@@ -138,7 +145,7 @@ fn configuration(
     };
     let generation = u64::try_from(millrace_engine::runtime::source::wall_clock()).unwrap_or(0);
     // Obeyed once: the number grows with every run.
-    let restore = match run::origin(&options.from)? {
+    let restore = match run::origin(&options.from, place.opener.as_ref())? {
         RestoreChoice::Latest => None,
         RestoreChoice::None => Some(RestoreFrom { nonce: generation, path: None }),
         RestoreChoice::Path(path) => Some(RestoreFrom { nonce: generation, path: Some(path) }),
@@ -177,6 +184,10 @@ struct Watcher {
     looked: Instant,
     storage: PathBuf,
     stopping: bool,
+    /// The storage as its user wrote it, a path made absolute.
+    location: String,
+    /// Whether a process has led the job before.
+    led: bool,
 }
 
 impl Watcher {
@@ -251,6 +262,11 @@ impl Watcher {
         command.arg("--live").arg(self.files.live());
         command.arg("--token-file").arg(self.files.token());
         command.arg("--leader-file").arg(self.files.leader());
+        if ordinal == 0 && std::mem::replace(&mut self.led, true) {
+            // The process before it is known to be dead.
+            command.arg("--confirmed");
+        }
+        command.arg("--storage-location").arg(&self.location);
         command.args(["--listen", "127.0.0.1:0", "--exchange", "127.0.0.1:0", "--supervised"]);
         let arguments = serde_json::to_string(&self.arguments).unwrap_or_default();
         command.arg("--run-arguments").arg(arguments);

@@ -2,6 +2,7 @@
 
 use crate::cli::cluster::files::replace;
 use crate::cli::options::{RunOptions, parse_duration};
+use crate::cli::place::Place;
 use crate::cli::run;
 use crate::cli::screen::Screen;
 use crate::cli::server::{Running, serve};
@@ -12,11 +13,12 @@ use millrace_cluster::process::{Leader, Process, ProcessSpec};
 use millrace_cluster::token::Token;
 use millrace_connectors::DeadLetterFile;
 use millrace_engine::api::env::Env;
-use millrace_engine::coordinator::Existing;
+use millrace_engine::coordinator::{ClaimRule, Existing};
 use millrace_engine::data::Res;
 use millrace_engine::job::{JobOptions, Lead, Proposed};
-use millrace_engine::store::{DirectoryStore, ObjectStore, OwnerLock};
-use millrace_protocol::config::{Live, OnExistingState, Revision, Storage};
+use millrace_engine::store::opener::is_url;
+use millrace_engine::store::{Access, DirectoryStore, OwnerLock};
+use millrace_protocol::config::{Live, OnExistingState, Revision};
 use millrace_protocol::head::Owner;
 use millrace_protocol::keygroup::MaxParallelism;
 use signal_hook::consts::SIGTERM;
@@ -28,6 +30,9 @@ use std::time::{Duration, Instant};
 
 /// How often a file that others write is looked at.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// An owner that has shown nothing for so long may be replaced.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// How long a storage may be held by a process that is ending.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -68,6 +73,12 @@ pub struct WorkerOptions {
     /// Silence of another process for so long means that it is lost
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
     pub heartbeat_timeout: Duration,
+    /// No other process leads the job: known to who starts this one
+    #[arg(long, hide = true)]
+    pub confirmed: bool,
+    /// The storage, as the user of `run` wrote it
+    #[arg(long, hide = true)]
+    pub storage_location: Option<String>,
     /// End with the process that started this one
     #[arg(long, hide = true)]
     pub supervised: bool,
@@ -92,21 +103,19 @@ pub fn worker(
     build(&env).map_err(Trouble::user)?;
     let graph = Arc::new(env.into_graph());
     let live = read_live(&options.live)?;
-    let Storage::Directory { path: storage } = &revision.storage else {
-        return Err(Trouble::user(format!(
-            "{} cannot be used by this program: it was built without the feature s3",
-            revision.storage
-        )));
+    let place = match (run_options, &options.storage_location) {
+        (Some(run), Some(location)) => Place::new(location, &run.server),
+        _ => Place::of_storage(&revision.storage),
     };
-    let storage = PathBuf::from(storage);
-    let mut job = JobOptions::new(&revision.name, storage.clone());
+    let storage = place.here();
+    let mut job = JobOptions::new(&revision.name, &place.location);
+    job.opener = Arc::clone(&place.opener);
     job.parallelism = live.parallelism;
     job.max_parallelism = MaxParallelism::new(revision.max_parallelism).map_err(Trouble::user)?;
     graph.check(job.parallelism, job.max_parallelism).map_err(Trouble::User)?;
     if let Some(run) = run_options {
         job.checkpoints = run.checkpoints();
         job.restart = run.restart.clone();
-        job.from = run::origin(&run.from)?;
         job.allow_unclaimed_state = run.allow_unclaimed_state;
     }
     let letters = run_options.and_then(|run| run.dead_letters.clone());
@@ -118,14 +127,11 @@ pub fn worker(
     let letters = Arc::new(DeadLetterFile::open(&letters, &name).map_err(Trouble::user)?);
     job.dead_letters = Arc::clone(&letters) as _;
     let owned = if index == 0 { Some(own(&storage)?) } else { None };
-    let store: Arc<dyn ObjectStore> = match &owned {
-        Some(lock) => {
-            let directory = DirectoryStore::open(&storage).map_err(Trouble::user)?;
-            directory.remove_leftovers(lock).map_err(Trouble::user)?;
-            Arc::new(directory)
-        }
-        None => Arc::new(DirectoryStore::open(&storage).map_err(Trouble::user)?),
-    };
+    if let Some(lock) = owned.as_ref().filter(|_| !is_url(&place.location)) {
+        let directory = DirectoryStore::open(lock.directory()).map_err(Trouble::user)?;
+        directory.remove_leftovers(lock).map_err(Trouble::user)?;
+    }
+    let store = place.open(Access::Write).map_err(Trouble::user)?;
     let spec = ProcessSpec {
         ordinal: index,
         graph,
@@ -153,7 +159,10 @@ pub fn worker(
             .map_err(|e| Trouble::user(format!("cannot write {}: {e}", file.display())))?;
     }
     let handle = process.handle().clone();
-    let running = Arc::new(Running::new(handle.clone(), &revision.name, Some(&storage), letters));
+    let shown = Some(place.location.clone());
+    let running =
+        Running::new(handle.clone(), &revision.name, shown, Arc::clone(&place.opener), letters);
+    let running = Arc::new(running);
     let socket = match serve(&running, &storage) {
         Ok(socket) => Some(socket),
         Err(error) => {
@@ -175,7 +184,15 @@ pub fn worker(
         Some(_) => Existing::Same,
         None => existing(revision),
     };
+    // Of storage elsewhere a lock of this machine says nothing.
+    let (claim, keepalive) = if options.confirmed || !is_url(&place.location) {
+        (ClaimRule::Confirmed, Some(SILENCE / 3))
+    } else {
+        (ClaimRule::AfterSilence(SILENCE), Some(SILENCE / 3))
+    };
     let lead = Lead {
+        claim,
+        keepalive: keepalive.filter(|_| is_url(&place.location)),
         proposed: Some(Proposed {
             revision: revision.clone(),
             live,

@@ -3,7 +3,7 @@
 use super::model::{config, spec};
 use crate::coordinator::effect::{BarrierKind, FilesIn};
 use crate::coordinator::*;
-use crate::store::{DirectoryStore, ObjectStore};
+use crate::store::{DirectoryOpener, DirectoryStore, ObjectStore};
 use millrace_protocol::head::{HeadRecord, Phase};
 use millrace_protocol::ids::{Attempt, CheckpointId, JobUid, Slot, Subtask, Uid};
 use millrace_protocol::manifest::*;
@@ -450,10 +450,12 @@ fn a_savepoint_is_pinned_exported_once_committed_and_restored_elsewhere() {
     assert!(job.head().pins.is_empty());
 
     let path = target.path().join("s1");
-    let savepoint = crate::coordinator::export::find(path.to_str().unwrap()).unwrap().manifest;
+    let savepoint = crate::coordinator::export::find(&DirectoryOpener, path.to_str().unwrap())
+        .unwrap()
+        .manifest;
     let root = crate::coordinator::export::target_of(path.to_str().unwrap()).unwrap();
-    assert_eq!(root, target.path());
-    let to = DirectoryStore::open_to_read(&root);
+    assert_eq!(Some(root.as_str()), target.path().to_str());
+    let to = DirectoryStore::open_to_read(root.as_ref());
     assert!(savepoint.pending.is_empty() && savepoint.kind == ManifestKind::Savepoint);
     assert!(savepoint.files.iter().all(|file| to.size(&file.key).unwrap() == Some(file.len)));
 

@@ -82,7 +82,10 @@ fn a_changed_byte_fails_the_attempt() {
     let mut rng = fastrand::Rng::with_seed(seed());
     for _ in 0..10 {
         let (_, why) = told(Fault::Flip { at: HELLO + rng.usize(..50_000) });
-        assert!(why.contains("not a frame: ") || why.contains("a damaged frame: checksum"), "{why}");
+        assert!(
+            why.contains("not a frame: ") || why.contains("a damaged frame: checksum"),
+            "{why}"
+        );
     }
 }
 
