@@ -29,8 +29,11 @@ use tokio::time::sleep;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Endpoint, Server};
 
-/// Between two registrations.
+/// Between two registrations, while the coordinator has the worker.
 const REGISTER: Duration = Duration::from_millis(500);
+
+/// Between two tries to be had.
+const KNOCK: Duration = Duration::from_millis(50);
 
 /// A slot that does not stop in this time takes its process with it.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
@@ -247,15 +250,21 @@ async fn serve(
 async fn register(leader: Leader, token: Token, registration: Registration) {
     let mut last = String::new();
     loop {
+        let mut pause = KNOCK;
         match try_register(&leader, &token, &registration).await {
-            Ok(_) => last.clear(),
+            Ok(attached) => {
+                last.clear();
+                if attached {
+                    pause = REGISTER;
+                }
+            }
             Err(why) if why != last => {
                 tracing::info!(why, "no coordinator to register with yet");
                 last = why;
             }
             Err(_) => {}
         }
-        sleep(REGISTER).await;
+        sleep(pause).await;
     }
 }
 

@@ -34,7 +34,7 @@ const WANTED: Duration = Duration::from_millis(200);
 const LEAVE: Duration = Duration::from_secs(40);
 /// A process that lived so long is started again at once.
 const SOUND: Duration = Duration::from_secs(10);
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Runs the job in `workers` processes until it ends.
