@@ -265,7 +265,7 @@ impl Coordinator {
 
     /// Shows others that the owner lives; answers whether an entry is appended for it.
     pub(super) fn keep_alive(&mut self) -> bool {
-        if !self.keep_alive_due().is_some_and(|due| self.now >= due) {
+        if self.keep_alive_due().is_none_or(|due| self.now < due) {
             return false;
         }
         let cause = self.head.as_ref().and_then(|head| head.cause.clone());

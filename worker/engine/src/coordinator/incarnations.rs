@@ -158,7 +158,7 @@ impl Coordinator {
     pub(super) fn put_incarnation(&mut self) {
         let Some(TakeOver { from, next }) = self.take_over.clone() else { return };
         let resumes = self.config.existing == Existing::Resume;
-        let record = self.incarnation_record(resumes.then(|| from.job.0), false);
+        let record = self.incarnation_record(resumes.then_some(from.job.0), false);
         self.won = false;
         self.stage = Stage::Incarnating;
         self.put(Purpose::Incarnate, next, &record);

@@ -112,12 +112,12 @@ impl Coordinator {
     /// The accepted configuration, if it must be read: it is what counts, unless this
     /// process's own is newer.
     pub(super) fn config_to_read(&mut self) -> Option<ConfigRef> {
-        let newer = |proposal: &&Box<Proposal>| {
-            proposal.overrides || proposal.config.generation > self.config.config.generation
-        };
-        if self.proposal.as_ref().filter(newer).is_some()
-            && let Some(proposal) = self.proposal.take()
-        {
+        let own = self.config.config.generation;
+        let newer = self
+            .proposal
+            .as_ref()
+            .is_some_and(|proposal| proposal.overrides || proposal.config.generation > own);
+        if let Some(proposal) = self.proposal.take_if(|_| newer) {
             self.adopt(*proposal);
         }
         let head = self.head.as_ref().filter(|_| !self.is_local()).map(|head| &head.config)?;

@@ -107,21 +107,21 @@ pub fn proposal(generation: u64, random: &mut fastrand::Rng) -> Proposal {
     }
 }
 
-enum Work {
+pub enum Work {
     Store(Ticket, StoreCall),
     Commit(Batch, Vec<PendingCommit>),
     Abort(Attempt, Vec<PendingCommit>),
     Export(String, Arc<Manifest>),
 }
 
-struct Node {
-    coordinator: Coordinator,
+pub struct Node {
+    pub coordinator: Coordinator,
     now: Duration,
     timer: Option<Duration>,
-    work: Vec<Work>,
-    control: VecDeque<Effect>,
+    pub work: Vec<Work>,
+    pub control: VecDeque<Effect>,
     /// With the slot whose events must stay in order.
-    events: Vec<(Option<u64>, Event)>,
+    pub events: Vec<(Option<u64>, Event)>,
     tasks: Option<Tasks>,
     /// Processes that are connected, by ordinal.
     workers: BTreeMap<u16, WorkerId>,
@@ -133,14 +133,14 @@ struct Node {
 }
 
 pub struct Model {
-    world: World,
-    nodes: Vec<Node>,
+    pub world: World,
+    pub nodes: Vec<Node>,
     /// Of processes that are gone.
     zombies: Vec<SimSlot>,
     random: fastrand::Rng,
-    chaos: bool,
+    pub chaos: bool,
     /// Whether the job has numbered configurations and several workers.
-    cluster: bool,
+    pub cluster: bool,
     proposals: BTreeMap<u64, Proposal>,
     placements: BTreeMap<Attempt, Vec<WorkerId>>,
     processes: u64,
@@ -150,7 +150,7 @@ pub struct Model {
 }
 
 impl Node {
-    fn step(&mut self, event: Event) {
+    pub fn step(&mut self, event: Event) {
         for effect in self.coordinator.step(event, self.now) {
             match effect {
                 Effect::Store(ticket, call) => self.work.push(Work::Store(ticket, call)),
@@ -208,7 +208,7 @@ impl Node {
 }
 
 impl Model {
-    fn new(seed: u64, mutation: Option<Mutation>) -> Self {
+    pub fn new(seed: u64, mutation: Option<Mutation>) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let first = Proposal { desired: Desired::Running, ..proposal(1, &mut random) };
         Self {
@@ -261,7 +261,7 @@ impl Model {
         }
     }
 
-    fn start(&mut self) {
+    pub fn start(&mut self) {
         self.started += 1;
         let seed = self.seed.wrapping_mul(31).wrapping_add(u64::from(self.started));
         let config = self.config(seed);
@@ -290,7 +290,7 @@ impl Model {
     }
 
     /// The process is gone; what it had sent may arrive yet, and its workers live on.
-    fn crash(&mut self, at: usize) {
+    pub fn crash(&mut self, at: usize) {
         let node = self.nodes.swap_remove(at);
         self.zombies.extend(node.zombies);
         self.zombies.extend(node.tasks.into_iter().flat_map(|tasks| tasks.slots));
@@ -308,7 +308,7 @@ impl Model {
         }
     }
 
-    fn act(&mut self) {
+    pub fn act(&mut self) {
         if self.nodes.is_empty() || (self.chance(2) && self.started < 5) {
             return self.start();
         }
@@ -457,18 +457,23 @@ impl Model {
             return;
         }
         let picked = self.random.usize(0..self.nodes[at].work.len());
-        let work = self.nodes[at].work.swap_remove(picked);
+        let fate = match self.chaos.then(|| self.random.u32(0..100)) {
+            Some(0..5) => Fate::AnswerLost,
+            Some(5..8) => Fate::Vanishes,
+            Some(8..13) => Fate::Late,
+            Some(13..18) => Fate::Doubled,
+            Some(18..21) => Fate::Fails,
+            _ => Fate::Fine,
+        };
+        self.work_on(at, picked, fate);
+    }
+
+    /// One of a node's calls is carried out.
+    pub fn work_on(&mut self, at: usize, picked: usize, fate: Fate) {
+        let work = self.nodes[at].work.remove(picked);
         let fails = self.chance(10);
         let event = match work {
             Work::Store(ticket, call) => {
-                let fate = match self.chaos.then(|| self.random.u32(0..100)) {
-                    Some(0..5) => Fate::AnswerLost,
-                    Some(5..8) => Fate::Vanishes,
-                    Some(8..13) => Fate::Late,
-                    Some(13..18) => Fate::Doubled,
-                    Some(18..21) => Fate::Fails,
-                    _ => Fate::Fine,
-                };
                 let stale = self.chance(15);
                 let answer = self.world.call(&call, fate, stale);
                 let event = Event::StoreAnswered { ticket, answer };
@@ -536,7 +541,7 @@ impl Model {
         }
     }
 
-    fn control(&mut self, at: usize) {
+    pub fn control(&mut self, at: usize) {
         let fails = self.chance(5);
         let Some(effect) = self.nodes[at].control.pop_front() else { return };
         match effect {
@@ -623,6 +628,50 @@ impl Model {
         }
         node.events.push((lane, event));
     }
+
+    /// Faults stop; the job must come to its end.
+    pub fn finish(&mut self) {
+        // Faults stop, all processes are gone, late calls have arrived: new ones finish the job.
+        while !self.nodes.is_empty() {
+            self.crash(0);
+        }
+        for call in std::mem::take(&mut self.world.limbo) {
+            self.world.apply(&call, false);
+        }
+        self.chaos = false;
+        self.start();
+        if self.cluster {
+            // One more that waits for its turn, and must not take it.
+            self.start();
+        }
+        let newest = self.proposals.len() as u64 + 1;
+        let last = proposal(newest, &mut self.random);
+        let last = Proposal { desired: Desired::Running, ..last };
+        self.proposals.insert(newest, last.clone());
+        let before = self.world.head().map_or(0, |head| head.attempt.0);
+        for n in 0..30_000 {
+            if self.nodes[0].is_finished() || self.world.violation.is_some() {
+                break;
+            }
+            if self.cluster && u32::is_multiple_of(n, 100) {
+                let proposal = Box::new(last.clone());
+                self.nodes[0].step(Event::Propose { proposal });
+            }
+            self.act();
+        }
+        if self.world.violation.is_none() {
+            let claims = self.world.head().map_or(0, |head| head.attempt.0) - before;
+            if !self.nodes[0].is_finished() {
+                let status: Vec<_> =
+                    self.nodes.iter().map(|node| node.coordinator.status()).collect();
+                self.world.broken(format!("no progress: {status:#?}"));
+            } else if claims > 4 {
+                self.world.broken(format!("{claims} claims without a fault"));
+            } else {
+                self.world.check_output(LANES, LIMIT);
+            }
+        }
+    }
 }
 
 /// Runs one schedule; answers what was broken.
@@ -635,45 +684,7 @@ fn run(seed: u64, mutation: Option<Mutation>) -> Option<String> {
             return model.world.violation;
         }
     }
-    // Faults stop, all processes are gone, late calls have arrived: new ones finish the job.
-    while !model.nodes.is_empty() {
-        model.crash(0);
-    }
-    for call in std::mem::take(&mut model.world.limbo) {
-        model.world.apply(&call, false);
-    }
-    model.chaos = false;
-    model.start();
-    if model.cluster {
-        // One more that waits for its turn, and must not take it.
-        model.start();
-    }
-    let newest = model.proposals.len() as u64 + 1;
-    let last = proposal(newest, &mut model.random);
-    let last = Proposal { desired: Desired::Running, ..last };
-    model.proposals.insert(newest, last.clone());
-    let before = model.world.head().map_or(0, |head| head.attempt.0);
-    for n in 0..30_000 {
-        if model.nodes[0].is_finished() || model.world.violation.is_some() {
-            break;
-        }
-        if model.cluster && n % 100 == 0 {
-            let proposal = Box::new(last.clone());
-            model.nodes[0].step(Event::Propose { proposal });
-        }
-        model.act();
-    }
-    if model.world.violation.is_none() {
-        let claims = model.world.head().map_or(0, |head| head.attempt.0) - before;
-        if !model.nodes[0].is_finished() {
-            let status: Vec<_> = model.nodes.iter().map(|node| node.coordinator.status()).collect();
-            model.world.broken(format!("no progress: {status:#?}"));
-        } else if claims > 4 {
-            model.world.broken(format!("{claims} claims without a fault"));
-        } else {
-            model.world.check_output(LANES, LIMIT);
-        }
-    }
+    model.finish();
     STATS.with_borrow_mut(|stats| {
         let head = model.world.head();
         stats[0] += model.world.chain.len();

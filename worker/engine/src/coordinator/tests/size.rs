@@ -20,7 +20,6 @@ fn resident_kib() -> u64 {
 
 #[test]
 #[ignore = "a measurement"]
-#[expect(clippy::disallowed_methods, reason = "it measures")]
 fn a_thousand_slots_and_ten_thousand_files() {
     let place = place();
     let before = resident_kib();
