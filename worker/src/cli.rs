@@ -62,6 +62,18 @@ enum Command<A: Args> {
         #[command(flatten)]
         options: Box<cluster::worker::WorkerOptions>,
     },
+    /// Try whether this program can take a job over; starts nothing
+    #[cfg(feature = "cluster")]
+    Check {
+        #[command(flatten)]
+        options: Box<cluster::check::CheckOptions>,
+    },
+    /// Work on the storage of a job that no process runs
+    #[cfg(feature = "cluster")]
+    Store {
+        #[command(flatten)]
+        options: Box<cluster::store::StoreOptions>,
+    },
     /// Change how many processes and subtasks run a job on this machine
     #[cfg(feature = "cluster")]
     Rescale {
@@ -132,6 +144,24 @@ pub fn main<A: Args + FromArgMatches>(build: impl FnOnce(&Env, &A) -> Res) -> Ex
             run_worker(&options, build)
         }
         #[cfg(feature = "cluster")]
+        Command::Check { options } => {
+            logs::start(&screen::Screen::default());
+            cluster::check::revision(&options).and_then(|revision| {
+                let own = own_arguments::<A>(&revision.args)?;
+                let done = cluster::check::check(&options, &revision, |env| build(env, &own));
+                done.map(|said| println!("{said}"))
+            })
+        }
+        #[cfg(feature = "cluster")]
+        Command::Store { options } => {
+            logs::start(&screen::Screen::default());
+            cluster::store::revision(&options).and_then(|revision| {
+                let own = own_arguments::<A>(&revision.args)?;
+                let done = cluster::store::store(&options, &revision, |env| build(env, &own));
+                done.map(|said| println!("{said}"))
+            })
+        }
+        #[cfg(feature = "cluster")]
         Command::Rescale { which, workers, parallelism } => {
             cluster::rescale::rescale(&which, workers, parallelism).map(|how| println!("{how}"))
         }
@@ -163,6 +193,14 @@ struct Own<A: Args> {
     own: A,
 }
 
+/// What the arguments of a job mean to its program.
+#[cfg(feature = "cluster")]
+fn own_arguments<A: Args>(args: &[String]) -> Result<A, trouble::Trouble> {
+    Own::<A>::try_parse_from(args).map(|own| own.own).map_err(|error| {
+        trouble::Trouble::user(format!("the job's arguments are not this program's: {error}"))
+    })
+}
+
 #[cfg(feature = "cluster")]
 fn run_worker<A: Args + FromArgMatches>(
     options: &cluster::worker::WorkerOptions,
@@ -171,10 +209,8 @@ fn run_worker<A: Args + FromArgMatches>(
     use trouble::Trouble;
     let revision = cluster::worker::read_revision(&options.config)?;
     let Some(run) = &options.run_arguments else {
-        let own = Own::<A>::try_parse_from(&revision.args).map_err(|error| {
-            Trouble::user(format!("the job's arguments are not this program's: {error}"))
-        })?;
-        return cluster::worker::worker(options, None, &revision, |env| build(env, &own.own));
+        let own = own_arguments::<A>(&revision.args)?;
+        return cluster::worker::worker(options, None, &revision, |env| build(env, &own));
     };
     let mut line = vec![program_name()];
     line.extend(serde_json::from_str::<Vec<String>>(run).map_err(Trouble::user)?);

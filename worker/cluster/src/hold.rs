@@ -7,7 +7,9 @@
 
 use crate::Heartbeat;
 use crate::wire::worker_server::Worker;
-use crate::wire::{Alive, FromCoordinator, FromWorker, Welcome, from_coordinator, from_worker};
+use crate::wire::{
+    Alive, FromCoordinator, FromWorker, Leaving, Welcome, from_coordinator, from_worker,
+};
 use millrace_engine::job::agent::Agent;
 use millrace_engine::job::order::{Order, Word};
 use std::pin::Pin;
@@ -53,6 +55,13 @@ impl Mouth {
             Err(error) => Err(Status::internal(format!("a word cannot be encoded: {error}"))),
         };
         let _ = holder.out.send(what);
+    }
+
+    /// Says that the worker is told to go.
+    pub fn say_leaving(&self) {
+        if let Some(holder) = &self.lock().holder {
+            let _ = holder.out.send(Ok(message(from_worker::What::Leaving(Leaving {}))));
+        }
     }
 
     /// Whether a coordinator holds the worker.

@@ -10,6 +10,7 @@
 
 pub mod control;
 pub mod hold;
+pub mod http;
 pub mod links;
 pub mod process;
 pub mod status;

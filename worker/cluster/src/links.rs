@@ -8,6 +8,7 @@ use crate::wire::{
     from_worker,
 };
 use crate::{Heartbeat, MAX_MESSAGE};
+use millrace_engine::coordinator::Event;
 use millrace_engine::job::Handle;
 use millrace_engine::job::crew::{Link, Member};
 use millrace_engine::job::order::{Order, Peer, Word};
@@ -225,6 +226,10 @@ impl Links {
                         Ok(word) => self.handle.word(*ordinal, process, word),
                         Err(error) => return format!("it said something unreadable: {error}"),
                     }
+                }
+                Some(from_worker::What::Leaving(_)) => {
+                    tracing::info!(worker = *ordinal, "a worker is told to go: a checkpoint first");
+                    self.handle.event(Event::RequestCheckpoint);
                 }
                 Some(from_worker::What::Alive(_)) | None => {}
             }

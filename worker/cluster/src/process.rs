@@ -2,6 +2,7 @@
 
 use crate::control::Control;
 use crate::hold::{Hold, Me, Mouth};
+use crate::http::{self, Seen};
 use crate::links::Links;
 use crate::token::Token;
 use crate::wire::coordinator_client::CoordinatorClient;
@@ -13,7 +14,7 @@ use millrace_engine::coordinator::Outcome;
 use millrace_engine::data::{Fail, Res};
 use millrace_engine::exchange::{Listener, Security};
 use millrace_engine::graph::Graph;
-use millrace_engine::job::agent::{Agent, AgentSpec};
+use millrace_engine::job::agent::{Agent, AgentSpec, Watch};
 use millrace_engine::job::crew::Member;
 use millrace_engine::job::order::Peer;
 use millrace_engine::job::{Handle, JobError, JobOptions, Lead, lead};
@@ -72,6 +73,8 @@ pub struct ProcessSpec {
     pub slots: u16,
     /// Where its services listen; port 0: any.
     pub listen: SocketAddr,
+    /// Where `/ready` and `/metrics` are answered; none: nowhere.
+    pub metrics: Option<SocketAddr>,
     /// Where its exchange with other workers listens; port 0: any.
     pub exchange: SocketAddr,
     /// The host by which others reach it; none: that of `listen`.
@@ -92,9 +95,29 @@ pub struct Process {
     handle: Handle,
     agent: Arc<Agent>,
     links: Links,
+    mouth: Mouth,
     address: String,
     me: Me,
     spec: ProcessSpec,
+}
+
+/// A worker that is told to go, and would like to leave a checkpoint behind.
+pub struct Leaving {
+    mouth: Mouth,
+    watch: Watch,
+    before: u64,
+}
+
+impl Leaving {
+    /// Asks the coordinator for a checkpoint.
+    pub fn ask(&self) {
+        self.mouth.say_leaving();
+    }
+
+    /// Whether nothing runs here, or a checkpoint is complete.
+    pub fn may_go(&self) -> bool {
+        !self.watch.runs() || self.watch.completed() > self.before
+    }
 }
 
 impl Process {
@@ -127,7 +150,7 @@ impl Process {
             .block_on(TcpListener::bind(spec.listen))
             .map_err(|error| Fail::from(format!("cannot listen on {}: {error}", spec.listen)))?;
         let address = reached(listener.local_addr()?);
-        let hold = Hold::new(me.clone(), Arc::clone(&agent), mouth, spec.heartbeat);
+        let hold = Hold::new(me.clone(), Arc::clone(&agent), mouth.clone(), spec.heartbeat);
         let (token, leads) = (spec.token.clone(), spec.ordinal == 0);
         let control = Control::new(handle.clone(), links.clone(), spec.revision.clone());
         let serving = links.clone();
@@ -136,6 +159,13 @@ impl Process {
                 tracing::error!(%error, "the process no longer serves its coordinator");
             }
         });
+        if let Some(at) = spec.metrics {
+            let listener = runtime.block_on(TcpListener::bind(at));
+            let listener =
+                listener.map_err(|e| Fail::from(format!("cannot listen on {at}: {e}")))?;
+            let seen = Seen { watch: agent.watch(), graph: Arc::clone(&spec.graph) };
+            runtime.spawn(http::serve(listener, seen));
+        }
         if spec.ordinal != 0 {
             let registration = Registration {
                 ordinal: u32::from(spec.ordinal),
@@ -145,12 +175,19 @@ impl Process {
             runtime.spawn(register(spec.leader.clone(), spec.token.clone(), registration));
         }
         tracing::info!(worker = spec.ordinal, address, slots = spec.slots, "worker is up");
-        Ok(Self { runtime, handle, agent, links, address, me, spec })
+        Ok(Self { runtime, handle, agent, links, mouth, address, me, spec })
     }
 
     /// Where its services listen, as others reach it.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// For a worker that is told to go.
+    pub fn leaving(&self) -> Leaving {
+        let watch = self.agent.watch();
+        let before = watch.completed();
+        Leaving { mouth: self.mouth.clone(), watch, before }
     }
 
     /// Steers the job, in the process that leads it.

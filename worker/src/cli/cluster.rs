@@ -6,7 +6,15 @@
 //! and the token that the processes share. The process that leads the job looks at
 //! `live.json` and adopts what is newer; the watcher starts and ends processes after it.
 
+//!
+//! `check` and `store` are what short pods do for the operator: try a program before
+//! anything stops, and work on the storage of a job that does not run.
+
+pub mod check;
 pub mod files;
+pub mod last_words;
+pub mod pod;
 pub mod rescale;
+pub mod store;
 pub mod supervise;
 pub mod worker;

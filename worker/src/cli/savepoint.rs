@@ -163,7 +163,7 @@ fn owner(storage: &Place) -> Result<Owner, Trouble> {
 }
 
 /// Exports the latest checkpoint of a job that does not run.
-fn export_latest(storage: &Place, id: &str, target: &Place) -> Result<String, Trouble> {
+pub fn export_latest(storage: &Place, id: &str, target: &Place) -> Result<String, Trouble> {
     let stored = Stored::read(storage)?;
     let shown = &storage.location;
     let Some(head) = &stored.head else {

@@ -45,21 +45,41 @@ pub struct AgentSpec {
     pub stop_within: Option<Duration>,
 }
 
-/// Counters of what runs, looked at by others.
+/// What runs, looked at by others.
 #[derive(Clone, Default)]
-pub struct Watch(Arc<Mutex<Option<(Attempt, Registry)>>>);
+pub struct Watch(Arc<Mutex<Seen>>);
+
+#[derive(Default)]
+struct Seen {
+    /// The newest attempt here, with its counters.
+    counters: Option<(Attempt, Registry)>,
+    /// Whether slots of it run.
+    runs: bool,
+    /// Complete checkpoints that this worker was told of.
+    completed: u64,
+}
 
 impl Watch {
-    fn lock(&self) -> MutexGuard<'_, Option<(Attempt, Registry)>> {
+    fn lock(&self) -> MutexGuard<'_, Seen> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The counters of the newest attempt's subtasks here.
     pub fn counters(&self) -> Option<(Attempt, Vec<Counters>)> {
-        let current = self.lock();
-        let (attempt, registry) = current.as_ref()?;
+        let seen = self.lock();
+        let (attempt, registry) = seen.counters.as_ref()?;
         let of = registry.iter().map(|((node, _), metrics)| Counters::of(*node, metrics));
         Some((*attempt, of.collect()))
+    }
+
+    /// Whether slots run here.
+    pub fn runs(&self) -> bool {
+        self.lock().runs
+    }
+
+    /// How many complete checkpoints this worker was told of.
+    pub fn completed(&self) -> u64 {
+        self.lock().completed
     }
 }
 
@@ -182,6 +202,7 @@ impl Worker {
                 self.tell(attempt, &Control::Trigger(barrier));
             }
             Order::Complete { attempt, checkpoint } => {
+                self.watch.lock().completed += 1;
                 self.tell(attempt, &Control::Complete(checkpoint));
             }
             Order::Aborted { attempt, checkpoint } => {
@@ -232,7 +253,10 @@ impl Worker {
             pool: &self.pool,
         };
         let deployment = Deployment::start(spec, &reports)?;
-        *self.watch.lock() = Some((attempt, deployment.metrics.clone()));
+        let mut seen = self.watch.lock();
+        seen.counters = Some((attempt, deployment.metrics.clone()));
+        seen.runs = true;
+        drop(seen);
         self.deployment = Some(deployment);
         Ok(())
     }
@@ -271,6 +295,7 @@ impl Worker {
     fn stop(&mut self) {
         let Some(deployment) = self.deployment.take() else { return };
         let attempt = deployment.attempt;
+        self.watch.lock().runs = false;
         let Some(limit) = self.spec.stop_within else { return deployment.stop() };
         let (done, wait) = channel::<()>();
         let watchdog = std::thread::Builder::new().name("millrace-watchdog".to_owned());

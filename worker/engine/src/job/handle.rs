@@ -91,6 +91,9 @@ pub(super) struct Shared {
     pub head_version: u64,
 }
 
+/// Takes the answer to a proposal.
+pub(super) type Answer = Box<dyn FnOnce(Verdict) + Send>;
+
 /// What the shell is told.
 pub(super) enum Msg {
     Event(Event),
@@ -101,7 +104,7 @@ pub(super) enum Msg {
     /// Somebody looks at the coordinator.
     Look(Box<dyn FnOnce(coordinator::Status) + Send>),
     /// Somebody proposes a configuration.
-    Propose(Box<Live>, bool, Box<dyn FnOnce(Verdict) + Send>),
+    Propose(Box<Live>, bool, Answer),
 }
 
 /// Steers a running job and looks at it.

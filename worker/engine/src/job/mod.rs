@@ -9,6 +9,7 @@
 pub mod agent;
 mod check;
 mod committing;
+mod comparison;
 pub mod crew;
 mod deploy;
 mod handle;
@@ -19,6 +20,7 @@ mod proposed;
 mod restore;
 mod shell;
 
+pub use comparison::{Comparison, compare};
 pub use handle::{FailureNote, Handle, Stats, Status};
 pub use proposed::Proposed;
 pub use shell::{JobError, Lead, lead, run, run_owned};

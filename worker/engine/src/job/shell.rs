@@ -10,7 +10,7 @@ use crate::job::agent::{Agent, AgentSpec};
 use crate::job::check;
 use crate::job::committing::Committers;
 use crate::job::crew::{Heard, Member};
-use crate::job::handle::{FailureNote, Handle, Msg, Shared, lock};
+use crate::job::handle::{Answer, FailureNote, Handle, Msg, Shared, lock};
 use crate::job::order::{BaseOrder, DeployOrder, Order, Peer, Word};
 use crate::job::program::{check_shapes, default_parallelism, describe};
 use crate::job::proposed::Proposed;
@@ -104,6 +104,10 @@ pub struct Lead {
     pub proposed: Option<Proposed>,
     /// How many workers there may be, where nothing is proposed.
     pub workers: u16,
+    /// What is to become of the job, where nothing is proposed.
+    pub desired: Desired,
+    /// The job, where it is known; none: the one that is there, or a new one.
+    pub job: Option<JobUid>,
     /// When the job may be claimed.
     pub claim: ClaimRule,
     /// How often others must see that the owner lives.
@@ -121,6 +125,8 @@ impl Lead {
             owner,
             proposed: None,
             workers: 1,
+            desired: Desired::Running,
+            job: None,
             claim: ClaimRule::Confirmed,
             keepalive: None,
             existing: Existing::Same,
@@ -163,12 +169,12 @@ pub fn lead(
         cluster: String::new(),
         from: options.from.clone(),
         restore: None,
-        desired: Desired::Running,
+        desired: lead.desired,
         allow_unclaimed_state: options.allow_unclaimed_state,
         checkpoints: options.checkpoints.clone(),
         restart: options.restart.clone(),
         shapes: check_shapes,
-        fresh_job: JobUid(format!("{:016x}", rng.u64(..))),
+        fresh_job: lead.job.unwrap_or_else(|| JobUid(format!("{:016x}", rng.u64(..)))),
         seed: (rng.u64(..), rng.u64(..)),
         epoch_ms: wall_clock().unsigned_abs(),
         watch_every: Duration::from_secs(2),
@@ -264,7 +270,7 @@ struct Shell {
     /// What only the user can mend.
     refused: Option<String>,
     /// Who waits for the answer to a proposal, by its generation.
-    answers: Vec<(u64, Box<dyn FnOnce(Verdict) + Send>)>,
+    answers: Vec<(u64, Answer)>,
     proposed: Option<Proposed>,
     rng: fastrand::Rng,
     options: JobOptions,
@@ -373,12 +379,7 @@ impl Shell {
         Some(Event::SlotsJoined { attempt })
     }
 
-    fn propose(
-        &mut self,
-        live: &Live,
-        overrides: bool,
-        answer: Box<dyn FnOnce(Verdict) + Send>,
-    ) -> Option<Event> {
+    fn propose(&mut self, live: &Live, overrides: bool, answer: Answer) -> Option<Event> {
         let max = self.options.max_parallelism;
         let made = match &self.proposed {
             Some(proposed) => proposed.proposal(live, &self.graph, max),

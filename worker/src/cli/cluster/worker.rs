@@ -1,6 +1,7 @@
 //! `worker`: one process of a job. The one with ordinal 0 also leads the job.
 
 use crate::cli::cluster::files::replace;
+use crate::cli::cluster::{last_words, pod};
 use crate::cli::options::{RunOptions, parse_duration};
 use crate::cli::place::Place;
 use crate::cli::run;
@@ -15,18 +16,21 @@ use millrace_connectors::DeadLetterFile;
 use millrace_engine::api::env::Env;
 use millrace_engine::coordinator::{ClaimRule, Existing};
 use millrace_engine::data::Res;
-use millrace_engine::job::{JobOptions, Lead, Proposed};
+use millrace_engine::job::{Handle, JobOptions, Lead, Proposed};
 use millrace_engine::store::opener::is_url;
-use millrace_engine::store::{Access, DirectoryStore, OwnerLock};
+use millrace_engine::store::{Access, DirectoryStore, OwnerLock, StoreError, probe};
 use millrace_protocol::config::{Live, OnExistingState, Revision};
 use millrace_protocol::head::Owner;
 use millrace_protocol::keygroup::MaxParallelism;
-use signal_hook::consts::SIGTERM;
-use signal_hook::iterator::Signals;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 7072);
+
+/// Local state of a pod.
+const STATE_DIR: &str = "/var/lib/millrace";
 
 /// How often a file that others write is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -57,6 +61,9 @@ pub struct WorkerOptions {
     /// Where the exchange with other workers listens
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:7071")]
     pub exchange: SocketAddr,
+    /// Where /ready and /metrics are answered [default in a pod: 0.0.0.0:7072]
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<SocketAddr>,
     /// The host by which other processes reach this one [default: MILLRACE_POD_IP, or that of
     /// --listen]
     #[arg(long, value_name = "HOST")]
@@ -103,11 +110,13 @@ pub fn worker(
     build(&env).map_err(Trouble::user)?;
     let graph = Arc::new(env.into_graph());
     let live = read_live(&options.live)?;
+    let hash = revision.hash().map_err(Trouble::failed)?;
     let place = match (run_options, &options.storage_location) {
         (Some(run), Some(location)) => Place::new(location, &run.server),
         _ => Place::of_storage(&revision.storage),
     };
-    let storage = place.here();
+    let in_pod = last_words::in_pod();
+    let storage = if in_pod { PathBuf::from(STATE_DIR) } else { place.here() };
     let mut job = JobOptions::new(&revision.name, &place.location);
     job.opener = Arc::clone(&place.opener);
     job.parallelism = live.parallelism;
@@ -127,11 +136,15 @@ pub fn worker(
     let letters = Arc::new(DeadLetterFile::open(&letters, &name).map_err(Trouble::user)?);
     job.dead_letters = Arc::clone(&letters) as _;
     let owned = if index == 0 { Some(own(&storage)?) } else { None };
-    if let Some(lock) = owned.as_ref().filter(|_| !is_url(&place.location)) {
+    if let Some(lock) = owned.as_ref().filter(|_| !in_pod && !is_url(&place.location)) {
         let directory = DirectoryStore::open(lock.directory()).map_err(Trouble::user)?;
         directory.remove_leftovers(lock).map_err(Trouble::user)?;
     }
-    let store = place.open(Access::Write).map_err(Trouble::user)?;
+    let bad_storage = |error: StoreError| Trouble::Storage(error.to_string());
+    let store = place.open(Access::Write).map_err(bad_storage)?;
+    if index == 0 {
+        probe(store.as_ref(), &format!("{:016x}", fastrand::u64(..))).map_err(bad_storage)?;
+    }
     let spec = ProcessSpec {
         ordinal: index,
         graph,
@@ -140,19 +153,16 @@ pub fn worker(
         slots: revision.slots_per_worker,
         listen: options.listen,
         exchange: options.exchange,
+        metrics: options.metrics.or_else(|| last_words::in_pod().then_some(METRICS)),
         host: options.host.clone().or_else(|| std::env::var("MILLRACE_POD_IP").ok()),
         leader: leader(options)?,
         token: token(options)?,
         heartbeat: Heartbeat { timeout: options.heartbeat_timeout, ..Heartbeat::default() },
-        revision: Some(live.revision.clone()),
+        revision: Some(hash.clone()),
     };
     let process = Process::start(spec).map_err(Trouble::failed)?;
     let Some(lock) = owned else {
-        let mut signals = Signals::new([SIGTERM]).map_err(Trouble::failed)?;
-        process.serve(|| {
-            let _ = signals.forever().next();
-        });
-        return Ok(());
+        return pod::serve_until_told(process).map_err(Trouble::failed);
     };
     if let Some(file) = &options.leader_file {
         replace(file, process.address().as_bytes())
@@ -171,9 +181,13 @@ pub fn worker(
         }
     };
     let leftovers = Arc::new(Mutex::new(socket));
-    run::stop_on_signals(&running, &leftovers, &Screen::default())
-        .map_err(|e| Trouble::failed(format!("cannot listen for signals: {e}")))?;
-    watch(&options.live, live.clone(), handle);
+    if in_pod {
+        pod::leave_with_checkpoint(handle.clone())
+    } else {
+        run::stop_on_signals(&running, &leftovers, &Screen::default())
+    }
+    .map_err(|e| Trouble::failed(format!("cannot listen for signals: {e}")))?;
+    watch(&options.live, live.clone(), hash, handle);
     let owner = Owner {
         pod: std::env::var("MILLRACE_POD_UID").unwrap_or_else(|_| "local".to_owned()),
         process: std::process::id(),
@@ -185,14 +199,16 @@ pub fn worker(
         None => existing(revision),
     };
     // Of storage elsewhere a lock of this machine says nothing.
-    let (claim, keepalive) = if options.confirmed || !is_url(&place.location) {
+    // In a pod Kubernetes has just made this one the job's.
+    let (claim, keepalive) = if options.confirmed || in_pod || !is_url(&place.location) {
         (ClaimRule::Confirmed, Some(SILENCE / 3))
     } else {
         (ClaimRule::AfterSilence(SILENCE), Some(SILENCE / 3))
     };
     let lead = Lead {
         claim,
-        keepalive: keepalive.filter(|_| is_url(&place.location)),
+        keepalive: keepalive.filter(|_| in_pod || is_url(&place.location)),
+        stays: in_pod,
         proposed: Some(Proposed {
             revision: revision.clone(),
             live,
@@ -283,7 +299,8 @@ pub fn read_revision(path: &Path) -> Result<Revision, Trouble> {
     Revision::decode(&name, &bytes).map_err(Trouble::user)
 }
 
-fn read_live(path: &Path) -> Result<Live, Trouble> {
+/// The live part in a file.
+pub fn read_live(path: &Path) -> Result<Live, Trouble> {
     let name = path.display().to_string();
     let bytes = std::fs::read(path)
         .map_err(|e| Trouble::user(format!("cannot read the configuration {name}: {e}")))?;
@@ -291,7 +308,7 @@ fn read_live(path: &Path) -> Result<Live, Trouble> {
 }
 
 /// Proposes what the file says, whenever that has changed.
-fn watch(path: &Path, mut seen: Live, handle: millrace_engine::job::Handle) {
+fn watch(path: &Path, mut seen: Live, revision: String, handle: Handle) {
     let path = path.to_owned();
     let thread = std::thread::Builder::new().name("millrace-live".to_owned());
     let watching = thread.spawn(move || {
@@ -301,6 +318,13 @@ fn watch(path: &Path, mut seen: Live, handle: millrace_engine::job::Handle) {
             match read_live(&path) {
                 Ok(live) if live != seen => {
                     seen = live.clone();
+                    if live.revision != revision {
+                        tracing::info!(
+                            live.revision,
+                            "the configuration is now for other processes"
+                        );
+                        continue;
+                    }
                     handle.propose(live, false, |verdict| {
                         tracing::info!(?verdict, "the changed configuration was proposed");
                     });

@@ -16,7 +16,7 @@ fn barrier(n: u64) -> Barrier {
     Barrier {
         attempt: Attempt(4),
         checkpoint: CheckpointId(n),
-        base: (n % 2 == 0).then_some(CheckpointId(n / 2)),
+        base: n.is_multiple_of(2).then_some(CheckpointId(n / 2)),
         kind: kinds[n as usize % kinds.len()],
     }
 }
