@@ -1,8 +1,8 @@
 //! Connections that break, and frames that are not what was sent.
 
 use super::*;
-use crate::exchange::frame::{self, HEADER, Header, Kind, MAX_PAYLOAD};
-use crate::exchange::receive::Frames;
+use millrace_engine::exchange::frame::{self, HEADER, Header, Kind, MAX_PAYLOAD};
+use millrace_engine::exchange::frames::Frames;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 
@@ -82,7 +82,10 @@ fn a_changed_byte_fails_the_attempt() {
     let mut rng = fastrand::Rng::with_seed(seed());
     for _ in 0..10 {
         let (_, why) = told(Fault::Flip { at: HELLO + rng.usize(..50_000) });
-        assert!(why.contains("not a frame: ") || why.contains("a damaged frame: checksum"), "{why}");
+        assert!(
+            why.contains("not a frame: ") || why.contains("a damaged frame: checksum"),
+            "{why}"
+        );
     }
 }
 
