@@ -2,7 +2,7 @@
 
 use crate::measure::{Runs, median};
 use anyhow::{Context, Result, anyhow, ensure};
-use millrace_engine::data::Packet;
+use millrace_engine::data::{AnyBatch, Packet};
 use millrace_engine::exchange::codec::Packets;
 use millrace_engine::exchange::{
     ChannelId, Exchange, ExchangeSpec, Line, Lines, Listener, Peer, Security, Token,
@@ -138,7 +138,7 @@ fn wait(signal: &Signal) {
 fn feed((channel, signal): &(Arc<Channel>, Arc<Signal>), batches: u64) -> Result<()> {
     signal.attach();
     let rows = batch();
-    let mut spare = None;
+    let mut spare: Option<Box<dyn AnyBatch>> = None;
     for _ in 0..batches {
         let mut next = spare.take().unwrap_or_else(|| Box::new(Packet::<[u64; 6]>::default()));
         let packet = next.as_any_mut().downcast_mut::<Packet<[u64; 6]>>();

@@ -22,6 +22,7 @@
 
 pub mod codec;
 pub mod frame;
+pub mod frames;
 mod hello;
 mod lines;
 mod listener;
@@ -29,8 +30,6 @@ mod receive;
 mod send;
 mod shared;
 mod socket;
-#[cfg(test)]
-mod tests;
 #[cfg(feature = "tls")]
 pub mod tls;
 

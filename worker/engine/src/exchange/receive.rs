@@ -1,7 +1,8 @@
 //! The receiving end of a connection: frames become elements, and credit goes back for
 //! what tasks have taken.
 
-use super::frame::{self, HEADER, Header, Kind};
+use super::frame::{self, Header, Kind};
+use super::frames::Frames;
 use super::shared::Shared;
 use super::socket::{Connection, Incoming, Outgoing};
 use super::{Peer, Side, Wire};
@@ -9,7 +10,7 @@ use crate::data::AnyBatch;
 use crate::runtime::channel::Element;
 use crate::runtime::signal::Signal;
 use std::collections::{HashMap, VecDeque};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,12 +18,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 const WINDOWS: usize = 64 << 20;
 const WINDOW: usize = 512 << 10;
 const LEAST: usize = 64 << 10;
-
-/// Read at a time where frames are small.
-const READ: usize = 64 << 10;
-
-/// What a read buffer keeps after a large frame.
-const KEEP: usize = 4 << 20;
 
 /// Bytes of frames that were delivered and not taken, oldest first.
 #[derive(Default)]
@@ -39,6 +34,7 @@ struct Receiver {
     held: Vec<Mutex<Held>>,
     window: usize,
     over: AtomicBool,
+    broken: AtomicBool,
 }
 
 /// Starts the two threads of a connection from `peer`.
@@ -57,6 +53,7 @@ pub(super) fn start(shared: &Arc<Shared>, peer: Peer, side: Side, connection: Co
         window: (WINDOWS / side.wires.len().max(1)).clamp(LEAST, WINDOW),
         wires: side.wires,
         over: AtomicBool::new(false),
+        broken: AtomicBool::new(false),
     });
     let giver = Arc::clone(&receiver);
     shared.spawn(format!("millrace-credit-to-{ordinal}"), move || {
@@ -69,11 +66,12 @@ pub(super) fn start(shared: &Arc<Shared>, peer: Peer, side: Side, connection: Co
     });
     shared.spawn(format!("millrace-from-{ordinal}"), move || {
         let outcome = receiver.take_frames(incoming);
-        receiver.over.store(true, Ordering::SeqCst);
-        receiver.signal.wake(0);
         if let Err((wire, why)) = outcome {
+            receiver.broken.store(true, Ordering::SeqCst);
             receiver.fail(wire, &why);
         }
+        receiver.over.store(true, Ordering::SeqCst);
+        receiver.signal.wake(0);
     });
 }
 
@@ -169,6 +167,10 @@ impl Receiver {
                 out.clear();
             }
             if self.over.load(Ordering::SeqCst) || self.shared.is_stopping() {
+                if self.broken.load(Ordering::SeqCst) && !self.shared.is_stopping() {
+                    // A failure is no goodbye.
+                    return Ok(());
+                }
                 frame::put(&mut out, Kind::Bye, 0, &[]);
                 return outgoing.write_all(&out);
             }
@@ -199,83 +201,6 @@ impl Receiver {
         drop(held);
         if bytes > 0 {
             frame::put(out, Kind::Credit, wire.id.0, &bytes.to_le_bytes());
-        }
-    }
-}
-
-/// Frames of a connection, one after the other.
-pub(super) struct Frames<R = Incoming> {
-    incoming: R,
-    buffer: Vec<u8>,
-    start: usize,
-    end: usize,
-}
-
-impl<R: Read> Frames<R> {
-    pub fn new(incoming: R) -> Self {
-        Self { incoming, buffer: vec![0; READ], start: 0, end: 0 }
-    }
-
-    /// Size of its buffer.
-    #[cfg(test)]
-    pub fn buffered(&self) -> usize {
-        self.buffer.len()
-    }
-
-    /// Gives the next frame to `f` and answers what it does. Waits for it.
-    pub fn next<T>(
-        &mut self,
-        f: &mut impl FnMut(Header, &[u8]) -> Result<T, String>,
-    ) -> Result<T, String> {
-        loop {
-            let have = self.buffer.get(self.start..self.end).unwrap_or_default();
-            let header = Header::parse(have).map_err(|e| format!("not a frame: {e}"))?;
-            let wanted = match header {
-                Some(header) if have.len() >= header.total() => {
-                    let payload = header.payload(have);
-                    let payload = payload.map_err(|e| format!("a damaged frame: {e}"))?;
-                    let answer = f(header, payload);
-                    self.start += header.total();
-                    return answer;
-                }
-                Some(header) => header.total(),
-                None => HEADER,
-            };
-            self.fill(wanted)?;
-        }
-    }
-
-    /// Reads more of a frame of `wanted` bytes.
-    fn fill(&mut self, wanted: usize) -> Result<(), String> {
-        if self.start == self.end {
-            self.start = 0;
-            self.end = 0;
-            if self.buffer.len() > KEEP {
-                self.buffer.truncate(READ);
-                self.buffer.shrink_to_fit();
-            }
-        }
-        // Not much more than the frame, so that little of the next one has to be moved.
-        let upto = (wanted + HEADER).max(READ);
-        if self.start + upto > self.buffer.len() && self.start > 0 {
-            self.buffer.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.start = 0;
-        }
-        if self.end == self.buffer.len() || self.buffer.len() < upto.min(KEEP) {
-            // At most twice what has come, for a length is only a claim.
-            let length = upto.min((2 * self.buffer.len()).max(READ));
-            self.buffer.resize(length.max(self.buffer.len()), 0);
-        }
-        let limit = (self.start + upto).min(self.buffer.len());
-        let place = self.buffer.get_mut(self.end..limit).unwrap_or_default();
-        match self.incoming.read(place) {
-            Ok(0) => Err("the connection was closed".to_owned()),
-            Ok(n) => {
-                self.end += n;
-                Ok(())
-            }
-            Err(error) => Err(format!("the connection broke: {error}")),
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use super::codec::CodecError;
 use super::frame::{self, FrameError, Header, Kind};
+use super::frames::Frames;
 use super::hello;
 use super::listener::Listener;
-use super::receive::Frames;
 use super::shared::Shared;
 use super::socket::{Connection, Incoming, Outgoing};
 use super::{Peer, Side, Wire};
@@ -63,7 +63,6 @@ pub(super) fn run(shared: &Arc<Shared>, listener: &Listener, peer: &Peer, side: 
         queued: vec![false; side.wires.len()],
     };
     let outcome = sender.run(&side.signal);
-    let _ = stream.shutdown(std::net::Shutdown::Write);
     if let Err(broken) = outcome
         && !credits.left.load(Ordering::SeqCst)
     {
@@ -71,6 +70,8 @@ pub(super) fn run(shared: &Arc<Shared>, listener: &Listener, peer: &Peer, side: 
         let edge = edge.map_or(String::new(), |w| format!(", edge {}", w.edge));
         shared.fail(format!("{me} to {peer}{edge}: {}", broken.why));
     }
+    // Only now, for the other side answers.
+    let _ = stream.shutdown(std::net::Shutdown::Write);
 }
 
 struct Credits {

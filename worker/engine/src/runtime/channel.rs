@@ -49,6 +49,8 @@ struct Queue {
     sender_waits: bool,
     /// The sender is woken when so few batches are left.
     wake_at: usize,
+    /// The sender gives leave for what was taken: it must hear of all of it.
+    credited: bool,
     recycled: Vec<Box<dyn AnyBatch>>,
 }
 
@@ -107,6 +109,7 @@ impl Channel {
         let mut queue = self.lock();
         queue.sender_waits = true;
         queue.wake_at = queue.batches.div_ceil(2);
+        queue.credited = true;
         self.push(queue, batch)
     }
 
@@ -158,8 +161,10 @@ impl Channel {
         if matches!(element, Element::Batch(_)) {
             queue.batches -= 1;
             if queue.sender_waits && queue.batches <= queue.wake_at {
-                queue.sender_waits = false;
                 wake = true;
+                // Half of the rest next: what is left may be all that there is leave for.
+                queue.sender_waits = queue.credited && queue.batches > 0;
+                queue.wake_at = queue.batches / 2;
             }
         }
         drop(queue);

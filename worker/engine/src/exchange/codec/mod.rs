@@ -14,9 +14,6 @@
 pub mod read;
 pub mod write;
 
-#[cfg(test)]
-mod tests;
-
 use crate::data::{AnyBatch, Packet, Rows, Ts};
 use read::Reader;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};

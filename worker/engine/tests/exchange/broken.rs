@@ -1,8 +1,8 @@
 //! Connections that break, and frames that are not what was sent.
 
 use super::*;
-use crate::exchange::frame::{self, HEADER, Header, Kind, MAX_PAYLOAD};
-use crate::exchange::receive::Frames;
+use millrace_engine::exchange::frame::{self, HEADER, Header, Kind, MAX_PAYLOAD};
+use millrace_engine::exchange::frames::Frames;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 

@@ -1,8 +1,8 @@
 //! Rows and control elements between workers.
 
 use super::*;
-use crate::coordinator::{BarrierKind, StopMode};
-use crate::runtime::snapshot::Barrier;
+use millrace_engine::coordinator::{BarrierKind, StopMode};
+use millrace_engine::runtime::snapshot::Barrier;
 use millrace_protocol::ids::CheckpointId;
 
 fn barrier(n: u64) -> Barrier {
@@ -47,7 +47,7 @@ fn send(channel: Arc<Channel>, mut rng: fastrand::Rng) -> std::thread::JoinHandl
                 _ => {
                     let rows = if rng.u8(..20) == 0 { 3000 } else { rng.u64(..50) };
                     said.extend((next..next + rows).map(Said::Row));
-                    let mut unsent: Box<dyn crate::data::AnyBatch> =
+                    let mut unsent: Box<dyn millrace_engine::data::AnyBatch> =
                         batch(next, rows, rng.usize(..100));
                     next += rows;
                     while let Err(back) = channel.try_send(unsent) {
@@ -153,7 +153,10 @@ fn a_channel_that_nobody_takes_from_holds_back_no_other() {
     out[0].send_control(Element::End);
     let mut found = Vec::new();
     for n in 0..300 {
-        until("room on the other channel", || !out[1].is_full());
+        until("room on the other channel", || {
+            found.extend(take(&into[1]));
+            !out[1].is_full()
+        });
         assert!(out[1].try_send(batch(n * 100, 100, 1000)).is_ok());
         found.extend(take(&into[1]));
     }
@@ -188,11 +191,38 @@ fn one_row_may_be_larger_than_all_credit() {
     assert_eq!((first.failure(), second.failure()), (None, None));
 }
 
+/// Credit that is far below nothing comes back to the last byte.
+#[test]
+fn small_batches_and_large_ones_share_a_channel() {
+    let Pair { out, into, first, second } = pair(1, None);
+    let (first, second) = (first.start(), second.start());
+    let mut sent = 0;
+    let mut found = Vec::new();
+    for n in 0..60 {
+        let rows = if n % 10 == 9 { 900 } else { 1 };
+        until("room", || {
+            // Now and then, so that batches pile up.
+            if n % 3 == 0 || out[0].is_full() {
+                found.extend(take(&into[0]));
+            }
+            !out[0].is_full()
+        });
+        assert!(out[0].try_send(batch(sent, rows, 1000)).is_ok());
+        sent += rows;
+    }
+    until("all rows", || {
+        found.extend(take(&into[0]));
+        found.len() as u64 == sent
+    });
+    assert!(found.iter().copied().eq(0..sent));
+    assert_eq!((first.failure(), second.failure()), (None, None));
+}
+
 #[test]
 fn a_row_beyond_the_limit_is_an_error_of_its_edge() {
     let Pair { out, first, second, .. } = pair(1, None);
     let (first, _second) = (first.start(), second.start());
-    assert!(out[0].try_send(batch(0, 1, crate::exchange::frame::MAX_PAYLOAD)).is_ok());
+    assert!(out[0].try_send(batch(0, 1, millrace_engine::exchange::frame::MAX_PAYLOAD)).is_ok());
     let why = first.fails();
     assert!(why.contains("edge 0") && why.contains("a row is too large"), "{why}");
 }

@@ -1,17 +1,21 @@
 //! Workers in one process, over loopback: rows arrive, waiting is per channel, strangers
 //! are refused, and whatever breaks is named.
+#![allow(clippy::unwrap_used)] // helpers of tests panic as tests do
 
 mod broken;
+mod codec;
 mod flow;
 mod strangers;
 #[cfg(feature = "tls")]
 mod tls;
 
-use super::codec::Packets;
-use super::{ChannelId, Exchange, ExchangeSpec, Line, Lines, Listener, Peer, Security, Token};
-use crate::data::Packet;
-use crate::runtime::channel::{Channel, Element, TaskWaker};
-use crate::runtime::signal::Signal;
+use millrace_engine::data::Packet;
+use millrace_engine::exchange::codec::Packets;
+use millrace_engine::exchange::{
+    ChannelId, Exchange, ExchangeSpec, Line, Lines, Listener, Peer, Security, Token,
+};
+use millrace_engine::runtime::channel::{Channel, Element, TaskWaker};
+use millrace_engine::runtime::signal::Signal;
 use millrace_protocol::ids::{Attempt, JobUid};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};

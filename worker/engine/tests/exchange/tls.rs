@@ -1,7 +1,7 @@
 //! The same under mutual TLS, with right certificates and with wrong ones.
 
 use super::*;
-use crate::exchange::tls::Certificates;
+use millrace_engine::exchange::tls::Certificates;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use std::path::Path;
 
