@@ -217,7 +217,7 @@ impl Model {
             zombies: Vec::new(),
             random,
             chaos: true,
-            cluster: seed % 4 > 0,
+            cluster: !seed.is_multiple_of(4),
             proposals: BTreeMap::from([(1, first)]),
             placements: BTreeMap::new(),
             processes: 0,
