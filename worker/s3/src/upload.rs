@@ -67,7 +67,7 @@ impl Upload {
         self.join()?;
         let number = self.parts.len() + 1;
         if number > MAX_PARTS {
-            let most = MAX_PARTS * (PART_BYTES >> 20) >> 10;
+            let most = (MAX_PARTS * (PART_BYTES >> 20)) >> 10;
             let why =
                 format!("it is larger than {most} GiB, the most that is written as one object");
             return Err(Refusal::unanswered(Certainty::Failed, why));
