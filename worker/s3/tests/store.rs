@@ -1,5 +1,7 @@
 //! The store contract against a real server, alone and behind a proxy that makes it fail.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests panic as tests do
+
 use millrace_engine::store::{Access, Certainty, Fault, ObjectStore, Opener, Put, contract, probe};
 use millrace_protocol::config::{S3Storage, Storage};
 use millrace_protocol::objects::{ObjectKey, Prefix};

@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Clone)]
 pub struct Committers {
     graph: Arc<Graph>,
-    made: Arc<Mutex<Option<Controls>>>,
+    /// As whom they were made: while a home is taken over, the old job commits first.
+    made: Arc<Mutex<Option<(JobUid, Controls)>>>,
 }
 
 impl Committers {
@@ -26,9 +27,12 @@ impl Committers {
 
     fn with<T>(&self, job: &JobUid, f: impl FnOnce(&mut Controls) -> Res<T>) -> Res<T> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if made.as_ref().is_some_and(|(of, _)| of != job) {
+            *made = None;
+        }
         let made = match made.as_mut() {
-            Some(made) => made,
-            None => made.insert(controls(&self.graph, job)?),
+            Some((_, made)) => made,
+            None => &mut made.insert((job.clone(), controls(&self.graph, job)?)).1,
         };
         catch_unwind(AssertUnwindSafe(|| f(made))).unwrap_or_else(|panic| {
             Err(Fail::from(format!("a committer panicked: {}", panic_text(panic.as_ref()))))
