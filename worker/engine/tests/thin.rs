@@ -163,7 +163,7 @@ fn as_map(sink: &Collected) -> BTreeMap<(u64, i64), u64> {
 }
 
 fn options(dir: &std::path::Path, parallelism: u16) -> JobOptions {
-    let mut options = JobOptions::new("thin", dir.to_owned());
+    let mut options = JobOptions::new("thin", dir);
     options.parallelism = parallelism;
     options.checkpoints = CheckpointPolicy {
         interval: Some(Duration::from_millis(20)),
