@@ -240,7 +240,7 @@ fn every_result_comes_once_whatever_is_stopped() {
                 stopper.stop(StopMode::Suspend);
             });
         }
-        let mut options = JobOptions::new("functions", dir.path().to_owned());
+        let mut options = JobOptions::new("functions", dir.path());
         options.parallelism = parallelism;
         options.checkpoints = CheckpointPolicy {
             interval: Some(Duration::from_millis(25)),

@@ -90,7 +90,7 @@ pub enum How {
 
 /// Options for short tests: many checkpoints, quick restarts.
 pub fn options(storage: &Path, parallelism: u16) -> JobOptions {
-    let mut options = JobOptions::new("test", storage.to_owned());
+    let mut options = JobOptions::new("test", storage);
     options.parallelism = parallelism;
     options.checkpoints = CheckpointPolicy {
         interval: Some(Duration::from_millis(10)),
