@@ -90,6 +90,13 @@ impl Cluster {
         run_with_input(&mut self.command(args), input.as_bytes())
     }
 
+    /// Runs `helm` and gives what it prints.
+    pub fn helm<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Result<String> {
+        // The lab has both side by side; a given cluster's come from the path.
+        let program = self.kubectl.with_file_name("helm");
+        run(Command::new(program).env("KUBECONFIG", &self.kubeconfig).args(args))
+    }
+
     /// What `kubectl get ... -o json` prints.
     pub fn get<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Result<Value> {
         let args = ["get", "-o", "json"].into_iter().chain(args);

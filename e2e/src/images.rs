@@ -46,8 +46,8 @@ impl Image {
         }
     }
 
-    /// Builds the binary, in the profile of the tests, and an archive of it.
-    fn build(self) -> Result<PathBuf> {
+    /// Builds the binary, in the profile of the tests.
+    pub fn executable(self) -> Result<PathBuf> {
         let package = self.package();
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
@@ -58,7 +58,12 @@ impl Image {
             let message: serde_json::Value = serde_json::from_str(line).ok()?;
             message["executable"].as_str().map(PathBuf::from)
         });
-        let executable = executable.with_context(|| format!("cargo built no {package}"))?;
+        executable.with_context(|| format!("cargo built no {package}"))
+    }
+
+    /// An archive of it.
+    fn build(self) -> Result<PathBuf> {
+        let (package, executable) = (self.package(), self.executable()?);
         // Named by the process: another run may make its own of the same name.
         let archive = cache().join(format!("lab/images/{package}-{}.tar", std::process::id()));
         run(lab("image.sh").arg(&archive).arg(self.name()).arg(executable))?;

@@ -17,8 +17,9 @@ mod wait;
 
 pub use cluster::{Cluster, Part};
 pub use images::{Image, Images};
-pub use rows::Numbers;
+pub use rows::{Numbers, csv_rows};
 pub use s3::S3;
 pub use scenario::Scenario;
+pub use shell::checkout;
 pub use stage::{Stage, Wish};
 pub use wait::{PATIENCE, wait_for};

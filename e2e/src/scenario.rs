@@ -11,7 +11,7 @@ use serde_json::Value;
 use std::any::Any;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What a story acts on. It has the cluster to itself while it runs.
 #[derive(Debug)]
@@ -23,6 +23,7 @@ pub struct Scenario<'a> {
     logs: Option<Collector>,
     tolerated: Vec<String>,
     namespaces: Vec<String>,
+    releases: Vec<[String; 2]>,
 }
 
 impl<'a> Scenario<'a> {
@@ -50,6 +51,7 @@ impl<'a> Scenario<'a> {
             logs: None,
             tolerated: Vec::new(),
             namespaces: Vec::new(),
+            releases: Vec::new(),
         };
         let played = scenario.add_namespace(&namespace).and_then(|()| {
             catch_unwind(AssertUnwindSafe(|| story(&mut scenario)))
@@ -103,6 +105,23 @@ impl<'a> Scenario<'a> {
             cluster.kubectl(get).map(Some)
         })?;
         Ok(())
+    }
+
+    /// `helm install --wait` of a chart into a namespace; uninstalled when the story ends.
+    pub fn install(
+        &mut self,
+        release: &str,
+        namespace: &str,
+        chart: &Path,
+        values: &[&str],
+    ) -> Result<()> {
+        self.releases.push([release.to_owned(), namespace.to_owned()]);
+        let chart = chart.to_str().context("a path that is no text")?;
+        let timeout = format!("{}s", PATIENCE.as_secs());
+        let mut args = vec!["install", release, chart, "--namespace", namespace];
+        args.extend(["--wait", "--timeout", timeout.as_str()]);
+        args.extend(values.iter().flat_map(|value| ["--set", value]));
+        self.cluster()?.helm(args).map(drop)
     }
 
     /// Lines of logs with this text are no trouble in this story.
@@ -188,7 +207,7 @@ impl<'a> Scenario<'a> {
         let mut result = played;
         // While the pods are there.
         let report = if result.is_err() { self.describe() } else { Ok(()) };
-        let deleted = self.delete_namespaces();
+        let deleted = self.uninstall().and(self.delete_namespaces());
         if let Some(logs) = &mut self.logs {
             logs.stop();
         }
@@ -266,6 +285,15 @@ impl<'a> Scenario<'a> {
         Ok(())
     }
 
+    fn uninstall(&self) -> Result<()> {
+        let mut result = Ok(());
+        for [release, namespace] in &self.releases {
+            let args = ["uninstall", release, "--namespace", namespace, "--wait"];
+            result = result.and(self.cluster()?.helm(args).map(drop));
+        }
+        result
+    }
+
     /// Deletes the story's namespaces and waits until they are gone, so that the next one
     /// finds the cluster empty. One that stays is a failure.
     fn delete_namespaces(&self) -> Result<()> {
@@ -280,7 +308,7 @@ impl<'a> Scenario<'a> {
     }
 }
 
-fn copy_logs(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
+fn copy_logs(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)?.flatten() {
         let path = entry.path();

@@ -3,6 +3,10 @@
 //! `make e2e` plays all; `MILLRACE_E2E=1 cargo test -p millrace-e2e --test scenarios NAME`
 //! plays some. Without `MILLRACE_E2E` they are listed as ignored and nothing is touched.
 
+mod failures;
+mod first;
+mod jobs;
+mod rescale;
 mod smoke;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -21,6 +25,9 @@ struct Story {
     /// What it waits for, while it cannot be played yet.
     until: Option<&'static str>,
 }
+
+/// Why stories about jobs are not played yet.
+const MERGE: &str = "until operator and workers are there";
 
 macro_rules! stories {
     ($($module:ident :: $name:ident $(, $flag:ident $(= $value:expr)?)*;)*) => {
@@ -48,6 +55,15 @@ fn stories() -> impl IntoIterator<Item = Story> {
         smoke::a_pod_reaches_the_object_store, lab;
         smoke::pods_live_on_while_the_api_server_is_away, lab;
         smoke::the_pod_of_a_dead_node_is_freed_by_force_and_comes_back_elsewhere, lab;
+        first::the_example_is_applied_and_its_output_is_that_of_a_local_run, lab, until = MERGE;
+        first::what_kubectl_says_of_a_job_is_true_at_every_stage, lab, until = MERGE;
+        failures::a_deleted_worker_restarts_the_job_and_nothing_is_lost_or_doubled, lab, until = MERGE;
+        failures::the_job_survives_its_coordinator, lab, until = MERGE;
+        failures::the_job_survives_the_loss_of_all_of_its_pods, lab, until = MERGE;
+        failures::a_killed_process_restarts_the_job_in_the_pods_that_are_there, lab, until = MERGE;
+        rescale::a_job_is_scaled_up_and_down_under_load, lab, until = MERGE;
+        rescale::parallelism_is_edited_twice_in_quick_succession, lab, until = MERGE;
+        rescale::a_rescale_is_taken_back_in_mid_flight, lab, until = MERGE;
     ]
 }
 
