@@ -43,6 +43,7 @@ if ! made pause; then
   "$LAB/image.sh" "$KUBE/images/pause.tar" $REGISTRY/pause:1 "$KUBE/bin/pause"
 fi
 if ! made busybox; then
-  "$LAB/image.sh" "$KUBE/images/busybox.tar" $REGISTRY/busybox:1 "$(command -v busybox)" \
-    "$(busybox --list | sed 's#^busybox$##; s#..*#bin/&=/app#')"
+  # Called by the name of one of its applets, which a link to it is.
+  mapfile -t applets < <(busybox --list | sed -n '/^busybox$/d; s#.*#bin/&=/app#p')
+  "$LAB/image.sh" "$KUBE/images/busybox.tar" $REGISTRY/busybox:1 "$(command -v busybox)" "${applets[@]}"
 fi

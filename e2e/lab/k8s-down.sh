@@ -10,7 +10,8 @@ use "$1"
 command -v ip >/dev/null || exit 0
 shopt -s nullglob
 
-spaces=(/run/netns/"$ID" /run/netns/"$ID"-n*)
+spaces=(/run/netns/"$ID"-n*)
+[ ! -e "/run/netns/$ID" ] || spaces+=("/run/netns/$ID")
 # Processes outside of the namespaces: relays and the watch over the owner. Not
 # this process, nor the watch that has become it.
 outside() {
@@ -36,12 +37,13 @@ for _ in $(seq 100); do
   sleep 0.05
 done
 for s in "${spaces[@]}"; do ip netns del "${s##*/}"; done
-cgroups=(/sys/fs/cgroup/"$ID" /sys/fs/cgroup/*/"$ID")
+# The root of every hierarchy (v1), or the only one (v2).
+cgroups() { find /sys/fs/cgroup -maxdepth 2 -type d -name "$ID"; }
 for _ in $(seq 200); do
-  [ ${#cgroups[@]} -gt 0 ] || break
-  find "${cgroups[@]}" -depth -type d -exec rmdir {} + 2>/dev/null
-  cgroups=(/sys/fs/cgroup/"$ID" /sys/fs/cgroup/*/"$ID")
-  [ ${#cgroups[@]} -eq 0 ] || sleep 0.05
+  mapfile -t left < <(cgroups)
+  [ ${#left[@]} -gt 0 ] || break
+  find "${left[@]}" -depth -type d -exec rmdir {} + 2>/dev/null
+  sleep 0.05
 done
 if [ "${2:-}" = --keep-logs ]; then
   rm -rf "$DIR"/{etcd,pki,parts,n*/containerd,n*/kubelet,*.sock,*.pid,*kubeconfig}
@@ -49,5 +51,5 @@ else
   rm -rf "$DIR"
 fi
 
-mapfile -t left < <(everyone; printf '%s\n' "${cgroups[@]}"; grep -o "$DIR/[^ ]*" /proc/self/mountinfo)
-[ ${#left[@]} -eq 0 ] || [ -z "${left[*]}" ] || die "left behind: ${left[*]}"
+mapfile -t left < <(everyone; cgroups; grep -o "$DIR/[^ ]*" /proc/self/mountinfo)
+[ ${#left[@]} -eq 0 ] || die "left behind: ${left[*]}"

@@ -52,7 +52,8 @@ part etcd "$KUBE/bin/etcd" --data-dir "$DIR/etcd" --unsafe-no-fsync --log-level 
   --listen-peer-urls http://127.0.0.1:2380 --initial-advertise-peer-urls http://127.0.0.1:2380 --initial-cluster default=http://127.0.0.1:2380
 part apiserver "$KUBE/bin/kube-apiserver" --etcd-servers=$etcd --advertise-address=$CONTROL_IP --secure-port=6443 \
   --service-cluster-ip-range=$SERVICES --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction --allow-privileged=true \
-  --client-ca-file="$pki/ca.crt" --tls-cert-file="$pki/apiserver.crt" --tls-private-key-file="$pki/apiserver.key" \
+  --client-ca-file="$pki/ca.crt" --requestheader-client-ca-file="$pki/ca.crt" --requestheader-allowed-names=none --requestheader-username-headers=X-Remote-User \
+  --tls-cert-file="$pki/apiserver.crt" --tls-private-key-file="$pki/apiserver.key" \
   --kubelet-certificate-authority="$pki/ca.crt" --kubelet-client-certificate="$pki/admin.crt" --kubelet-client-key="$pki/admin.key" --kubelet-preferred-address-types=InternalIP \
   --service-account-key-file="$pki/service-accounts.pub" --service-account-signing-key-file="$pki/service-accounts.key" --service-account-issuer=https://kubernetes.default.svc.cluster.local \
   --profiling=false --v=1

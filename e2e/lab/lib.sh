@@ -26,6 +26,7 @@ die() { say "$*"; exit 1; }
 use() {
   DIR="$(realpath -m "$1")"
   [ ${#DIR} -le 80 ] || die "$DIR is too long for the path of a socket in it: 80 characters at most"
+  case "$DIR" in /run/* | /var/lib/*) die "$DIR would be hidden from the nodes, which have a /run and a /var/lib of their own" ;; esac
   ID="millrace-$(printf %s "$DIR" | sha256sum | cut -c1-8)"
   export KUBECONFIG="$DIR/inside.kubeconfig"
 }
