@@ -19,7 +19,7 @@ outside() {
   for p in /proc/[0-9]*; do
     p=${p#/proc/}
     [ "$p" != $$ ] && [ "$p" != "$PPID" ] || continue
-    case "$(tr '\0' ' ' <"/proc/$p/cmdline" 2>/dev/null)" in
+    case "$({ tr '\0' ' ' <"/proc/$p/cmdline"; } 2>/dev/null)" in
       "socat "*"UNIX-CONNECT:$DIR/"* | "sh -c while kill -0"*" $DIR "*) echo "$p" ;;
     esac
   done

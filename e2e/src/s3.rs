@@ -54,8 +54,10 @@ impl S3 {
     fn request(&self, args: &[&str]) -> Result<()> {
         let user = format!("{}:{}", Self::ACCESS_KEY, Self::SECRET_KEY);
         let sign = ["--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &user];
+        // Not every version of curl adds this by itself, and the server asks for it.
+        let sum = ["--header", "x-amz-content-sha256: UNSIGNED-PAYLOAD"];
         let quiet = ["--silent", "--show-error", "--fail-with-body", "--max-time", "60"];
-        run(Command::new("curl").args(quiet).args(sign).args(args)).map(drop)
+        run(Command::new("curl").args(quiet).args(sign).args(sum).args(args)).map(drop)
     }
 
     /// The folder that holds a bucket's objects as files.
