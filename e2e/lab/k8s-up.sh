@@ -15,7 +15,8 @@ owner=${3:-}
 "$LAB/k8s-build.sh"
 "$LAB/k8s-down.sh" "$DIR"
 mkdir -p "$DIR/parts"
-trap '[ $? = 0 ] || { "$LAB/k8s-down.sh" "$DIR" --keep-logs; say "the cluster did not come up; its logs are in $DIR"; }' EXIT
+up=
+trap '[ -n "$up" ] || { "$LAB/k8s-down.sh" "$DIR" --keep-logs; say "the cluster did not come up; its logs are in $DIR"; }' EXIT
 if [ -n "$owner" ]; then
   # shellcheck disable=SC2016
   alone "$DIR/watch.log" sh -c 'while kill -0 "$0" 2>/dev/null; do sleep 0.5; done; exec "$1" "$2" >/dev/null 2>&1' "$owner" "$LAB/k8s-down.sh" "$DIR"
@@ -100,4 +101,5 @@ until_ok 30 kubectl get serviceaccount default || die "the default service accou
 # A unix socket's path crosses network namespaces: the way in from loopback.
 port="$("$LAB/relay.sh" "$DIR" api $CONTROL_IP:6443)"
 sed "s#server: .*:6443\"#server: \"https://127.0.0.1:$port\"#" "$KUBECONFIG" >"$DIR/kubeconfig"
+up=1
 say "$nodes node(s) ready after $SECONDS s: $DIR/kubeconfig"

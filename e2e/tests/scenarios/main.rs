@@ -5,6 +5,7 @@
 
 mod failures;
 mod first;
+mod image;
 mod jobs;
 mod rescale;
 mod smoke;
@@ -55,6 +56,7 @@ fn stories() -> impl IntoIterator<Item = Story> {
         smoke::a_pod_reaches_the_object_store, lab;
         smoke::pods_live_on_while_the_api_server_is_away, lab;
         smoke::the_pod_of_a_dead_node_is_freed_by_force_and_comes_back_elsewhere, lab;
+        image::a_program_runs_without_privileges_and_with_nothing_beside_it, lab;
         first::the_example_is_applied_and_its_output_is_that_of_a_local_run, lab, until = MERGE;
         first::what_kubectl_says_of_a_job_is_true_at_every_stage, lab, until = MERGE;
         failures::a_deleted_worker_restarts_the_job_and_nothing_is_lost_or_doubled, lab, until = MERGE;
