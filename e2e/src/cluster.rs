@@ -1,6 +1,6 @@
 //! A cluster to run scenarios on: the lab's own, or one that is given.
 
-use crate::shell::{lab, run, run_with_input};
+use crate::shell::{lab, run, run_aloud, run_with_input};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ impl Cluster {
     /// A cluster of the lab with so many nodes, in the folder `dir`.
     pub fn up(nodes: usize, dir: PathBuf) -> Result<Self> {
         let owner = std::process::id().to_string();
-        run(lab("k8s-up.sh").arg(nodes.to_string()).arg(&dir).arg(owner))?;
+        run_aloud(lab("k8s-up.sh").arg(nodes.to_string()).arg(&dir).arg(owner))?;
         let program = run(lab("k8s-in.sh").arg(&dir).args(["sh", "-c", "command -v kubectl"]))?;
         Ok(Self {
             kubectl: program.trim().into(),

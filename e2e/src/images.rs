@@ -1,7 +1,7 @@
 //! The images that stories run, built from this checkout when first wanted.
 
 use crate::cluster::Cluster;
-use crate::shell::{cache, checkout, lab, run};
+use crate::shell::{cache, checkout, lab, run, run_aloud};
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -45,7 +45,7 @@ impl Image {
         let mut command = Command::new(cargo);
         command.current_dir(checkout()).args(["build", "--message-format=json-render-diagnostics"]);
         command.args(["--package", package, "--bin", package]);
-        let messages = run(&mut command)?;
+        let messages = run_aloud(&mut command)?;
         let executable = messages.lines().rev().find_map(|line| {
             let message: serde_json::Value = serde_json::from_str(line).ok()?;
             message["executable"].as_str().map(PathBuf::from)

@@ -1,6 +1,6 @@
 //! An object store that pods reach: versitygw in the lab's network.
 
-use crate::shell::{lab, run};
+use crate::shell::{lab, run, run_aloud};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,7 +22,7 @@ impl S3 {
 
     /// Starts the server in the network of the lab's cluster in `cluster`.
     pub fn up(cluster: &Path) -> Result<Self> {
-        let answer = run(lab("s3-up.sh").arg(cluster))?;
+        let answer = run_aloud(lab("s3-up.sh").arg(cluster))?;
         let mut words = answer.split_whitespace().map(str::to_owned);
         let (Some(inside), Some(outside)) = (words.next(), words.next()) else {
             bail!("s3-up.sh named no addresses: {answer}");

@@ -29,16 +29,22 @@ pub fn cache() -> PathBuf {
 /// Runs a program to its end and gives its standard output; an error holds what it was
 /// and all that it said.
 pub fn run(command: &mut Command) -> Result<String> {
-    finish(command, command_line(command), b"")
+    finish(command.stderr(Stdio::piped()), b"")
 }
 
-/// The same with something on its standard input.
+/// The same for what takes long: what it says on standard error is shown as it comes.
+pub fn run_aloud(command: &mut Command) -> Result<String> {
+    finish(command.stderr(Stdio::inherit()), b"")
+}
+
+/// The same as `run` with something on its standard input.
 pub fn run_with_input(command: &mut Command, input: &[u8]) -> Result<String> {
-    finish(command, command_line(command), input)
+    finish(command.stderr(Stdio::piped()), input)
 }
 
-fn finish(command: &mut Command, line: String, input: &[u8]) -> Result<String> {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+fn finish(command: &mut Command, input: &[u8]) -> Result<String> {
+    let line = command_line(command);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("cannot run {line}"))?;
     if let Some(mut stdin) = child.stdin.take() {
         // A program that ends without reading says why itself.
