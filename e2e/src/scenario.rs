@@ -1,8 +1,10 @@
-//! One story: its namespace, its logs, its end.
+//! One story: its namespace and what it acts with.
+
+mod end;
 
 use crate::cluster::Cluster;
 use crate::images::Image;
-use crate::logs::{Collector, trouble};
+use crate::logs::Collector;
 use crate::s3::S3;
 use crate::stage::{Held, Stage};
 use crate::wait::{PATIENCE, wait_for};
@@ -93,9 +95,7 @@ impl<'a> Scenario<'a> {
                 Some(logs) => logs.also(namespace),
                 None => {
                     let (dir, namespaces) = (cluster.dir()?, self.namespaces.clone());
-                    // Beside the cluster's own: links need one file system.
-                    let folder = dir.join("collected").join(&self.namespace);
-                    self.logs = Some(Collector::start(dir, folder, namespaces)?);
+                    self.logs = Some(Collector::start(dir, self.collected(), namespaces)?);
                 }
             }
         }
@@ -202,121 +202,6 @@ impl<'a> Scenario<'a> {
         let uid = self.field(object, "/metadata/uid")?;
         Ok(uid.as_str().with_context(|| format!("{object} has no uid"))?.to_owned())
     }
-
-    fn end(mut self, played: Result<()>) -> Result<()> {
-        let mut result = played;
-        // While the pods are there.
-        let report = if result.is_err() { self.describe() } else { Ok(()) };
-        let deleted = self.uninstall().and(self.delete_namespaces());
-        if let Some(logs) = &mut self.logs {
-            logs.stop();
-        }
-        let collected = self.collected();
-        if let (Ok(()), Some(collected)) = (&result, &collected) {
-            let found = trouble(collected, &self.tolerated);
-            if !found.is_empty() {
-                result = Err(anyhow!("the logs tell of trouble:\n{}", found.join("\n")));
-            }
-        }
-        if result.is_ok() {
-            result = deleted;
-        }
-        match result {
-            Ok(()) => {
-                if let Some(collected) = collected {
-                    let _ = fs::remove_dir_all(collected);
-                }
-                Ok(())
-            }
-            Err(error) => {
-                let kept = report.and_then(|()| self.keep_logs());
-                let folder = self.folder.display();
-                Err(match kept {
-                    Ok(()) => error.context(format!("see {folder}")),
-                    Err(kept) => error.context(format!("{folder} is not complete: {kept:#}")),
-                })
-            }
-        }
-    }
-
-    fn collected(&self) -> Option<PathBuf> {
-        let dir = self.held.cluster().ok()?.dir().ok()?;
-        Some(dir.join("collected").join(&self.namespace))
-    }
-
-    /// Writes what there is now into the folder.
-    fn describe(&self) -> Result<()> {
-        fs::create_dir_all(&self.folder)?;
-        let cluster = self.cluster()?;
-        let write = |name: &str, args: &[&str]| {
-            let text = cluster.kubectl(args.iter().copied()).unwrap_or_else(|e| format!("{e:#}\n"));
-            fs::write(self.folder.join(name), text)
-        };
-        write("nodes.txt", &["describe", "nodes"])?;
-        for namespace in &self.namespaces {
-            let of = ["--namespace", namespace.as_str()];
-            let file = |name: &str| format!("{namespace}.{name}");
-            let events = ["get", "events", "--sort-by=.lastTimestamp", "--output=wide"];
-            write(&file("events.txt"), &[&events[..], &of].concat())?;
-            write(&file("pods.txt"), &[&["describe", "pods"][..], &of].concat())?;
-            let all =
-                "all,configmaps,serviceaccounts,poddisruptionbudgets,leases,persistentvolumeclaims";
-            write(&file("objects.yaml"), &[&["get", all, "--output=yaml"][..], &of].concat())?;
-            if !cluster.is_lab() {
-                let logs = ["logs", "--all-containers", "--prefix", "--tail=-1", "--selector="];
-                write(&file("logs.txt"), &[&logs[..], &of].concat())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Moves the collected logs, and copies the control plane's, into the folder.
-    fn keep_logs(&self) -> Result<()> {
-        let Some(collected) = self.collected() else { return Ok(()) };
-        copy_logs(&collected, &self.folder.join("pods"))?;
-        let _ = fs::remove_dir_all(collected);
-        let dir = self.cluster()?.dir()?;
-        copy_logs(dir, &self.folder.join("cluster"))?;
-        for entry in fs::read_dir(dir)?.flatten() {
-            if entry.path().join("kubelet.log").exists() {
-                copy_logs(&entry.path(), &self.folder.join("cluster").join(entry.file_name()))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn uninstall(&self) -> Result<()> {
-        let mut result = Ok(());
-        for [release, namespace] in &self.releases {
-            let args = ["uninstall", release, "--namespace", namespace, "--wait"];
-            result = result.and(self.cluster()?.helm(args).map(drop));
-        }
-        result
-    }
-
-    /// Deletes the story's namespaces and waits until they are gone, so that the next one
-    /// finds the cluster empty. One that stays is a failure.
-    fn delete_namespaces(&self) -> Result<()> {
-        let cluster = self.cluster()?;
-        for namespace in &self.namespaces {
-            let timeout = format!("--timeout={}s", PATIENCE.as_secs());
-            cluster
-                .kubectl(["delete", "namespace", namespace, "--ignore-not-found", &timeout])
-                .with_context(|| format!("namespace {namespace} cannot be deleted"))?;
-        }
-        Ok(())
-    }
-}
-
-fn copy_logs(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)?.flatten() {
-        let path = entry.path();
-        if path.extension().is_some_and(|e| e == "log") && path.is_file() {
-            fs::copy(&path, to.join(entry.file_name()))?;
-        }
-    }
-    Ok(())
 }
 
 fn is_ready(pod: &Value) -> bool {
