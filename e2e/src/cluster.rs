@@ -163,6 +163,13 @@ impl Cluster {
         self.part("resume", part)
     }
 
+    /// Starts again what was killed or paused, so that a story that failed half-way does
+    /// not fail the next one. Nothing to do on a given cluster.
+    pub fn mend(&self) -> Result<()> {
+        let Ok(dir) = self.dir() else { return Ok(()) };
+        run(lab("k8s-mend.sh").arg(dir)).map(drop)
+    }
+
     fn part(&self, verb: &str, part: Part) -> Result<()> {
         run(lab("k8s-part.sh").arg(verb).arg(self.dir()?).arg(part.name())).map(drop)
     }

@@ -12,6 +12,11 @@ impl Scenario<'_> {
     /// Tells how the story ended, with the folder that shows why it failed.
     pub(super) fn end(mut self, played: Result<()>) -> Result<()> {
         let mut result = played;
+        if let (Err(_), Ok(cluster)) = (&result, self.cluster())
+            && let Err(error) = cluster.mend()
+        {
+            eprintln!("the cluster cannot be mended: {error:#}");
+        }
         // While the pods are there.
         let report = if result.is_err() { self.describe() } else { Ok(()) };
         let report = report.and(self.collect_of_given());
