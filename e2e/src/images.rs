@@ -38,13 +38,21 @@ impl Image {
         }
     }
 
+    /// What a program needs to run in a cluster with its state in S3.
+    fn features(self) -> &'static [&'static str] {
+        match self {
+            Self::Counts | Self::FlightDelays => &["--features", "millrace/cluster,millrace/s3"],
+            Self::Operator => &[],
+        }
+    }
+
     /// Builds the binary, in the profile of the tests.
     pub fn executable(self) -> Result<PathBuf> {
         let package = self.package();
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
         command.current_dir(checkout()).args(["build", "--message-format=json-render-diagnostics"]);
-        command.args(["--package", package, "--bin", package]);
+        command.args(["--package", package, "--bin", package]).args(self.features());
         let messages = run_aloud(&mut command)?;
         let executable = messages.lines().rev().find_map(|line| {
             let message: serde_json::Value = serde_json::from_str(line).ok()?;
