@@ -27,6 +27,7 @@ pub fn definitions() -> Result<[(&'static str, Value); 2], CrdError> {
         tidy(crd);
         for version in crd["spec"]["versions"].as_array_mut().into_iter().flatten() {
             let schema = &mut version["schema"]["openAPIV3Schema"]["properties"];
+            optional(&mut schema["status"]);
             list_map(&mut schema["status"]["properties"]["conditions"]);
         }
     }
@@ -46,6 +47,21 @@ pub fn template(crd: &Value) -> Result<String, CrdError> {
          {{{{- if .Values.crds.install }}}}\n{}{{{{- end }}}}\n",
         yaml(crd)?
     ))
+}
+
+// Every field of a status comes late, and none may keep the others from being written.
+fn optional(status: &mut Value) {
+    if let Some(schema) = status.as_object_mut() {
+        schema.remove("required");
+        for (name, property) in
+            schema.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten()
+        {
+            // Conditions have the form that all of Kubernetes has agreed on.
+            if name != "conditions" {
+                optional(property);
+            }
+        }
+    }
 }
 
 fn list_map(conditions: &mut Value) {

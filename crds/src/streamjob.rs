@@ -59,8 +59,8 @@ use std::collections::BTreeMap;
         json_path = ".status.conditions[?(@.type==\"Ready\")].message",
         priority = 1
     ),
-    validation = Rule::new("self.metadata.name.size() <= 45 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
-        .message("the name must have at most 45 characters, begin with a letter, and consist of lower-case letters, digits and hyphens")
+    validation = Rule::new("self.metadata.name.size() <= 43 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
+        .message("the name must have at most 43 characters, begin with a letter, and consist of lower-case letters, digits and hyphens")
 )]
 #[x_kube(
     validation = Rule::new("self.workers >= 1")

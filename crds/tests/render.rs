@@ -1,5 +1,7 @@
 //! What is rendered for a job: the contract with the programs in the pods.
 
+#![allow(clippy::unwrap_used)] // helpers of tests, too, may fail loudly
+
 use millrace_crds::StreamJobSpec;
 use millrace_crds::config::Identity;
 use millrace_crds::render::{self, Commit, Owner, StoreWork};
