@@ -109,7 +109,7 @@ pub(crate) async fn observe(
             if kind == Kind::StatefulSet || kind == Kind::ServiceAccount {
                 body = Value::Null;
             } else if kind != Kind::ConfigMap {
-                body = whole(&object);
+                body = whole(&object, what);
             }
             let uid = object.metadata.uid.clone().unwrap_or_default();
             children.insert((kind, child_name), Child { uid, owner, body });
@@ -188,13 +188,13 @@ pub(crate) fn ownership(object: &DynamicObject, id: &Identity) -> Ownership {
     }
 }
 
-fn whole(object: &DynamicObject) -> Value {
+// Objects of a list come without their kind.
+fn whole(object: &DynamicObject, what: What) -> Value {
+    let resource = what.resource();
     let mut body = object.data.clone();
     body["metadata"] = json!(object.metadata);
-    if let Some(types) = &object.types {
-        body["apiVersion"] = json!(types.api_version);
-        body["kind"] = json!(types.kind);
-    }
+    body["apiVersion"] = json!(resource.api_version);
+    body["kind"] = json!(resource.kind);
     body
 }
 
