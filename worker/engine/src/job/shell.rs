@@ -344,7 +344,8 @@ impl Shell {
                     "a worker is there"
                 );
                 let slots = member.slots;
-                if let Some(replaced) = lock(&self.shared).crew.join(member)
+                let replaced = lock(&self.shared).crew.join(member);
+                if let Some(replaced) = replaced
                     && let Some(joined) = self.gone(ordinal, &replaced.peer.process)
                 {
                     let _ = self.tell.send(Msg::Event(joined));
@@ -354,7 +355,8 @@ impl Shell {
             }
             Msg::Lost(ordinal, process, cause) => {
                 tracing::warn!(worker = ordinal, process, cause, "a worker is lost");
-                if let Some(attempt) = lock(&self.shared).crew.runs(ordinal, &process) {
+                let attempt = lock(&self.shared).crew.runs(ordinal, &process);
+                if let Some(attempt) = attempt {
                     let cause = format!("worker {ordinal} is lost: {cause}");
                     let failure = Failure { operator: None, subtask: None, cause };
                     self.note_failure(Some(attempt), Some(ordinal), &failure);

@@ -129,10 +129,9 @@ pub fn worker(
     }
     let letters = run_options.and_then(|run| run.dead_letters.clone());
     let letters = letters.unwrap_or_else(|| storage.join("dead-letters"));
-    let name = match index {
-        0 => revision.name.clone(),
-        index => format!("{}-{index}", revision.name),
-    };
+    // In a cluster the name is `namespace/name`.
+    let name = revision.name.replace('/', ".");
+    let name = if index == 0 { name } else { format!("{name}-{index}") };
     let letters = Arc::new(DeadLetterFile::open(&letters, &name).map_err(Trouble::user)?);
     job.dead_letters = Arc::clone(&letters) as _;
     let owned = if index == 0 { Some(own(&storage)?) } else { None };
