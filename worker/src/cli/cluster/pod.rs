@@ -1,16 +1,21 @@
-//! What a process in a pod does besides: it leaves with a checkpoint when it is told to go.
+//! What a process in a pod does besides: it leaves with a checkpoint when it is told to go,
+//! and ends itself when it is stuck.
 
 use millrace_cluster::process::Process;
 use millrace_engine::coordinator::{Event, JobState};
 use millrace_engine::job::Handle;
 use signal_hook::consts::SIGTERM;
 use signal_hook::iterator::Signals;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 /// Kubernetes' grace, less what it takes to end.
 const GRACE: Duration = Duration::from_secs(50);
 const POLL: Duration = Duration::from_millis(50);
+
+/// Between two looks of the watchdog, and how long one may take.
+const WATCH: Duration = Duration::from_secs(5);
+const STUCK: Duration = Duration::from_secs(30);
 
 /// Ends the process that leads a job when it is told to: at once if no task runs, else when
 /// a checkpoint is complete, so that little is read again.
@@ -37,6 +42,30 @@ pub fn leave_with_checkpoint(handle: Handle) -> std::io::Result<()> {
             (state, now) = newest(&handle).unwrap_or((JobState::Stopping, now));
         }
         std::process::exit(0);
+    })?;
+    Ok(())
+}
+
+/// Ends the process if who leads the job in it does not answer for long: nobody else could
+/// tell, and whoever watches over the process starts it again.
+pub fn watch_over(handle: Handle) -> std::io::Result<()> {
+    std::thread::Builder::new().name("millrace-watchdog".to_owned()).spawn(move || {
+        loop {
+            std::thread::sleep(WATCH);
+            let (tell, told) = sync_channel(1);
+            handle.look(move |_| drop(tell.send(())));
+            match told.recv_timeout(STUCK) {
+                Ok(()) => {}
+                // The job has ended.
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    tracing::error!(
+                        "the coordinator is stuck for {STUCK:?}: the process ends itself"
+                    );
+                    std::process::abort();
+                }
+            }
+        }
     })?;
     Ok(())
 }

@@ -186,6 +186,7 @@ pub fn worker(
         run::stop_on_signals(&running, &leftovers, &Screen::default())
     }
     .map_err(|e| Trouble::failed(format!("cannot listen for signals: {e}")))?;
+    pod::watch_over(handle.clone()).map_err(Trouble::failed)?;
     watch(&options.live, live.clone(), hash, handle);
     let owner = Owner {
         pod: std::env::var("MILLRACE_POD_UID").unwrap_or_else(|_| "local".to_owned()),
