@@ -17,13 +17,27 @@ const POLL: Duration = Duration::from_millis(50);
 const WATCH: Duration = Duration::from_secs(5);
 const STUCK: Duration = Duration::from_secs(30);
 
+/// Being told to go. Made before anything else: the first process of a container does not
+/// hear of a signal that came before it listened, and no second one follows.
+pub struct Told(Signals);
+
+impl Told {
+    /// Listens.
+    pub fn listen() -> std::io::Result<Self> {
+        Signals::new([SIGTERM]).map(Self)
+    }
+
+    fn wait(&mut self) {
+        let _ = self.0.forever().next();
+    }
+}
+
 /// Ends the process that leads a job when it is told to: at once if no task runs, else when
 /// a checkpoint is complete, so that little is read again.
-pub fn leave_with_checkpoint(handle: Handle) -> std::io::Result<()> {
-    let mut signals = Signals::new([SIGTERM])?;
+pub fn leave_with_checkpoint(handle: Handle, mut told: Told) -> std::io::Result<()> {
     let thread = std::thread::Builder::new().name("millrace-signals".to_owned());
     thread.spawn(move || {
-        let _ = signals.forever().next();
+        told.wait();
         tracing::info!("told to go: taking a checkpoint first");
         let begun = Instant::now();
         let newest = |handle: &Handle| -> Option<(JobState, u64)> {
@@ -72,16 +86,14 @@ pub fn watch_over(handle: Handle) -> std::io::Result<()> {
 
 /// Serves whoever leads the job until this process is told to go, and has left behind a
 /// checkpoint if it runs tasks.
-pub fn serve_until_told(process: Process) -> std::io::Result<()> {
-    let mut signals = Signals::new([SIGTERM])?;
+pub fn serve_until_told(process: Process, mut told: Told) {
     let leaving = process.leaving();
     process.serve(move || {
-        let _ = signals.forever().next();
+        told.wait();
         leaving.ask();
         let begun = Instant::now();
         while !leaving.may_go() && begun.elapsed() < GRACE {
             std::thread::sleep(POLL);
         }
     });
-    Ok(())
 }

@@ -102,6 +102,8 @@ pub fn worker(
     revision: &Revision,
     build: impl FnOnce(&Env) -> Res,
 ) -> Result<(), Trouble> {
+    let in_pod = last_words::in_pod();
+    let told = in_pod.then(pod::Told::listen).transpose().map_err(Trouble::failed)?;
     if options.supervised {
         end_with_parent()?;
     }
@@ -115,7 +117,6 @@ pub fn worker(
         (Some(run), Some(location)) => Place::new(location, &run.server),
         _ => Place::of_storage(&revision.storage),
     };
-    let in_pod = last_words::in_pod();
     let storage = if in_pod { PathBuf::from(STATE_DIR) } else { place.here() };
     let mut job = JobOptions::new(&revision.name, &place.location);
     job.opener = Arc::clone(&place.opener);
@@ -161,7 +162,12 @@ pub fn worker(
     };
     let process = Process::start(spec).map_err(Trouble::failed)?;
     let Some(lock) = owned else {
-        return pod::serve_until_told(process).map_err(Trouble::failed);
+        let told = match told {
+            Some(told) => told,
+            None => pod::Told::listen().map_err(Trouble::failed)?,
+        };
+        pod::serve_until_told(process, told);
+        return Ok(());
     };
     if let Some(file) = &options.leader_file {
         replace(file, process.address().as_bytes())
@@ -180,10 +186,9 @@ pub fn worker(
         }
     };
     let leftovers = Arc::new(Mutex::new(socket));
-    if in_pod {
-        pod::leave_with_checkpoint(handle.clone())
-    } else {
-        run::stop_on_signals(&running, &leftovers, &Screen::default())
+    match told {
+        Some(told) => pod::leave_with_checkpoint(handle.clone(), told),
+        None => run::stop_on_signals(&running, &leftovers, &Screen::default()),
     }
     .map_err(|e| Trouble::failed(format!("cannot listen for signals: {e}")))?;
     pod::watch_over(handle.clone()).map_err(Trouble::failed)?;
