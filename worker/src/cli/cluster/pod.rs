@@ -67,7 +67,9 @@ pub fn watch_over(handle: Handle) -> std::io::Result<()> {
         loop {
             std::thread::sleep(WATCH);
             let (tell, told) = sync_channel(1);
-            handle.look(move |_| drop(tell.send(())));
+            handle.look(move |_| {
+                let _ = tell.send(());
+            });
             match told.recv_timeout(STUCK) {
                 Ok(()) => {}
                 // The job has ended.
