@@ -56,9 +56,24 @@ $(DENY):
 run: ## Run the flight-delays example; ARGS='--input FILE --output DIR ...'
 	cargo run --package flight-delays -- run $(ARGS)
 
+.PHONY: e2e
+e2e: ## Play the stories on a cluster of our own (root; the first time 10 min more); ARGS=names
+	MILLRACE_E2E=1 cargo test --package millrace-e2e --test scenarios -- $(ARGS)
+
+.PHONY: image
+image: ## OCI archives of the example and the operator, from release binaries
+	cargo build --release --package flight-delays --features millrace/cluster,millrace/s3
+	cargo build --release --package millrace-operator
+	e2e/lab/image.sh $(CARGO_TARGET_DIR)/image/flight-delays.tar millrace.dev/examples/flight-delays:0.1.0 $(CARGO_TARGET_DIR)/release/flight-delays
+	e2e/lab/image.sh $(CARGO_TARGET_DIR)/image/operator.tar millrace.dev/operator:0.1.0 $(CARGO_TARGET_DIR)/release/millrace-operator
+
+.PHONY: crds
+crds: ## Write the chart's resource definitions anew from their types
+	cargo run --package millrace-crds -- charts/millrace/templates/crds
+
 .PHONY: chaos
-chaos: ## Kill the example with SIGKILL 50 times and compare its output
-	cargo test --package flight-delays --test chaos -- --ignored --nocapture
+chaos: ## Kill the example hundreds of times, in one process and in several, and compare its output
+	cargo test --package flight-delays -- --ignored --nocapture
 
 $(BENCH): FORCE
 	cargo build --release --package millrace-benches
