@@ -128,6 +128,7 @@ pub fn parse_restart(text: &str) -> Result<RestartPolicy, String> {
                         multiplier,
                         jitter,
                         reset_after,
+                        limit: None,
                     })
                 }
                 other => Ok(other),
