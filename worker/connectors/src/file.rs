@@ -2,6 +2,9 @@
 //! writes each row to them exactly once.
 
 mod input;
+mod place;
+#[cfg(feature = "s3")]
+mod s3;
 pub mod sink;
 pub mod source;
 #[cfg(feature = "zip")]

@@ -36,6 +36,10 @@ impl Places {
     /// Creates them, and finds out whether files can be made there.
     pub(super) fn create(dir: &Path, job: &JobUid, uid: &Uid) -> Result<Self, Error> {
         let failed = |source| Error::Directory { path: dir.to_path_buf(), source };
+        if dir.to_str().is_some_and(millrace_engine::store::opener::is_url) {
+            let why = "files are written to directories of a file system, not to URLs";
+            return Err(failed(io::Error::new(io::ErrorKind::Unsupported, why)));
+        }
         let home = dir.join(STAGE);
         let stage = home.join(escape(job.as_str())).join(escape(uid.as_str()));
         fs::create_dir_all(&stage).map_err(failed)?;

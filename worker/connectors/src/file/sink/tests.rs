@@ -119,6 +119,13 @@ fn a_directory_that_cannot_be_written_is_the_users_error() {
 }
 
 #[test]
+fn a_url_is_refused_and_not_taken_for_a_directory() {
+    let e = FileSink::<Row, _>::csv("s3://bucket/out").writer(cx(1)).err().unwrap();
+    assert!(e.is::<UserError>() && e.to_string().contains("not to URLs"), "{e}");
+    assert!(!Path::new("s3:").exists());
+}
+
+#[test]
 fn partitions_lead_nowhere_but_below_the_directory() {
     let dir = tempfile::tempdir().unwrap();
     for path in ["..", "a/../b", "/etc", "a//b", "a/", ".millrace", "a/.b"] {
