@@ -9,7 +9,7 @@ use millrace_engine::coordinator::{CheckpointPolicy, Outcome, StopMode};
 use millrace_engine::data::{Res, Rows};
 use millrace_engine::job::{Handle, JobOptions, run};
 use millrace_engine::time::Watermarks;
-use millrace_protocol::ids::{JobUid, Uid};
+use millrace_protocol::ids::{Attempt, JobUid, Uid};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -125,7 +125,7 @@ impl Committer<Vec<Row>> for Collected {
         Ok(Committed::Done)
     }
 
-    fn abort_others(&mut self, _: &[Vec<Row>]) -> Res {
+    fn abort_others(&mut self, _: Attempt, _: &[Vec<Row>]) -> Res {
         Ok(())
     }
 }

@@ -14,6 +14,16 @@ pub struct RunOptions {
     /// Subtasks of each operator that says nothing else [default: number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub parallelism: Option<u16>,
+    /// Processes that run the job, each watched over and started again when it dies [default:
+    /// this one alone]
+    #[cfg(feature = "cluster")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub workers: Option<u16>,
+    /// Slots (threads that run tasks) of each of them [default: what the parallelism needs]
+    #[cfg(feature = "cluster")]
+    #[arg(long, value_name = "N", requires = "workers",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub slots_per_worker: Option<u16>,
     /// Where the job's state is kept, a directory or s3://bucket/prefix; without it state is
     /// kept only while the job runs
     #[arg(long, value_name = "DIR|URL")]

@@ -73,6 +73,38 @@ impl Place {
         Ok(self)
     }
 
+    /// As it stands in a job's configuration; what the program was not built with comes out
+    /// as a directory of that name, which is refused when it is opened.
+    #[cfg(feature = "cluster")]
+    pub fn storage(&self) -> millrace_protocol::config::Storage {
+        use millrace_protocol::config::{S3Storage, Storage};
+        let plain = self.location.split('?').next().unwrap_or_default();
+        match plain.strip_prefix("s3://") {
+            None => Storage::Directory { path: self.location.clone() },
+            Some(place) => {
+                let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
+                let (bucket, prefix) = (bucket.to_owned(), prefix.to_owned());
+                Storage::S3(S3Storage { bucket, prefix, ..S3Storage::default() })
+            }
+        }
+    }
+
+    /// What a job's configuration says.
+    #[cfg(feature = "cluster")]
+    pub fn of_storage(storage: &millrace_protocol::config::Storage) -> Self {
+        use millrace_protocol::config::Storage;
+        let location = storage.to_string();
+        match storage {
+            Storage::Directory { .. } => Self::new(&location, &Server::default()),
+            #[cfg(feature = "s3")]
+            Storage::S3(s3) => {
+                Self { location, opener: Arc::new(millrace_s3::S3Opener::new(s3.clone())) }
+            }
+            #[cfg(not(feature = "s3"))]
+            Storage::S3(_) => Self::new(&location, &Server::default()),
+        }
+    }
+
     /// Opens it.
     pub fn open(&self, access: Access) -> StoreResult<Arc<dyn ObjectStore>> {
         self.opener.open(&self.location, access)

@@ -108,7 +108,7 @@ pub fn run(
 
 /// What `--from` means. A savepoint's own path is made absolute: it stands in the
 /// job's records until the first checkpoint.
-fn origin(from: &str, opener: &dyn Opener) -> Result<RestoreChoice, Trouble> {
+pub fn origin(from: &str, opener: &dyn Opener) -> Result<RestoreChoice, Trouble> {
     Ok(match from {
         "latest" => RestoreChoice::Latest,
         "none" => RestoreChoice::None,
@@ -150,7 +150,7 @@ fn check_name(savepoint: &Path, opener: &dyn Opener) -> Result<(), Trouble> {
 }
 
 /// Says how the job ended, in a word for those who asked it to stop.
-fn tell(outcome: Result<Outcome, JobError>) -> Result<&'static str, Trouble> {
+pub fn tell(outcome: Result<Outcome, JobError>) -> Result<&'static str, Trouble> {
     match outcome? {
         Outcome::Finished => Ok("finished"),
         Outcome::FinishedBefore => {
@@ -160,7 +160,7 @@ fn tell(outcome: Result<Outcome, JobError>) -> Result<&'static str, Trouble> {
             Ok("finished before")
         }
         Outcome::Suspended => Ok("stopped with a last checkpoint"),
-        Outcome::Fenced => Err(Trouble::failed(
+        Outcome::Fenced(_) | Outcome::Superseded(_) | Outcome::Deleted => Err(Trouble::failed(
             "another process has taken this job over: see what else runs on its storage",
         )),
         Outcome::Refused(why) => Err(Trouble::User(why)),
@@ -175,7 +175,7 @@ fn prints_to_terminal(graph: &Graph) -> bool {
 }
 
 /// Directories that go with the process, in the temporary directory.
-struct Scratch {
+pub struct Scratch {
     /// State, where the user gave no storage.
     directory: PathBuf,
     /// Dead letters then; kept if there are any.
@@ -184,11 +184,20 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new(options: &RunOptions, name: &str) -> Self {
+    /// Of a program called `name`.
+    pub fn new(options: &RunOptions, name: &str) -> Self {
         let directory =
             std::env::temp_dir().join(format!("{}{}", scratch_prefix(name), std::process::id()));
         let letters = directory.with_extension("dead-letters");
         Self { directory, letters, used: options.storage.is_none() }
+    }
+}
+
+#[cfg(feature = "cluster")]
+impl Scratch {
+    /// For the state.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 }
 
@@ -212,7 +221,7 @@ fn take<T>(leftovers: &Mutex<Option<T>>) -> Option<T> {
 }
 
 /// The first SIGINT or SIGTERM takes a last checkpoint; the second exits at once.
-fn stop_on_signals<T: Send + 'static>(
+pub fn stop_on_signals<T: Send + 'static>(
     running: &Arc<Running>,
     leftovers: &Arc<Mutex<Option<T>>>,
     screen: &Screen,

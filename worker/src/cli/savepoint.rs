@@ -40,7 +40,7 @@ pub struct Which {
 
 impl Which {
     /// The storage, which some job has used.
-    fn find(&self) -> Result<Place, Trouble> {
+    pub fn find(&self) -> Result<Place, Trouble> {
         match &self.storage {
             Some(storage) => {
                 let place = Place::new(storage, &self.server);
@@ -163,7 +163,7 @@ fn owner(storage: &Place) -> Result<Owner, Trouble> {
 }
 
 /// Exports the latest checkpoint of a job that does not run.
-fn export_latest(storage: &Place, id: &str, target: &Place) -> Result<String, Trouble> {
+pub fn export_latest(storage: &Place, id: &str, target: &Place) -> Result<String, Trouble> {
     let stored = Stored::read(storage)?;
     let shown = &storage.location;
     let Some(head) = &stored.head else {
@@ -222,16 +222,19 @@ fn ended(phase: Phase) -> &'static str {
     }
 }
 
+/// How the job on a storage directory is doing; `None`: nobody answers.
+pub fn look(storage: &std::path::Path) -> Result<Option<View>, Trouble> {
+    let Some(stream) = socket::connect(storage) else { return Ok(None) };
+    match socket::ask(stream, &Request::Status)? {
+        Response::Status(view) => Ok(Some(*view)),
+        other => Err(unexpected(other)),
+    }
+}
+
 /// Prints how the job is doing.
 pub fn status(which: &Which, json: bool) -> Result<(), Trouble> {
     let storage = which.find()?;
-    let look = || -> Result<Option<View>, Trouble> {
-        let Some(stream) = socket::connect(&storage.here()) else { return Ok(None) };
-        match socket::ask(stream, &Request::Status)? {
-            Response::Status(view) => Ok(Some(*view)),
-            other => Err(unexpected(other)),
-        }
-    };
+    let look = || look(&storage.here());
     let Some(view) = look()? else { return offline_status(&storage, json) };
     if json {
         let text = serde_json::to_string_pretty(&view).map_err(Trouble::failed)?;

@@ -97,6 +97,9 @@ pub fn options(storage: &Path, parallelism: u16) -> JobOptions {
         ..CheckpointPolicy::default()
     };
     options.restart = RestartPolicy::FixedDelay { attempts: 1000, delay: Duration::from_millis(1) };
+    // For trying them all between workers.
+    let given = std::env::var("MILLRACE_LOOPBACK").ok().and_then(|s| s.parse().ok());
+    options.loopback = given;
     options
 }
 

@@ -1,19 +1,34 @@
 //! A job in this process: the shell around the coordinator and the slots.
 //!
-//! [`run`] drives the pure [`Coordinator`](crate::coordinator::Coordinator): it carries
-//! out effects (store calls in the side pool, slots as threads) and feeds events back.
+//! [`run`] drives the pure [`Coordinator`](crate::coordinator::Coordinator): the shell
+//! carries out effects (store calls and commits in the side pool) and feeds events back.
+//! What concerns tasks goes as an [`order`] to the [`agent`] of each worker of the attempt;
+//! agents start and stop slots, and say how those are doing. A job in one process has one
+//! worker, in that process.
 
+pub mod agent;
 mod check;
+mod committing;
+mod comparison;
+pub mod crew;
 mod deploy;
+mod handle;
+pub mod order;
+mod placement;
 mod program;
+mod proposed;
 mod restore;
 mod shell;
 
-pub use shell::{Handle, JobError, Stats, Status, run, run_owned};
+pub use comparison::{Comparison, compare};
+pub use handle::{FailureNote, Handle, Stats, Status};
+pub use proposed::Proposed;
+pub use shell::{JobError, Lead, lead, run, run_owned};
 
 use crate::connector::DeadLetters;
 use crate::coordinator::{CheckpointPolicy, RestartPolicy, RestoreChoice};
-use crate::store::{DirectoryOpener, Opener};
+use crate::data::{Fail, Res};
+use crate::store::{Access, DirectoryOpener, ObjectStore, Opener};
 use millrace_protocol::keygroup::MaxParallelism;
 use std::path::Path;
 use std::sync::Arc;
@@ -41,8 +56,18 @@ pub struct JobOptions {
     pub allow_unclaimed_state: bool,
     /// Where bad rows go.
     pub dead_letters: Arc<dyn DeadLetters>,
+    /// Spreads the slots over so many workers that all live in this process and reach each
+    /// other over loopback: for tests of what lies between workers.
+    pub loopback: Option<u16>,
     /// Wraps the store: for tests that make it fail.
     pub wrap_store: Option<WrapStore>,
+}
+
+/// The store of the savepoint at `path`, from which its file keys count, and where that is.
+fn savepoint_store(opener: &dyn Opener, path: &str) -> Res<(Arc<dyn ObjectStore>, String)> {
+    let target = crate::coordinator::export::target_of(path)
+        .ok_or_else(|| Fail::from(format!("{path} is no savepoint")))?;
+    Ok((opener.open(&target, Access::Read)?, target))
 }
 
 /// Wraps a store.
@@ -65,6 +90,7 @@ impl JobOptions {
             restart: RestartPolicy::default(),
             allow_unclaimed_state: false,
             dead_letters: Arc::new(LogDeadLetters),
+            loopback: None,
             wrap_store: None,
         }
     }
