@@ -110,12 +110,17 @@ pub trait ObjectStore: Send + Sync + 'static {
     /// Deletes an object. No error if there is none.
     fn delete(&self, key: &ObjectKey) -> StoreResult<()>;
 
-    /// Takes back large objects below `prefix` that were begun before `before_ms`
-    /// (milliseconds since 1970, by the store's clock) and never finished: what a dead
-    /// process left, if the store keeps such things. How many.
-    fn discard_uploads(&self, prefix: &Prefix, before_ms: i64) -> StoreResult<usize> {
-        let _ = (prefix, before_ms);
-        Ok(0)
+    /// Keys below `prefix` of large objects that were begun and not finished, as far as the
+    /// store keeps and lists them: what dead processes left, and what others write now.
+    fn unfinished(&self, prefix: &Prefix) -> StoreResult<Vec<ObjectKey>> {
+        let _ = prefix;
+        Ok(Vec::new())
+    }
+
+    /// Takes back what was begun at this key and not finished. An object there stays.
+    fn discard_unfinished(&self, key: &ObjectKey) -> StoreResult<()> {
+        let _ = key;
+        Ok(())
     }
 }
 
