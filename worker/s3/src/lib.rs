@@ -26,7 +26,7 @@ mod upload;
 pub use bucket::{Bucket, Listed};
 pub use leftovers::Unfinished;
 pub use location::{BadLocation, Location};
-pub use opener::S3Opener;
+pub use opener::{S3Opener, default_server, set_default_server};
 pub use staged::{Completed, Sent, StagedPart, Staging};
 pub use store::S3Store;
 pub use upload::Upload;

@@ -3,7 +3,6 @@
 use super::place::{Contents, Files, Found};
 use super::source::Error;
 use millrace_engine::store::{Fault, StoreError};
-use millrace_protocol::config::S3Storage;
 use millrace_s3::{Bucket, Listed, Location};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -25,7 +24,7 @@ pub(super) struct S3Files {
 impl S3Files {
     pub(super) fn open(root: &Path, url: &str) -> Result<Arc<dyn Files>, Error> {
         let unusable = |why: String| Error::Place { path: root.into(), why };
-        let location = Location::parse(url, &S3Storage::default());
+        let location = Location::parse(url, &millrace_s3::default_server());
         let Location(storage) = location.map_err(|error| unusable(error.to_string()))?;
         let bucket = Bucket::open(&storage).map_err(|error| unusable(error.to_string()))?;
         Ok(Arc::new(Self { bucket, prefix: storage.prefix }))

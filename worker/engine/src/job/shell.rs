@@ -21,7 +21,7 @@ use crate::runtime::source::wall_clock;
 use crate::store::directory::DirectoryStore;
 use crate::store::lock::OwnerLock;
 use crate::store::opener::is_url;
-use crate::store::{Access, ObjectStore, Opener, StoreError, probe};
+use crate::store::{Access, ObjectStore, Opener, StoreError, probe_patiently};
 use millrace_protocol::config::Live;
 use millrace_protocol::head::{ConfigRef, Owner};
 use millrace_protocol::ids::{Attempt, JobUid};
@@ -149,7 +149,7 @@ pub fn lead(
     let max = options.max_parallelism;
     handle.graph.check(options.parallelism, max).map_err(JobError::User)?;
     let mut rng = fastrand::Rng::new();
-    probe(store.as_ref(), &format!("{:016x}", rng.u64(..)))
+    probe_patiently(store.as_ref(), || format!("{:016x}", rng.u64(..)))
         .map_err(|e| JobError::User(e.to_string()))?;
     let program = describe(&handle.graph, options.parallelism, max);
     let mut config = Config {

@@ -136,6 +136,31 @@ pub trait ObjectWriter: Send {
     fn abort(self: Box<Self>);
 }
 
+/// How often a store is asked that gives no answer, and the pause after the first time.
+const PROBES: u32 = 6;
+const PROBE_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// Probes a store, again and again while it gives no answer that the user could help.
+/// `nonce` makes a new one.
+pub fn probe_patiently(
+    store: &dyn ObjectStore,
+    mut nonce: impl FnMut() -> String,
+) -> StoreResult<()> {
+    let mut tries = 1;
+    loop {
+        match probe(store, &nonce()) {
+            Err(error)
+                if tries < PROBES && error.action != "use" && error.fault == Fault::Other =>
+            {
+                tracing::warn!(%error, "the storage is probed again");
+                std::thread::sleep(PROBE_PAUSE * 2_u32.pow(tries - 1));
+                tries += 1;
+            }
+            other => return other,
+        }
+    }
+}
+
 /// Asks a store whether it honours put-if-absent, with a key made of `nonce`,
 /// which nobody else uses. A store that does not is no place for a job.
 pub fn probe(store: &dyn ObjectStore, nonce: &str) -> StoreResult<()> {

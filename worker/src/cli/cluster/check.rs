@@ -11,7 +11,7 @@ use clap::Args;
 use millrace_engine::api::env::Env;
 use millrace_engine::data::Res;
 use millrace_engine::job::{Comparison, compare};
-use millrace_engine::store::{Access, probe};
+use millrace_engine::store::{Access, probe_patiently};
 use millrace_protocol::config::Revision;
 use millrace_protocol::keygroup::MaxParallelism;
 use serde_json::{Map, json};
@@ -41,14 +41,14 @@ pub fn check(
     build: impl FnOnce(&Env) -> Res,
 ) -> Result<String, Trouble> {
     let live = read_live(&options.live)?;
+    let place = Place::of_storage(&revision.storage);
     let env = Env::new();
     build(&env).map_err(Trouble::user)?;
     let graph = env.into_graph();
     let max = MaxParallelism::new(revision.max_parallelism).map_err(Trouble::user)?;
     graph.check(live.parallelism, max).map_err(Trouble::User)?;
-    let place = Place::of_storage(&revision.storage);
     let store = place.open(Access::Write).map_err(|e| Trouble::Storage(e.to_string()))?;
-    probe(store.as_ref(), &format!("{:016x}", fastrand::u64(..)))
+    probe_patiently(store.as_ref(), || format!("{:016x}", fastrand::u64(..)))
         .map_err(|e| Trouble::Storage(e.to_string()))?;
     let stored = if is_storage(&place)? { Some(Stored::read(&place)?) } else { None };
     let latest = stored.as_ref().and_then(|stored| {

@@ -18,7 +18,7 @@ use millrace_engine::coordinator::{ClaimRule, Existing};
 use millrace_engine::data::Res;
 use millrace_engine::job::{Handle, JobOptions, Lead, Proposed};
 use millrace_engine::store::opener::is_url;
-use millrace_engine::store::{Access, DirectoryStore, OwnerLock, StoreError, probe};
+use millrace_engine::store::{Access, DirectoryStore, OwnerLock, StoreError, probe_patiently};
 use millrace_protocol::config::{Live, OnExistingState, Revision};
 use millrace_protocol::head::Owner;
 use millrace_protocol::keygroup::MaxParallelism;
@@ -108,15 +108,16 @@ pub fn worker(
         end_with_parent()?;
     }
     let index = options.index.map_or_else(index_of_pod, Ok)?;
+    // Before the dataflow is built: files of the program are on the server of the storage.
+    let place = match (run_options, &options.storage_location) {
+        (Some(run), Some(location)) => Place::new(location, &run.server),
+        _ => Place::of_storage(&revision.storage),
+    };
     let env = Env::new();
     build(&env).map_err(Trouble::user)?;
     let graph = Arc::new(env.into_graph());
     let live = read_live(&options.live)?;
     let hash = revision.hash().map_err(Trouble::failed)?;
-    let place = match (run_options, &options.storage_location) {
-        (Some(run), Some(location)) => Place::new(location, &run.server),
-        _ => Place::of_storage(&revision.storage),
-    };
     let storage = if in_pod { PathBuf::from(STATE_DIR) } else { place.here() };
     let mut job = JobOptions::new(&revision.name, &place.location);
     job.opener = Arc::clone(&place.opener);
@@ -143,7 +144,8 @@ pub fn worker(
     let bad_storage = |error: StoreError| Trouble::Storage(error.to_string());
     let store = place.open(Access::Write).map_err(bad_storage)?;
     if index == 0 {
-        probe(store.as_ref(), &format!("{:016x}", fastrand::u64(..))).map_err(bad_storage)?;
+        probe_patiently(store.as_ref(), || format!("{:016x}", fastrand::u64(..)))
+            .map_err(bad_storage)?;
     }
     let spec = ProcessSpec {
         ordinal: index,

@@ -8,7 +8,6 @@ use super::place::{Body, Place, Seal};
 use super::{Error, FileCommit};
 use millrace_engine::connector::Committed;
 use millrace_engine::store::{Fault, StoreError};
-use millrace_protocol::config::S3Storage;
 use millrace_protocol::ids::{Attempt, JobUid, Uid};
 use millrace_s3::{Bucket, Completed, Location, Sent, StagedPart, Staging};
 use std::collections::BTreeSet;
@@ -37,7 +36,7 @@ impl Keys {
     pub(super) fn open(dir: &Path, url: &str, job: &JobUid, uid: &Uid) -> Result<Self, Error> {
         let unusable =
             |why: String| Error::Directory { path: dir.into(), source: io::Error::other(why) };
-        let location = Location::parse(url, &S3Storage::default());
+        let location = Location::parse(url, &millrace_s3::default_server());
         let Location(storage) = location.map_err(|error| unusable(error.to_string()))?;
         let bucket = Bucket::open(&storage).map_err(|error| unusable(error.to_string()))?;
         let root = match storage.prefix.as_str() {
@@ -245,7 +244,7 @@ mod tests {
                 job: "unused".into(),
                 uid: of.uid.as_str().into(),
                 attempt: Attempt(attempt),
-                subtask: millrace_protocol::ids::Subtask(70_000 % 4096),
+                subtask: millrace_protocol::ids::Subtask(368),
             };
             let commit = super::super::names::part(&cx, &of.job, "day=1/x", 3, ".csv.gz");
             of.key(&commit)
