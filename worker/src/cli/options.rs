@@ -3,7 +3,7 @@
 use crate::cli::place::Server;
 use crate::cli::progress;
 use clap::Args;
-use millrace_engine::coordinator::{CheckpointPolicy, RestartPolicy};
+use millrace_engine::coordinator::{CheckpointPolicy, RestartPolicy, Unclaimed};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -72,6 +72,11 @@ pub struct RunOptions {
 }
 
 impl RunOptions {
+    /// What becomes of state that no operator claims.
+    pub fn unclaimed(&self) -> Unclaimed {
+        if self.allow_unclaimed_state { Unclaimed::Dropped } else { Unclaimed::Refused }
+    }
+
     /// When checkpoints are taken and kept.
     pub fn checkpoints(&self) -> CheckpointPolicy {
         CheckpointPolicy {

@@ -39,6 +39,9 @@ pub enum JobError {
     /// The user must change something; nothing was touched.
     #[error("{0}")]
     User(String),
+    /// The same, about the place of the job's data.
+    #[error("{0}")]
+    Storage(String),
     /// It failed.
     #[error("{0}")]
     Failed(String),
@@ -150,7 +153,7 @@ pub fn lead(
     handle.graph.check(options.parallelism, max).map_err(JobError::User)?;
     let mut rng = fastrand::Rng::new();
     probe_patiently(store.as_ref(), || format!("{:016x}", rng.u64(..)))
-        .map_err(|e| JobError::User(e.to_string()))?;
+        .map_err(|e| JobError::Storage(e.to_string()))?;
     let program = describe(&handle.graph, options.parallelism, max);
     let mut config = Config {
         owner: lead.owner,
@@ -170,7 +173,7 @@ pub fn lead(
         from: options.from.clone(),
         restore: None,
         desired: lead.desired,
-        allow_unclaimed_state: options.allow_unclaimed_state,
+        unclaimed: options.unclaimed.clone(),
         checkpoints: options.checkpoints.clone(),
         restart: options.restart.clone(),
         shapes: check_shapes,
@@ -296,10 +299,8 @@ impl Shell {
                 }
             }
             let effects = self.coordinator.step(event, self.begun.elapsed());
-            if self.coordinator.attempt().is_some() {
-                let version = self.coordinator.head().map_or(0, |head| head.version.0);
-                lock(&self.shared).head_version = version;
-            }
+            let owned = self.coordinator.attempt().and_then(|_| self.coordinator.head());
+            lock(&self.shared).head_version = owned.map_or(0, |head| head.version.0);
             for effect in effects {
                 if let Some(outcome) = self.carry_out(effect) {
                     if let Some(why) = self.refused.take() {

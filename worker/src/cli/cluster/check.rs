@@ -3,7 +3,7 @@
 //! nothing, and changes nothing of the job.
 
 use crate::cli::cluster::last_words;
-use crate::cli::cluster::worker::{read_live, read_revision};
+use crate::cli::cluster::worker::{read_live, read_revision, refuse_unsupported, unclaimed};
 use crate::cli::home::{Stored, is_storage};
 use crate::cli::place::Place;
 use crate::cli::trouble::Trouble;
@@ -40,6 +40,7 @@ pub fn check(
     revision: &Revision,
     build: impl FnOnce(&Env) -> Res,
 ) -> Result<String, Trouble> {
+    refuse_unsupported(revision)?;
     let live = read_live(&options.live)?;
     let place = Place::of_storage(&revision.storage);
     let env = Env::new();
@@ -56,9 +57,10 @@ pub fn check(
         Some(stored.manifest(latest))
     });
     let base = latest.transpose()?;
-    let dropped = &revision.drop_state;
+    let dropped = unclaimed(revision);
+    let compared = base.as_ref().map(|base| compare(&graph, live.parallelism, max, base, &dropped));
     let Comparison { keeps, drops } =
-        compare(&graph, live.parallelism, max, base.as_ref(), dropped).map_err(Trouble::User)?;
+        compared.transpose().map_err(Trouble::User)?.unwrap_or_default();
     let from = match &base {
         None => "there is no checkpoint yet".to_owned(),
         Some(base) => format!(

@@ -14,13 +14,14 @@ use millrace_cluster::process::{Leader, Process, ProcessSpec};
 use millrace_cluster::token::Token;
 use millrace_connectors::DeadLetterFile;
 use millrace_engine::api::env::Env;
-use millrace_engine::coordinator::{ClaimRule, Existing};
+use millrace_engine::coordinator::{ClaimRule, Existing, Unclaimed};
 use millrace_engine::data::Res;
 use millrace_engine::job::{Handle, JobOptions, Lead, Proposed};
 use millrace_engine::store::opener::is_url;
-use millrace_engine::store::{Access, DirectoryStore, OwnerLock, StoreError, probe_patiently};
-use millrace_protocol::config::{Live, OnExistingState, Revision};
+use millrace_engine::store::{Access, DirectoryStore, OwnerLock, StoreError};
+use millrace_protocol::config::{Backend, ExchangeSecurity, Live, OnExistingState, Revision};
 use millrace_protocol::head::Owner;
+use millrace_protocol::ids::Uid;
 use millrace_protocol::keygroup::MaxParallelism;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -113,6 +114,7 @@ pub fn worker(
         (Some(run), Some(location)) => Place::new(location, &run.server),
         _ => Place::of_storage(&revision.storage),
     };
+    refuse_unsupported(revision)?;
     let env = Env::new();
     build(&env).map_err(Trouble::user)?;
     let graph = Arc::new(env.into_graph());
@@ -127,7 +129,9 @@ pub fn worker(
     if let Some(run) = run_options {
         job.checkpoints = run.checkpoints();
         job.restart = run.restart.clone();
-        job.allow_unclaimed_state = run.allow_unclaimed_state;
+        job.unclaimed = run.unclaimed();
+    } else {
+        job.unclaimed = unclaimed(revision);
     }
     let letters = run_options.and_then(|run| run.dead_letters.clone());
     let letters = letters.unwrap_or_else(|| storage.join("dead-letters"));
@@ -143,10 +147,6 @@ pub fn worker(
     }
     let bad_storage = |error: StoreError| Trouble::Storage(error.to_string());
     let store = place.open(Access::Write).map_err(bad_storage)?;
-    if index == 0 {
-        probe_patiently(store.as_ref(), || format!("{:016x}", fastrand::u64(..)))
-            .map_err(bad_storage)?;
-    }
     let spec = ProcessSpec {
         ordinal: index,
         graph,
@@ -231,6 +231,26 @@ pub fn worker(
     drop(leftovers);
     drop(lock);
     told.map(drop)
+}
+
+/// State of these operators may be dropped, and no other.
+pub fn unclaimed(revision: &Revision) -> Unclaimed {
+    Unclaimed::DroppedOf(revision.drop_state.iter().map(|uid| Uid(uid.clone())).collect())
+}
+
+/// What a configuration may ask for and no process can do yet: never something else instead.
+pub fn refuse_unsupported(revision: &Revision) -> Result<(), Trouble> {
+    if revision.backend != Backend::Memory {
+        let why = "state.backend RocksDB is not there yet: leave it out, and give workers memory \
+                   for all of the state";
+        return Err(Trouble::user(why));
+    }
+    if revision.exchange != ExchangeSecurity::Plaintext {
+        let why = "tls.exchange Mutual is not there yet: leave it out, and keep others out of the \
+                   network between workers";
+        return Err(Trouble::user(why));
+    }
+    Ok(())
 }
 
 fn existing(revision: &Revision) -> Existing {
@@ -347,5 +367,33 @@ fn watch(path: &Path, mut seen: Live, revision: String, handle: Handle) {
     });
     if let Err(error) = watching {
         tracing::warn!(%error, "changes of the configuration are not seen");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn revision(more: &str) -> Revision {
+        let text = format!(
+            r#"{{"format":1,"name":"shop/orders","job":"u","max_parallelism":8,
+                "slots_per_worker":1,"storage":{{"directory":{{"path":"/s"}}}}{more}}}"#
+        );
+        Revision::decode("revision", text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_refused_by_name() {
+        assert!(refuse_unsupported(&revision("")).is_ok());
+        let refused = |more| refuse_unsupported(&revision(more)).unwrap_err().to_string();
+        assert!(refused(r#","backend":"RocksDB""#).contains("state.backend"));
+        assert!(refused(r#","exchange":{"mutual":{"directory":"/t"}}"#).contains("tls.exchange"));
+    }
+
+    #[test]
+    fn only_state_that_the_user_named_may_be_dropped() {
+        let unclaimed = unclaimed(&revision(r#","drop_state":["old"]"#));
+        assert!(unclaimed.may_drop(&Uid("old".to_owned())));
+        assert!(!unclaimed.may_drop(&Uid("window".to_owned())));
     }
 }
