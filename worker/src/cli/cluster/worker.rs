@@ -123,6 +123,7 @@ pub fn worker(
     let storage = if in_pod { PathBuf::from(STATE_DIR) } else { place.here() };
     let mut job = JobOptions::new(&revision.name, &place.location);
     job.opener = Arc::clone(&place.opener);
+    job.copies = is_url(&place.location).then(|| storage.join("copies"));
     job.parallelism = live.parallelism;
     job.max_parallelism = MaxParallelism::new(revision.max_parallelism).map_err(Trouble::user)?;
     graph.check(job.parallelism, job.max_parallelism).map_err(Trouble::User)?;
