@@ -39,8 +39,13 @@ impl Job {
         let (home, log) = (dir.join("home"), dir.join("log"));
         fs::create_dir_all(dir).unwrap();
         let workers = workers.to_string();
-        let more =
-            ["--workers", &workers, "--slots-per-worker", "2", "--restart", "backoff:10ms:1s"];
+        let more = [
+            ["--workers", &workers],
+            ["--slots-per-worker", "2"],
+            ["--restart", "backoff:10ms:1s"],
+            ["--heartbeat-timeout", "2s"],
+        ]
+        .concat();
         let Places { input, output, storage } = &places;
         let run = Run { input, output, storage, parallelism, interval: "50ms", more: &more };
         let mut command = run.command();
@@ -96,6 +101,13 @@ impl Job {
         false
     }
 
+    /// It did what it was asked for, unless it has ended meanwhile.
+    fn answered(&mut self, answer: &std::process::Output, seed: u64) {
+        let told = String::from_utf8_lossy(&answer.stderr).into_owned();
+        let over = self.is_over() || told.contains("the job ended");
+        assert!(answer.status.success() || over, "seed {seed}: {told}");
+    }
+
     /// Waits for its end.
     pub fn finish(mut self) -> Places {
         let begun = Instant::now();
@@ -123,6 +135,12 @@ fn signal(pid: u32, signal: &str) {
     // One that has just ended is no error.
     let mut kill = Command::new("kill");
     kill.args([signal, &pid.to_string()]).stderr(Stdio::null()).status().unwrap();
+}
+
+fn pause(pid: u32, time: Duration) {
+    signal(pid, "-STOP");
+    std::thread::sleep(time);
+    signal(pid, "-CONT");
 }
 
 /// Runs it in one process that nothing disturbs.
@@ -175,32 +193,35 @@ pub fn disturbed(how: &Disturbance) {
         if processes.is_empty() {
             continue;
         }
-        match rng.u8(..10) {
-            0..2 if how.rescales => {
+        let (ordinal, pid) = processes[rng.usize(..processes.len())];
+        match rng.u8(..20) {
+            0..4 if how.rescales => {
                 let workers = rng.u16(2..5);
                 let parallelism = rng.u16(1..=workers * 2).to_string();
                 let workers = workers.to_string();
                 let asked =
                     job.ask(&["rescale", "--workers", &workers, "--parallelism", &parallelism]);
-                let told = String::from_utf8_lossy(&asked.stderr).into_owned();
-                let over = job.is_over() || told.contains("the job ended");
-                assert!(asked.status.success() || over, "seed {seed}: {told}");
+                job.answered(&asked, seed);
             }
-            2 => {
+            0..2 => {
+                let target = wild.join("savepoints");
+                let asked = job.ask(&["savepoint", target.to_str().unwrap()]);
+                job.answered(&asked, seed);
+            }
+            4..6 => {
                 for (_, pid) in processes {
                     signal(pid, "-KILL");
                 }
             }
-            3 => {
-                let (_, pid) = processes[rng.usize(..processes.len())];
-                signal(pid, "-STOP");
-                std::thread::sleep(Duration::from_millis(rng.u64(..300)));
-                signal(pid, "-CONT");
+            6..8 => pause(pid, Duration::from_millis(rng.u64(..300))),
+            // Longer than others wait for it: it is given up, and comes back as a zombie.
+            8 => pause(pid, Duration::from_millis(2500)),
+            9..11 => {
+                // The leader, and another one with it.
+                let with = processes.iter().filter(|(other, _)| *other == 0 || *other == ordinal);
+                with.for_each(|(_, pid)| signal(*pid, "-KILL"));
             }
-            _ => {
-                let (_, pid) = processes[rng.usize(..processes.len())];
-                signal(pid, "-KILL");
-            }
+            _ => signal(pid, "-KILL"),
         }
         done += 1;
     }

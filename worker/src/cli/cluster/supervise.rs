@@ -67,6 +67,7 @@ pub fn supervise(options: &RunOptions, screen: &Screen, workers: u16) -> Result<
         storage: storage.clone(),
         stopping: false,
         location: place.location.clone(),
+        heartbeat_timeout: options.heartbeat_timeout,
         led: false,
     };
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(Trouble::failed)?;
@@ -187,6 +188,8 @@ struct Watcher {
     stopping: bool,
     /// The storage as its user wrote it, a path made absolute.
     location: String,
+    /// Silence of a process for so long means that it is lost.
+    heartbeat_timeout: Option<Duration>,
     /// Whether a process has led the job before.
     led: bool,
 }
@@ -270,6 +273,9 @@ impl Watcher {
         command.arg("--storage-location").arg(&self.location);
         command.args(["--listen", "127.0.0.1:0", "--exchange", "127.0.0.1:0", "--supervised"]);
         let arguments = serde_json::to_string(&self.arguments).unwrap_or_default();
+        if let Some(timeout) = self.heartbeat_timeout {
+            command.arg("--heartbeat-timeout").arg(format!("{}ms", timeout.as_millis()));
+        }
         command.arg("--run-arguments").arg(arguments);
         // Ctrl-C is for this process, which passes on what it means.
         command.process_group(0);

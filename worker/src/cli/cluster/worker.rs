@@ -160,7 +160,7 @@ pub fn worker(
         host: options.host.clone().or_else(|| std::env::var("MILLRACE_POD_IP").ok()),
         leader: leader(options)?,
         token: token(options)?,
-        heartbeat: Heartbeat { timeout: options.heartbeat_timeout, ..Heartbeat::default() },
+        heartbeat: Heartbeat::within(options.heartbeat_timeout),
         revision: Some(hash.clone()),
     };
     let process = Process::start(spec).map_err(Trouble::failed)?;
