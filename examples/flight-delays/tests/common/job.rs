@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a job may take to do what it must in the end.
+/// How long a job may take to do the next thing that it must.
 const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Where a job reads, writes, and keeps its state: paths or URLs.
@@ -108,14 +108,19 @@ impl Job {
         assert!(answer.status.success() || over, "seed {seed}: {told}");
     }
 
-    /// Waits for its end.
+    /// Waits for its end, as long as it takes checkpoints.
     pub fn finish(mut self) -> Places {
-        let begun = Instant::now();
+        let (mut seen, mut since) = (None, Instant::now());
         while !self.is_over() {
-            if begun.elapsed() > PATIENCE {
-                self.give_up(&format!("it does not end: {:?}", self.status()));
+            std::thread::sleep(Duration::from_millis(200));
+            let status = self.status();
+            let checkpoint = status.as_deref().and_then(checkpoint_of);
+            if checkpoint != seen {
+                (seen, since) = (checkpoint, Instant::now());
             }
-            std::thread::sleep(Duration::from_millis(20));
+            if since.elapsed() > PATIENCE {
+                self.give_up(&format!("it does not go on: {status:?}"));
+            }
         }
         let (code, log) = (self.child.wait().unwrap().code(), fs::read_to_string(&self.log));
         let log = log.unwrap();
@@ -129,6 +134,13 @@ impl Job {
         self.child.kill().unwrap();
         panic!("{why}\n{}", fs::read_to_string(&self.log).unwrap());
     }
+}
+
+/// The number of the latest checkpoint in a status.
+fn checkpoint_of(status: &str) -> Option<u64> {
+    let (_, rest) = status.split_once("\"checkpoint\": {")?;
+    let (_, rest) = rest.split_once("\"id\": ")?;
+    rest.split_once(',')?.0.parse().ok()
 }
 
 fn signal(pid: u32, signal: &str) {
