@@ -28,6 +28,11 @@ pub struct RunOptions {
     #[cfg(feature = "cluster")]
     #[arg(long, value_name = "TIME", requires = "workers", value_parser = parse_duration)]
     pub heartbeat_timeout: Option<Duration>,
+    /// Rows between them go by mutual TLS, with tls.crt, tls.key and ca.crt of this directory;
+    /// the certificate must be good for 127.0.0.1
+    #[cfg(feature = "cluster")]
+    #[arg(long, value_name = "DIR", requires = "workers")]
+    pub exchange_tls: Option<PathBuf>,
     /// Where the job's state is kept, a directory or s3://bucket/prefix; without it state is
     /// kept only while the job runs
     #[arg(long, value_name = "DIR|URL")]

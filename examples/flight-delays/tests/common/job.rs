@@ -36,16 +36,28 @@ pub struct Job {
 impl Job {
     /// What it needs besides is made in `dir`.
     pub fn start(dir: &Path, places: Places, workers: u16, parallelism: u16) -> Self {
+        Self::start_with(dir, places, workers, parallelism, &[])
+    }
+
+    /// The same with more options.
+    pub fn start_with(
+        dir: &Path,
+        places: Places,
+        workers: u16,
+        parallelism: u16,
+        options: &[&str],
+    ) -> Self {
         let (home, log) = (dir.join("home"), dir.join("log"));
         fs::create_dir_all(dir).unwrap();
         let workers = workers.to_string();
-        let more = [
-            ["--workers", &workers],
-            ["--slots-per-worker", "2"],
-            ["--restart", "backoff:10ms:1s"],
-            ["--heartbeat-timeout", "2s"],
-        ]
-        .concat();
+        let more: [&[&str]; 5] = [
+            &["--workers", &workers],
+            &["--slots-per-worker", "2"],
+            &["--restart", "backoff:10ms:1s"],
+            &["--heartbeat-timeout", "2s"],
+            options,
+        ];
+        let more = more.concat();
         let Places { input, output, storage } = &places;
         let run = Run { input, output, storage, parallelism, interval: "50ms", more: &more };
         let mut command = run.command();
@@ -127,6 +139,19 @@ impl Job {
         assert_eq!(code, Some(0), "{log}");
         assert!(!log.contains("panicked"), "{log}");
         self.places
+    }
+
+    /// Waits until it logs something, and ends it.
+    pub fn says(&mut self, text: &str) {
+        let begun = Instant::now();
+        while !fs::read_to_string(&self.log).unwrap().contains(text) {
+            if begun.elapsed() > PATIENCE || self.is_over() {
+                self.give_up(&format!("it does not say {text}"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Ends it, and says what it logged.

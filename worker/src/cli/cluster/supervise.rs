@@ -115,6 +115,12 @@ fn starting(storage: &Path) -> View {
     }
 }
 
+fn absolute(directory: &Path) -> Result<String, Trouble> {
+    let bad = |why: &str| Trouble::user(format!("cannot use {}: {why}", directory.display()));
+    let absolute = std::path::absolute(directory).map_err(|error| bad(&error.to_string()))?;
+    absolute.to_str().map(str::to_owned).ok_or_else(|| bad("its name is not UTF-8"))
+}
+
 fn configuration(
     options: &RunOptions,
     place: &Place,
@@ -131,6 +137,10 @@ fn configuration(
              --workers, more --slots-per-worker, or a lower --parallelism"
         )));
     }
+    let exchange = match &options.exchange_tls {
+        None => ExchangeSecurity::Plaintext,
+        Some(directory) => ExchangeSecurity::Mutual { directory: absolute(directory)? },
+    };
     let revision = Revision {
         format: CONFIG_FORMAT,
         name: crate::cli::program_name(),
@@ -141,7 +151,7 @@ fn configuration(
         slots_per_worker: slots,
         storage: place.storage(),
         backend: Backend::Memory,
-        exchange: ExchangeSecurity::Plaintext,
+        exchange,
         drop_state: Vec::new(),
         on_existing_state: OnExistingState::Resume,
     };
