@@ -54,7 +54,7 @@ impl Job {
             &["--workers", &workers],
             &["--slots-per-worker", "2"],
             &["--restart", "backoff:10ms:1s"],
-            &["--heartbeat-timeout", "2s"],
+            &["--heartbeat-timeout", "4s"],
             options,
         ];
         let more = more.concat();
@@ -252,7 +252,7 @@ pub fn disturbed(how: &Disturbance) {
             }
             6..8 => pause(pid, Duration::from_millis(rng.u64(..300))),
             // Longer than others wait for it: it is given up, and comes back as a zombie.
-            8 => pause(pid, Duration::from_millis(2500)),
+            8 => pause(pid, Duration::from_millis(4500)),
             9..11 => {
                 // The leader, and another one with it.
                 let with = processes.iter().filter(|(other, _)| *other == 0 || *other == ordinal);

@@ -103,7 +103,9 @@ impl Deployment {
                 metrics.insert((node.id, subtask), Arc::default());
             }
         }
-        let restored = spec.base.map(|(base, store)| FromManifest::new(&base, store));
+        let cancel = Arc::new(AtomicBool::new(false));
+        let restored =
+            spec.base.map(|(base, store)| FromManifest::new(&base, store, Arc::clone(&cancel)));
         let max = spec.order.max_parallelism;
         let owned = |slot: u16| {
             let nodes = layouts[usize::from(slot)].iter();
@@ -154,7 +156,6 @@ impl Deployment {
             restore,
         });
         let pool = Arc::new(Pool::new(64));
-        let cancel = Arc::new(AtomicBool::new(false));
         let mut running = Vec::new();
         for (slot, base) in local.into_iter().zip(bases) {
             let (control, controls) = channel();

@@ -12,6 +12,7 @@ mod committing;
 mod comparison;
 pub mod crew;
 mod deploy;
+mod fetch;
 mod handle;
 pub mod order;
 mod placement;
