@@ -45,6 +45,8 @@ impl Draft<'_> {
         }
         self.free_pods();
         if self.now - since > PATIENCE_MS {
+            // Alone: what failed until now would keep it from being done.
+            self.actions.clear();
             let place = millrace_crds::config::storage(&self.o.job.id, &self.o.job.spec.storage);
             let place = place.map(|place| place.to_string()).unwrap_or_default();
             self.event(true, Reason::DataLeftBehind, &format!("Data is left at {place}."));
@@ -73,6 +75,7 @@ impl Draft<'_> {
                 // Without a revision nothing was ever started, so that there is nothing.
                 let Some(hash) = hash else { return true };
                 if let Ok(template) = self.template(&hash) {
+                    self.ensure_account();
                     let pod = render::store_pod(
                         &self.owner(),
                         &template,

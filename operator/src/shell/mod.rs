@@ -1,22 +1,24 @@
 //! The shell around `plan`: watches, calls, clocks. No decisions.
 
-mod cache;
+pub(crate) mod cache;
 mod calls;
-mod coordinator;
+pub(crate) mod coordinator;
 mod execute;
-mod kinds;
-mod leader;
-mod metrics;
+pub(crate) mod kinds;
+pub(crate) mod leader;
+pub(crate) mod metrics;
 mod observe;
 pub mod options;
-mod pass;
+pub(crate) mod pass;
 mod pods;
 mod queue;
 pub mod release;
 mod serve;
 
+use crate::observed::Millis;
 use anyhow::Context;
 use cache::Cache;
+use coordinator::Connect;
 use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
 use leader::Leader;
@@ -38,6 +40,9 @@ pub(crate) struct Shell {
     pub cluster: String,
     pub master_key: Vec<u8>,
     pub watches_nodes: bool,
+    pub connect: Connect,
+    /// Milliseconds since 1970.
+    pub now: Box<dyn Fn() -> Millis + Send + Sync>,
 }
 
 /// Runs until told to end.
@@ -66,6 +71,8 @@ pub async fn run(mut options: Options) -> anyhow::Result<()> {
         cluster,
         master_key,
         watches_nodes: options.watch_nodes,
+        connect: Box::new(coordinator::connect),
+        now: Box::new(pass::now),
         client,
     });
     let (stop, stopped) = watch::channel(false);
