@@ -4,6 +4,7 @@ use crate::cli::options::RunOptions;
 use crate::cli::progress::{self, Progress};
 use crate::cli::screen::Screen;
 use crate::cli::server::{Running, serve};
+use crate::cli::state::spill;
 use crate::cli::trouble::Trouble;
 use crate::cli::{program_name, scratch_prefix};
 use millrace_connectors::DeadLetterFile;
@@ -43,6 +44,7 @@ pub fn run(
     job.restart = options.restart.clone();
     job.from = origin(&options.from)?;
     job.allow_unclaimed_state = options.allow_unclaimed_state;
+    job.spill = spill(options)?;
     graph.check(job.parallelism, job.max_parallelism).map_err(Trouble::User)?;
     // From here on the directory is this process's.
     let lock = OwnerLock::acquire(&storage).map_err(Trouble::user)?;

@@ -128,6 +128,7 @@ impl Deployment {
             channels,
             metrics: metrics.clone(),
             restore,
+            spill: spec.options.spill.clone(),
         });
         let pool = Arc::new(Pool::new(64));
         let cancel = Arc::new(AtomicBool::new(false));

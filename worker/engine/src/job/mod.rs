@@ -13,6 +13,7 @@ pub use shell::{Handle, JobError, Stats, Status, run, run_owned};
 
 use crate::connector::DeadLetters;
 use crate::coordinator::{CheckpointPolicy, RestartPolicy, RestoreChoice};
+use crate::graph::SpillTo;
 use millrace_protocol::keygroup::MaxParallelism;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,6 +39,8 @@ pub struct JobOptions {
     pub allow_unclaimed_state: bool,
     /// Where bad rows go.
     pub dead_letters: Arc<dyn DeadLetters>,
+    /// Where state goes that memory has no room for.
+    pub spill: Option<SpillTo>,
     /// Wraps the store: for tests that make it fail.
     pub wrap_store: Option<WrapStore>,
 }
@@ -61,6 +64,7 @@ impl JobOptions {
             restart: RestartPolicy::default(),
             allow_unclaimed_state: false,
             dead_letters: Arc::new(LogDeadLetters),
+            spill: None,
             wrap_store: None,
         }
     }

@@ -139,7 +139,11 @@ impl SlotSnapshots {
             }
             self.begin(barrier)?;
         }
-        let live: u64 = task.tables().iter().map(|(_, t)| t.sizes().memory).sum();
+        let live = |(_, t): &(_, &mut dyn crate::state::StateTable)| {
+            let sizes = t.sizes();
+            sizes.memory + sizes.spilled
+        };
+        let live: u64 = task.tables().iter().map(live).sum();
         let fold = self.fold(index, barrier, live);
         let Some(current) = &mut self.current else { return Ok(()) };
         current.passed[index] = true;

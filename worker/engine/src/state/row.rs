@@ -27,6 +27,18 @@ pub trait Row: Sized + Send + 'static {
     /// Whether rows of this type ever expire.
     const EXPIRES: bool = false;
 
+    /// Whether a row has more to it than what checkpoints hold: then the tier holds
+    /// what [`Row::write_beside`] gives, at most 255 bytes.
+    const BESIDE: bool = false;
+
+    /// Appends what checkpoints do not hold.
+    fn write_beside(&self, _out: &mut Vec<u8>) {}
+
+    /// Takes over what [`Row::write_beside`] gave, all of `bytes`.
+    fn read_beside(&mut self, _bytes: &[u8]) -> Res {
+        Ok(())
+    }
+
     /// Approximate bytes that the row holds outside itself.
     #[inline]
     fn heap_bytes(&self) -> usize {

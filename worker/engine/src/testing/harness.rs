@@ -12,7 +12,7 @@ use crate::coordinator::BarrierKind;
 use crate::data::{Fail, Res, Rows, Ts};
 use crate::graph::{
     AttemptCx, BuildCx, Fresh, Graph, NodeId, NodeKind, NodeSpec, Output as HeadOutput, Restore,
-    joined,
+    SpillTo, joined,
 };
 use crate::runtime::channel::{Channel, TaskWaker};
 use crate::runtime::metrics::NodeMetrics;
@@ -20,6 +20,8 @@ use crate::runtime::pool::Pool;
 use crate::runtime::signal::Signal;
 use crate::runtime::snapshot::{Barrier, SnapshotParts};
 use crate::runtime::task::{Progress, Task, Turn};
+use crate::state::budget::Budget;
+use crate::state::tier::TierFactory;
 use crate::state::{DeltaWriter, SnapshotSpec};
 use millrace_protocol::ids::{Attempt, CheckpointId, JobUid, Uid};
 use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
@@ -129,6 +131,7 @@ pub struct Harness {
     last: Option<Snapshot>,
     stutter: Stutter,
     restarts: Vec<Box<dyn Fn()>>,
+    spill: Option<SpillTo>,
 }
 
 /// What a round came to.
@@ -182,6 +185,7 @@ impl Harness {
             last: None,
             stutter,
             restarts: restarts.into_inner(),
+            spill: own_spill(),
         };
         harness.start(Box::new(Fresh))?;
         Ok((harness, ends))
@@ -191,6 +195,12 @@ impl Harness {
     /// moments: what comes out must not depend on it. Equal seeds disturb equally.
     pub fn stutter(&mut self, seed: u64) {
         self.stutter.seed(seed);
+    }
+
+    /// From the next restore on, state in tables beyond `bytes` goes to tiers of `tiers`,
+    /// where the operator can do without it in memory.
+    pub fn spill_to(&mut self, tiers: Arc<dyn TierFactory>, bytes: u64) {
+        self.spill = Some(SpillTo { tiers, budget: Budget::new(bytes) });
     }
 
     /// Builds all tasks anew.
@@ -233,6 +243,7 @@ impl Harness {
             channels,
             metrics,
             restore,
+            spill: self.spill.clone(),
         };
         let mut subtasks = Vec::with_capacity(layout.len());
         for (node, subtask) in &layout {
@@ -401,6 +412,23 @@ impl Harness {
         self.last = Some(snapshot.clone());
         self.start(Box::new(snapshot.clone()))
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Whether this thread's harnesses have a tier from the start, and no memory for tables.
+    pub(crate) static SPILLS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+#[cfg(test)]
+fn own_spill() -> Option<SpillTo> {
+    let tiers = Arc::new(crate::state::tier::MemoryTiers::default());
+    SPILLS.get().then(|| SpillTo { tiers, budget: Budget::new(0) })
+}
+
+#[cfg(not(test))]
+fn own_spill() -> Option<SpillTo> {
+    None
 }
 
 /// What a subtask's tables owe the checkpoint, as a state file.
