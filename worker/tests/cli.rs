@@ -348,6 +348,14 @@ fn what_only_the_user_can_mend_exits_with_2() {
     refused(&mut dirs.run(&["--max-parallelism", "40000"]), &["40000 is not between 1 and 32768"]);
     refused(&mut dirs.run(&["--restart", "sometimes"]), &["fixed:N:DELAY"]);
     refused(&mut dirs.run(&["--parallelism", "0"]), &["--parallelism"]);
+    refused(&mut dirs.run(&["--memory", "1GiB"]), &["--backend rocksdb"]);
+    refused(&mut dirs.run(&["--memory", "1GB"]), &["KiB, MiB or GiB"]);
+    if cfg!(feature = "rocksdb") {
+        let small = ["--backend", "rocksdb", "--memory", "1MiB"];
+        refused(&mut dirs.run(&small), &["1 MiB of memory are too few"]);
+    } else {
+        refused(&mut dirs.run(&["--backend", "rocksdb"]), &["built without RocksDB"]);
+    }
     refused(&mut dirs.run(&["--from", &dirs.text("nowhere")]), &["nowhere", "path of a savepoint"]);
     assert!(!dirs.path("state").exists(), "nothing was touched");
     fs::write(dirs.path("file"), "").unwrap();

@@ -18,8 +18,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-const TOTAL: u64 = 192 << 20;
+const TOTAL: u64 = 128 << 20;
 const PAYLOAD: usize = 200;
+/// Rows a second: what they change between two checkpoints has to fit into memory.
+const RATE: u64 = 60_000;
 /// Every key comes this often.
 const ROUNDS: u64 = 2;
 
@@ -43,7 +45,7 @@ fn the_job() {
     let tiers = RocksTiers::open(LocalDir::temporary().unwrap(), shares.tier).unwrap();
     let env = Env::new();
     let rows = Generator::new(move |i| (i % keys, 1_u64, vec![i as u8; PAYLOAD]));
-    env.source("rows", rows.count(keys * ROUNDS).splits(2), Watermarks::none())
+    env.source("rows", rows.count(keys * ROUNDS).rate(RATE).splits(2), Watermarks::none())
         .key_by(|row: &(u64, u64, Vec<u8>)| row.0)
         .reduce("sums", |sum, row| sum.1 += row.1)
         .map(|row| {

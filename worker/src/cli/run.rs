@@ -44,8 +44,8 @@ pub fn run(
     job.restart = options.restart.clone();
     job.from = origin(&options.from)?;
     job.allow_unclaimed_state = options.allow_unclaimed_state;
-    job.spill = spill(options)?;
     graph.check(job.parallelism, job.max_parallelism).map_err(Trouble::User)?;
+    job.spill = spill(options)?;
     // From here on the directory is this process's.
     let lock = OwnerLock::acquire(&storage).map_err(Trouble::user)?;
     let letters = options.dead_letters.clone().unwrap_or_else(|| match options.storage {

@@ -178,6 +178,22 @@ impl<T: Data> Row for Plain<T> {
     fn shape() -> Result<RowShape, ShapeError> {
         Ok(RowShape::Plain(shape::trace::<T>()?))
     }
+
+    fn heap_bytes(&self) -> usize {
+        heap_of(&self.0)
+    }
+}
+
+/// About the bytes that a value holds outside itself: those of its encoding, and what an
+/// allocation costs, if it has anything to drop.
+pub(crate) fn heap_of<T: Serialize>(value: &T) -> usize {
+    const ALLOCATION: usize = 16;
+    if !std::mem::needs_drop::<T>() {
+        return 0;
+    }
+    let mut bytes = Vec::new();
+    // What cannot be encoded is told when it is written.
+    encode(value, &mut bytes).map_or(0, |()| bytes.len() + ALLOCATION)
 }
 
 /// Appends a value's postcard bytes.

@@ -20,8 +20,6 @@ use crate::runtime::pool::Pool;
 use crate::runtime::signal::Signal;
 use crate::runtime::snapshot::{Barrier, SnapshotParts};
 use crate::runtime::task::{Progress, Task, Turn};
-use crate::state::budget::Budget;
-use crate::state::tier::TierFactory;
 use crate::state::{DeltaWriter, SnapshotSpec};
 use millrace_protocol::ids::{Attempt, CheckpointId, JobUid, Uid};
 use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
@@ -131,6 +129,7 @@ pub struct Harness {
     last: Option<Snapshot>,
     stutter: Stutter,
     restarts: Vec<Box<dyn Fn()>>,
+    /// Set in tests of the engine's own operators.
     spill: Option<SpillTo>,
 }
 
@@ -195,12 +194,6 @@ impl Harness {
     /// moments: what comes out must not depend on it. Equal seeds disturb equally.
     pub fn stutter(&mut self, seed: u64) {
         self.stutter.seed(seed);
-    }
-
-    /// From the next restore on, state in tables beyond `bytes` goes to tiers of `tiers`,
-    /// where the operator can do without it in memory.
-    pub fn spill_to(&mut self, tiers: Arc<dyn TierFactory>, bytes: u64) {
-        self.spill = Some(SpillTo { tiers, budget: Budget::new(bytes) });
     }
 
     /// Builds all tasks anew.
@@ -423,7 +416,7 @@ thread_local! {
 #[cfg(test)]
 fn own_spill() -> Option<SpillTo> {
     let tiers = Arc::new(crate::state::tier::MemoryTiers::default());
-    SPILLS.get().then(|| SpillTo { tiers, budget: Budget::new(0) })
+    SPILLS.get().then(|| SpillTo { tiers, budget: crate::state::budget::Budget::new(0) })
 }
 
 #[cfg(not(test))]
