@@ -30,7 +30,10 @@ use std::sync::Arc;
 /// The part of a full segment that leaves at once, as a divisor.
 const PART: usize = 16;
 /// Housekeeping calls between two exact looks at what the table holds.
-const LOOK: u32 = if cfg!(test) { 4 } else { 256 };
+const LOOK: u32 = if cfg!(test) { 4 } else { 16 };
+
+/// Segments that shed entries in one housekeeping call if too much is held.
+const AT_ONCE: usize = 4;
 
 /// What an entry of the tier counts in a snapshot's turn, in entries of a table.
 const READ_COST: usize = 8;
@@ -349,11 +352,13 @@ impl<K: Key, R: Row> Table<K, R> {
             spill.looked = 0;
             self.look();
         }
-        if self.is_over() {
-            let at = self.tended.min(self.segments.len().saturating_sub(1));
-            if !self.shed(at)
-                && let Some(spill) = &self.spill
-            {
+        let segments = self.segments.len();
+        for next in 0..AT_ONCE.min(segments) {
+            if !self.is_over() {
+                return;
+            }
+            let shed = self.shed((self.tended + next) % segments);
+            if let Some(spill) = self.spill.as_ref().filter(|_| !shed) {
                 warn_if_far_over(spill.held.budget());
             }
         }
