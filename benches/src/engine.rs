@@ -44,7 +44,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// A job's options as the table wants them: checkpoint each second to a directory.
 fn options(storage: &Path, parallelism: u16) -> JobOptions {
-    let mut options = JobOptions::new("bench", storage.to_owned());
+    let mut options = JobOptions::new("bench", storage);
     options.parallelism = parallelism;
     options.checkpoints =
         CheckpointPolicy { interval: Some(INTERVAL), ..CheckpointPolicy::default() };

@@ -3,6 +3,7 @@
 
 mod engine;
 mod events;
+mod exchange;
 mod flink;
 mod machine;
 mod measure;

@@ -24,6 +24,7 @@ pub const ROWS: &[Row] = &[
     Row { name: "checkpoint", measure: checkpoint },
     Row { name: "chain", measure: chain },
     Row { name: "csv", measure: csv },
+    Row { name: "exchange", measure: exchange },
     Row { name: "latency", measure: latency },
     Row { name: "idle", measure: idle },
     Row { name: "memory", measure: memory },
@@ -192,6 +193,17 @@ fn checkpoint(runs: Runs, _: &Flink) -> Result<Vec<Measured>> {
         alone("delta bytes by changed bytes", "x", seldom.delta_ratio, Bound::AtMost(1.2)),
         alone("folded entries by changed ones", "x", seldom.folded_ratio, Bound::AtMost(1.0)),
     ])
+}
+
+fn exchange(runs: Runs, _: &Flink) -> Result<Vec<Measured>> {
+    let throughput = crate::exchange::throughput(runs)?;
+    Ok(vec![Measured {
+        name: "exchange over loopback, batches of 4096 x 64 B".to_owned(),
+        unit: "GB/s",
+        ours: throughput.exchange,
+        beside: beside("memcpy and TCP", throughput.copied),
+        target: Target { ours: None, ratio: Some(Bound::AtLeast(0.8)) },
+    }])
 }
 
 fn latency(runs: Runs, _: &Flink) -> Result<Vec<Measured>> {

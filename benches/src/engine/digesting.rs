@@ -2,7 +2,7 @@
 
 use millrace_engine::connector::{Committed, Committer, Pending, Prepared, Sink, SinkCx, Writer};
 use millrace_engine::data::{Res, Rows};
-use millrace_protocol::ids::{JobUid, Uid};
+use millrace_protocol::ids::{Attempt, JobUid, Uid};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -55,7 +55,7 @@ impl Committer<u64> for Digesting {
         Ok(Committed::Done)
     }
 
-    fn abort_others(&mut self, _: &[u64]) -> Res {
+    fn abort_others(&mut self, _: Attempt, _: &[u64]) -> Res {
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use millrace_engine::connector::{Committed, Committer, Pending, Prepared, Sink, SinkCx, Writer};
 use millrace_engine::data::{Fun, Res, Rows};
-use millrace_protocol::ids::{JobUid, Uid};
+use millrace_protocol::ids::{Attempt, JobUid, Uid};
 
 /// Looks at the batches of one subtask.
 pub trait Look<T>: 'static {
@@ -53,7 +53,7 @@ impl Committer<()> for Nothing {
         Ok(Committed::Done)
     }
 
-    fn abort_others(&mut self, _: &[()]) -> Res {
+    fn abort_others(&mut self, _: Attempt, _: &[()]) -> Res {
         Ok(())
     }
 }

@@ -5,20 +5,9 @@
 #[allow(dead_code)]
 mod common;
 
-use common::{Run, january, lines, wait};
+use common::{OUTPUTS, Run, lines, long_input, same, seed, sorted, wait};
 use std::path::Path;
 use std::time::{Duration, Instant};
-
-/// Outputs, and whether their rows come in the same order each time: sessions wait for
-/// the names of airlines, which are read side by side with the flights.
-const OUTPUTS: [(&str, bool); 3] = [("delays", true), ("late", true), ("sessions", false)];
-
-fn seed() -> u64 {
-    let seed = std::env::var("MILLRACE_SEED").ok().and_then(|s| s.parse().ok());
-    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-    println!("MILLRACE_SEED={seed}");
-    seed
-}
 
 /// Kills the job `kills` times, then lets it finish; returns how often it was really
 /// killed before its end.
@@ -59,28 +48,6 @@ fn disturbed(
     killed
 }
 
-/// Input that takes long enough to be killed in: January several times over, each a
-/// month later, so that event time goes on.
-fn long_input(dir: &Path, months: usize) -> std::path::PathBuf {
-    let lines = common::golden(&january());
-    let header = "year,month,day,dep_time,sched_dep_time,dep_delay,arr_time,sched_arr_time,arr_delay,carrier,flight,tailnum,origin,dest,air_time,distance,hour,minute,time_hour";
-    let path = dir.join("flights.csv");
-    let mut text = format!("{header}\n");
-    for month in 0..months {
-        let (year, month) = (2013 + month / 12, month % 12 + 1);
-        for line in &lines {
-            // Days 29 to 31 are left out, for February's sake.
-            let (head, hour) = line.rsplit_once(",2013-01-").unwrap_or((line, ""));
-            if hour.is_empty() || hour[..2].parse::<u32>().unwrap() > 28 {
-                continue;
-            }
-            text.push_str(&format!("{head},{year}-{month:02}-{hour}\n"));
-        }
-    }
-    std::fs::write(&path, text).unwrap();
-    path
-}
-
 fn compare(kills: usize, months: usize, parallelism: &[u16], bytes: bool) {
     let seed = seed();
     let dir = tempfile::tempdir().unwrap();
@@ -115,24 +82,6 @@ fn compare(kills: usize, months: usize, parallelism: &[u16], bytes: bool) {
         let (expected, found) = (sorted(expected), sorted(found));
         same(&expected, &found, name, seed);
     }
-}
-
-fn sorted(mut lines: Vec<String>) -> Vec<String> {
-    lines.sort();
-    lines
-}
-
-fn same(expected: &[String], found: &[String], name: &str, seed: u64) {
-    let at = expected.iter().zip(found).position(|(e, f)| e != f);
-    let at = at.unwrap_or(expected.len().min(found.len()));
-    assert!(
-        expected == found,
-        "{name}, seed {seed}: {} rows instead of {}; from row {at} on:\n{:#?}\ninstead of\n{:#?}",
-        found.len(),
-        expected.len(),
-        found.iter().skip(at).take(3).collect::<Vec<_>>(),
-        expected.iter().skip(at).take(3).collect::<Vec<_>>(),
-    );
 }
 
 /// A short one, for every run of the tests.

@@ -2,7 +2,7 @@
 
 use millrace_engine::connector::{Committed, Committer, Pending, Prepared, Sink, SinkCx, Writer};
 use millrace_engine::data::{Res, Rows};
-use millrace_protocol::ids::{JobUid, Uid};
+use millrace_protocol::ids::{Attempt, JobUid, Uid};
 
 /// Drops every row.
 #[derive(Debug, Clone, Copy, Default)]
@@ -42,7 +42,7 @@ impl Committer<()> for Nothing {
         Ok(Committed::Before)
     }
 
-    fn abort_others(&mut self, _: &[()]) -> Res {
+    fn abort_others(&mut self, _: Attempt, _: &[()]) -> Res {
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use millrace_engine::connector::{
     SourceOut, Split, Writer,
 };
 use millrace_engine::data::{Data, Res, Rows, Ts};
-use millrace_protocol::ids::{JobUid, Uid};
+use millrace_protocol::ids::{Attempt, JobUid, Uid};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -244,7 +244,7 @@ impl<T: Data + Clone> Committer<CollectCommit<T>> for CollectCommitter<T> {
         })
     }
 
-    fn abort_others(&mut self, _: &[CollectCommit<T>]) -> Res {
+    fn abort_others(&mut self, _: Attempt, _: &[CollectCommit<T>]) -> Res {
         Ok(())
     }
 }

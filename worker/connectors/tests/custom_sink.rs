@@ -13,7 +13,7 @@
 use millrace_connectors::contract::{self, Guarantee, SinkUnderTest};
 use millrace_engine::connector::{Committed, Committer, Pending, Prepared, Sink, SinkCx, Writer};
 use millrace_engine::data::{Res, Rows};
-use millrace_protocol::ids::{JobUid, Uid};
+use millrace_protocol::ids::{Attempt, JobUid, Uid};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -108,11 +108,15 @@ impl Committer<Transaction> for LedgerCommitter {
         Ok(Committed::Done)
     }
 
-    fn abort_others(&mut self, keep: &[Transaction]) -> Res {
+    fn abort_others(&mut self, attempt: Attempt, keep: &[Transaction]) -> Res {
         // Only of this job and sink: the ledger is not ours alone.
         let keep: BTreeSet<&String> = keep.iter().map(|transaction| &transaction.name).collect();
         let mut ledger = self.sink.0.lock().unwrap();
-        ledger.staged.retain(|name, _| !name.starts_with(&self.prefix) || keep.contains(name));
+        let earlier = |name: &str| {
+            let by = name.strip_prefix(&self.prefix).and_then(|name| name.split('/').next());
+            by.and_then(|by| by.parse().ok()).is_some_and(|by: u64| by < attempt.0)
+        };
+        ledger.staged.retain(|name, _| !earlier(name) || keep.contains(name));
         Ok(())
     }
 }

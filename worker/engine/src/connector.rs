@@ -294,8 +294,9 @@ pub trait Committer<C>: Send + 'static {
     /// never succeed is [`Committed::Lost`].
     fn commit(&mut self, committable: &C) -> Res<Committed>;
 
-    /// Removes what earlier attempts staged and no checkpoint holds: everything
-    /// of this job and sink that `keep` does not name. Called once per attempt,
-    /// before any writer is made.
-    fn abort_others(&mut self, keep: &[C]) -> Res;
+    /// Removes what attempts below `attempt` staged and no checkpoint holds: everything
+    /// of theirs, of this job and sink, that `keep` does not name. Called for each
+    /// attempt before any of its writers is made. What `attempt` or a later one staged
+    /// must stay: the call may come late, from a process that is fenced by now.
+    fn abort_others(&mut self, attempt: Attempt, keep: &[C]) -> Res;
 }

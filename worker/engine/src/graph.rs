@@ -7,6 +7,7 @@
 use crate::connector::{Committed, DeadLetters};
 use crate::coordinator::ListSpec;
 use crate::data::{Fail, Res, Rows, TS_MIN, Ts};
+use crate::exchange::codec::Codec;
 use crate::runtime::channel::{Channel, TaskWaker};
 use crate::runtime::emit::{CopyRows, Fanout, Stage};
 use crate::runtime::metrics::NodeMetrics;
@@ -125,8 +126,9 @@ pub struct Edge {
 pub trait SinkControl: Send {
     /// Commits one committable, which may be of an older shape.
     fn commit(&mut self, item: &PendingCommit) -> Res<Committed>;
-    /// Removes what no checkpoint holds; see [`crate::connector::Committer::abort_others`].
-    fn abort_others(&mut self, keep: &[PendingCommit]) -> Res;
+    /// Removes what attempts below this one left and no checkpoint holds; see
+    /// [`crate::connector::Committer::abort_others`].
+    fn abort_others(&mut self, attempt: Attempt, keep: &[PendingCommit]) -> Res;
 }
 
 /// Makes the committing half of a sink.
@@ -137,6 +139,7 @@ pub type ControlFactory = Box<dyn Fn(&JobUid, &Uid) -> Res<Box<dyn SinkControl>>
 pub struct Graph {
     nodes: Vec<Node>,
     edges: Vec<Edge>,
+    codecs: Vec<Arc<dyn Codec>>,
     controls: Vec<(Uid, ControlFactory)>,
     errors: Vec<String>,
 }
@@ -202,11 +205,18 @@ impl Graph {
         to: NodeId,
         input: usize,
         partitioning: Partitioning,
+        codec: Arc<dyn Codec>,
     ) -> EdgeId {
         let id = EdgeId(self.edges.len() as u32);
         let from = self.task_of(from);
         self.edges.push(Edge { id, from, to, input, partitioning });
+        self.codecs.push(codec);
         id
+    }
+
+    /// How the batches of an edge travel between workers.
+    pub fn codec(&self, edge: EdgeId) -> &Arc<dyn Codec> {
+        &self.codecs[edge.0 as usize]
     }
 
     pub(crate) fn add_control(&mut self, uid: Uid, control: ControlFactory) {

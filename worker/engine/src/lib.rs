@@ -8,7 +8,7 @@
 //! - [`coordinator`]: decides what runs, is complete, is committed, is deleted.
 //! - [`graph`]: the dataflow graph; [`api`]: what programs are written with;
 //!   [`operators`]: what stands behind an exchange.
-//! - [`runtime`]: slots, tasks, channels.
+//! - [`runtime`]: slots, tasks, channels; [`exchange`]: channels between workers.
 //! - [`job`]: the shell that runs a job in this process.
 //! - [`testing`]: a harness that runs a piece of dataflow step by step, for tests.
 
@@ -16,6 +16,7 @@ pub mod api;
 pub mod connector;
 pub mod coordinator;
 pub mod data;
+pub mod exchange;
 pub mod graph;
 pub mod job;
 pub mod operators;

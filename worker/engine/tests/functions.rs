@@ -12,7 +12,7 @@ use millrace_engine::data::{Res, Rows, Ts};
 use millrace_engine::job::{Handle, JobOptions, run};
 use millrace_engine::state::{State, Value, Visit, VisitMut};
 use millrace_engine::time::Watermarks;
-use millrace_protocol::ids::{JobUid, Uid};
+use millrace_protocol::ids::{Attempt, JobUid, Uid};
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -114,7 +114,7 @@ impl Committer<Vec<(u64, Ts)>> for Kept {
         Ok(Committed::Done)
     }
 
-    fn abort_others(&mut self, _: &[Vec<(u64, Ts)>]) -> Res {
+    fn abort_others(&mut self, _: Attempt, _: &[Vec<(u64, Ts)>]) -> Res {
         Ok(())
     }
 }
@@ -240,7 +240,7 @@ fn every_result_comes_once_whatever_is_stopped() {
                 stopper.stop(StopMode::Suspend);
             });
         }
-        let mut options = JobOptions::new("functions", dir.path().to_owned());
+        let mut options = JobOptions::new("functions", dir.path());
         options.parallelism = parallelism;
         options.checkpoints = CheckpointPolicy {
             interval: Some(Duration::from_millis(25)),

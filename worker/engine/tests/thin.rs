@@ -9,7 +9,7 @@ use millrace_engine::coordinator::{CheckpointPolicy, Outcome, StopMode};
 use millrace_engine::data::{Res, Rows};
 use millrace_engine::job::{Handle, JobOptions, run};
 use millrace_engine::time::Watermarks;
-use millrace_protocol::ids::{JobUid, Uid};
+use millrace_protocol::ids::{Attempt, JobUid, Uid};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -125,7 +125,7 @@ impl Committer<Vec<Row>> for Collected {
         Ok(Committed::Done)
     }
 
-    fn abort_others(&mut self, _: &[Vec<Row>]) -> Res {
+    fn abort_others(&mut self, _: Attempt, _: &[Vec<Row>]) -> Res {
         Ok(())
     }
 }
@@ -163,7 +163,7 @@ fn as_map(sink: &Collected) -> BTreeMap<(u64, i64), u64> {
 }
 
 fn options(dir: &std::path::Path, parallelism: u16) -> JobOptions {
-    let mut options = JobOptions::new("thin", dir.to_owned());
+    let mut options = JobOptions::new("thin", dir);
     options.parallelism = parallelism;
     options.checkpoints = CheckpointPolicy {
         interval: Some(Duration::from_millis(20)),

@@ -177,6 +177,14 @@ pub struct HeadRecord {
     pub pins: Vec<Pin>,
     /// What is left of the restart policy's patience.
     pub restart: RestartBudget,
+    /// The highest nonce of a wish to restore from elsewhere that was obeyed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub restore_nonce: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl HeadRecord {
@@ -229,6 +237,9 @@ pub struct Incarnation {
     /// What it was made from, if it took over another job's state.
     #[serde(default)]
     pub origin: Option<String>,
+    /// Whether this is no life but its end: the data of those before is deleted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deleted: bool,
     /// Distinguishes it from another's record of the same number.
     pub nonce: Nonce,
 }

@@ -56,6 +56,7 @@ fn head() -> HeadRecord {
             target: "/savepoints".into(),
         }],
         restart: RestartBudget { used: 1 },
+        restore_nonce: 0,
     }
 }
 

@@ -7,6 +7,7 @@ mod shapes;
 
 use crate::cli::home::{Stored, is_storage};
 use crate::cli::trouble::Trouble;
+use millrace_engine::store::opener::is_url;
 use millrace_protocol::head::HeadRecord;
 use millrace_protocol::manifest::{Manifest, ManifestKind};
 use millrace_protocol::objects::ObjectKey;
@@ -85,6 +86,12 @@ enum Found {
 }
 
 fn open(path: &Path) -> Result<Found, Trouble> {
+    if path.to_str().is_some_and(is_url) {
+        return Err(Trouble::user(format!(
+            "{} is not on this machine: copy the savepoint here, or take one into a directory",
+            path.display()
+        )));
+    }
     let data = std::fs::metadata(path)
         .map_err(|error| Trouble::user(format!("cannot read {}: {error}", path.display())))?;
     if data.is_file() {
@@ -93,10 +100,10 @@ fn open(path: &Path) -> Result<Found, Trouble> {
     if path.join("_manifest").exists() {
         return Ok(Found::Subject(Box::new(manifest_file(&path.join("_manifest"))?)));
     }
-    if !is_storage(path) {
+    if !is_storage(&path.into())? {
         return Err(Trouble::user(nothing_there(path)));
     }
-    let stored = Stored::read(path)?;
+    let stored = Stored::read(&path.into())?;
     let Some(latest) = stored.head.as_ref().and_then(|head| head.latest.clone()) else {
         return Ok(Found::Empty(stored.head.map(Box::new)));
     };

@@ -1,5 +1,6 @@
 //! The options of `run`, and how their values are written.
 
+use crate::cli::place::Server;
 use crate::cli::progress;
 use crate::cli::state::StateOptions;
 use clap::Args;
@@ -14,9 +15,20 @@ pub struct RunOptions {
     /// Subtasks of each operator that says nothing else [default: number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub parallelism: Option<u16>,
-    /// Directory for the job's state; without it state is kept only while the job runs
-    #[arg(long, value_name = "DIR")]
-    pub storage: Option<PathBuf>,
+    /// Processes that run the job, each watched over and started again when it dies [default:
+    /// this one alone]
+    #[cfg(feature = "cluster")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub workers: Option<u16>,
+    /// Slots (threads that run tasks) of each of them [default: what the parallelism needs]
+    #[cfg(feature = "cluster")]
+    #[arg(long, value_name = "N", requires = "workers",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub slots_per_worker: Option<u16>,
+    /// Where the job's state is kept, a directory or s3://bucket/prefix; without it state is
+    /// kept only while the job runs
+    #[arg(long, value_name = "DIR|URL")]
+    pub storage: Option<String>,
     /// Where to start: `latest` checkpoint, `none` of them, or the PATH of a savepoint
     #[arg(long, value_name = "latest|none|PATH", default_value = "latest")]
     pub from: String,
@@ -58,6 +70,9 @@ pub struct RunOptions {
     /// When the live picture is shown (on standard error)
     #[arg(long, value_name = "WHEN", value_enum, default_value = "auto")]
     pub progress: progress::Mode,
+    /// The S3 server.
+    #[command(flatten)]
+    pub server: Server,
 }
 
 impl RunOptions {

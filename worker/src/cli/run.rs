@@ -1,6 +1,7 @@
 //! `run`: the job in this process.
 
 use crate::cli::options::RunOptions;
+use crate::cli::place::Place;
 use crate::cli::progress::{self, Progress};
 use crate::cli::screen::Screen;
 use crate::cli::server::{Running, serve};
@@ -14,7 +15,8 @@ use millrace_engine::coordinator::{Outcome, RestoreChoice, StopMode};
 use millrace_engine::data::Res;
 use millrace_engine::graph::Graph;
 use millrace_engine::job::{self, Handle, JobError, JobOptions};
-use millrace_engine::store::OwnerLock;
+use millrace_engine::store::opener::is_url;
+use millrace_engine::store::{Opener, OwnerLock};
 use millrace_protocol::keygroup::MaxParallelism;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -34,29 +36,32 @@ pub fn run(
     let name = program_name();
     let scratch = Scratch::new(options, &name);
     let storage = match &options.storage {
-        Some(directory) => directory.clone(),
-        None => scratch.directory.clone(),
+        Some(location) => Place::new(location, &options.server),
+        None => Place::from(scratch.directory.as_path()),
     };
-    let mut job = JobOptions::new(&name, storage.clone());
+    let here = storage.here();
+    let mut job = JobOptions::new(&name, &storage.location);
+    job.opener = Arc::clone(&storage.opener);
     job.parallelism = options.parallelism.unwrap_or(job.parallelism);
     job.max_parallelism = MaxParallelism::new(options.max_parallelism).map_err(Trouble::user)?;
     job.checkpoints = options.checkpoints();
     job.restart = options.restart.clone();
-    job.from = origin(&options.from)?;
+    job.from = origin(&options.from, storage.opener.as_ref())?;
     job.allow_unclaimed_state = options.allow_unclaimed_state;
     graph.check(job.parallelism, job.max_parallelism).map_err(Trouble::User)?;
-    job.spill = spill(options)?;
-    // From here on the directory is this process's.
-    let lock = OwnerLock::acquire(&storage).map_err(Trouble::user)?;
+    job.spill = spill(&options.state)?;
+    // From here on the directory is this process's. Of storage elsewhere it is only known
+    // that no other process of this machine has it.
+    let lock = OwnerLock::acquire(&here).map_err(Trouble::user)?;
     let letters = options.dead_letters.clone().unwrap_or_else(|| match options.storage {
-        Some(_) => storage.join("dead-letters"),
+        Some(_) => here.join("dead-letters"),
         None => scratch.letters.clone(),
     });
     let letters = Arc::new(DeadLetterFile::open(&letters, &name).map_err(Trouble::user)?);
     job.dead_letters = Arc::clone(&letters) as _;
     if options.storage.is_none() {
         tracing::info!(
-            directory = %storage.display(),
+            directory = %here.display(),
             "state is kept only while the job runs; --storage DIR keeps it"
         );
     }
@@ -65,9 +70,15 @@ pub fn run(
         mode => mode,
     };
     let handle = Handle::new(graph);
-    let shown = options.storage.as_deref();
-    let running = Arc::new(Running::new(handle.clone(), &name, shown, Arc::clone(&letters)));
-    let socket = match serve(&running, &storage) {
+    let running = Running::new(
+        handle.clone(),
+        &name,
+        options.storage.clone(),
+        storage.opener,
+        Arc::clone(&letters),
+    );
+    let running = Arc::new(running);
+    let socket = match serve(&running, &here) {
         Ok(socket) => Some(socket),
         Err(error) => {
             tracing::warn!(%error, "no control socket: savepoint, status and stop cannot reach this job");
@@ -81,7 +92,7 @@ pub fn run(
     let viewed = Arc::clone(&running);
     let progress = Progress::start(mode, screen.clone(), move || viewed.view())
         .map_err(|e| failed("start a thread", e))?;
-    let outcome = job::run_owned(&handle, job, lock);
+    let outcome = job::run_owned(&handle, job, Some(lock));
     running.set_over();
     drop(progress);
     let told = tell(outcome);
@@ -99,10 +110,14 @@ pub fn run(
 
 /// What `--from` means. A savepoint's own path is made absolute: it stands in the
 /// job's records until the first checkpoint.
-fn origin(from: &str) -> Result<RestoreChoice, Trouble> {
+pub fn origin(from: &str, opener: &dyn Opener) -> Result<RestoreChoice, Trouble> {
     Ok(match from {
         "latest" => RestoreChoice::Latest,
         "none" => RestoreChoice::None,
+        url if is_url(url) => {
+            find(opener, url).map_err(Trouble::User)?;
+            RestoreChoice::Path(url.to_owned())
+        }
         path => {
             let found = Path::new(path).canonicalize().map_err(|error| {
                 Trouble::user(format!(
@@ -113,15 +128,15 @@ fn origin(from: &str) -> Result<RestoreChoice, Trouble> {
             // The manifest of a savepoint stands for the savepoint.
             let of_savepoint = found.file_name().is_some_and(|name| name == "_manifest");
             let found = found.parent().filter(|_| of_savepoint).unwrap_or(&found);
-            check_name(found)?;
+            check_name(found, opener)?;
             RestoreChoice::Path(found.display().to_string())
         }
     })
 }
 
 /// A savepoint may be moved and copied, but its files are found by its own name.
-fn check_name(savepoint: &Path) -> Result<(), Trouble> {
-    let found = find(&savepoint.display().to_string()).map_err(Trouble::User)?;
+fn check_name(savepoint: &Path, opener: &dyn Opener) -> Result<(), Trouble> {
+    let found = find(opener, &savepoint.display().to_string()).map_err(Trouble::User)?;
     let first = found.manifest.files.first().map(|file| file.key.as_str());
     let own = first.and_then(|key| key.split('/').next()).filter(|_| savepoint.is_dir());
     match own {
@@ -137,7 +152,7 @@ fn check_name(savepoint: &Path) -> Result<(), Trouble> {
 }
 
 /// Says how the job ended, in a word for those who asked it to stop.
-fn tell(outcome: Result<Outcome, JobError>) -> Result<&'static str, Trouble> {
+pub fn tell(outcome: Result<Outcome, JobError>) -> Result<&'static str, Trouble> {
     match outcome? {
         Outcome::Finished => Ok("finished"),
         Outcome::FinishedBefore => {
@@ -147,7 +162,7 @@ fn tell(outcome: Result<Outcome, JobError>) -> Result<&'static str, Trouble> {
             Ok("finished before")
         }
         Outcome::Suspended => Ok("stopped with a last checkpoint"),
-        Outcome::Fenced => Err(Trouble::failed(
+        Outcome::Fenced(_) | Outcome::Superseded(_) | Outcome::Deleted => Err(Trouble::failed(
             "another process has taken this job over: see what else runs on its storage",
         )),
         Outcome::Refused(why) => Err(Trouble::User(why)),
@@ -162,7 +177,7 @@ fn prints_to_terminal(graph: &Graph) -> bool {
 }
 
 /// Directories that go with the process, in the temporary directory.
-struct Scratch {
+pub struct Scratch {
     /// State, where the user gave no storage.
     directory: PathBuf,
     /// Dead letters then; kept if there are any.
@@ -171,11 +186,20 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new(options: &RunOptions, name: &str) -> Self {
+    /// Of a program called `name`.
+    pub fn new(options: &RunOptions, name: &str) -> Self {
         let directory =
             std::env::temp_dir().join(format!("{}{}", scratch_prefix(name), std::process::id()));
         let letters = directory.with_extension("dead-letters");
         Self { directory, letters, used: options.storage.is_none() }
+    }
+}
+
+#[cfg(feature = "cluster")]
+impl Scratch {
+    /// For the state.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 }
 
@@ -199,7 +223,7 @@ fn take<T>(leftovers: &Mutex<Option<T>>) -> Option<T> {
 }
 
 /// The first SIGINT or SIGTERM takes a last checkpoint; the second exits at once.
-fn stop_on_signals<T: Send + 'static>(
+pub fn stop_on_signals<T: Send + 'static>(
     running: &Arc<Running>,
     leftovers: &Arc<Mutex<Option<T>>>,
     screen: &Screen,

@@ -2,6 +2,7 @@
 //! does, looks into its storage.
 
 use crate::cli::home::{Stored, is_storage};
+use crate::cli::place::{Place, Server};
 use crate::cli::render::{Style, render};
 use crate::cli::screen;
 use crate::cli::socket::{self, Request, Response};
@@ -12,13 +13,13 @@ use clap::Args;
 use millrace_connectors::rfc3339;
 use millrace_engine::coordinator::export::{export, find};
 use millrace_engine::runtime::source::wall_clock;
-use millrace_engine::store::{DirectoryStore, InUse, OwnerLock};
+use millrace_engine::store::opener::join;
+use millrace_engine::store::{Access, InUse, OwnerLock};
 use millrace_protocol::head::Phase;
 use millrace_protocol::ids::JobUid;
 use millrace_protocol::objects;
 use std::io::IsTerminal;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long a process that owns the storage may take to answer: it may be starting.
@@ -29,23 +30,28 @@ const GLANCE: Duration = Duration::from_millis(500);
 /// Which job.
 #[derive(Args, Clone)]
 pub struct Which {
-    /// The job's storage directory [default: that of the only job of this program
-    /// that runs without one]
-    #[arg(long, value_name = "DIR")]
-    storage: Option<PathBuf>,
+    /// The job's storage, a directory or s3://bucket/prefix [default: that of the only job
+    /// of this program that runs without one]
+    #[arg(long, value_name = "DIR|URL")]
+    storage: Option<String>,
+    #[command(flatten)]
+    server: Server,
 }
 
 impl Which {
-    /// The storage directory, which some job has used.
-    fn find(&self) -> Result<PathBuf, Trouble> {
+    /// The storage, which some job has used.
+    pub fn find(&self) -> Result<Place, Trouble> {
         match &self.storage {
-            Some(storage) if is_storage(storage) || socket::connect(storage).is_some() => {
-                Ok(storage.clone())
+            Some(storage) => {
+                let place = Place::new(storage, &self.server);
+                if socket::connect(&place.here()).is_some() || is_storage(&place)? {
+                    return Ok(place);
+                }
+                Err(Trouble::user(format!(
+                    "{storage} is not the storage of a job: give the directory that its `run \
+                     --storage` had"
+                )))
             }
-            Some(storage) => Err(Trouble::user(format!(
-                "{} is not the storage of a job: give the directory that its `run --storage` had",
-                storage.display()
-            ))),
             None => {
                 let prefix = scratch_prefix(&program_name());
                 let entries = std::fs::read_dir(std::env::temp_dir()).into_iter().flatten();
@@ -57,7 +63,7 @@ impl Which {
                     socket::connect(path).is_some()
                 });
                 match (live.next(), live.next()) {
-                    (Some(only), None) => Ok(only),
+                    (Some(only), None) => Ok(Place::from(only.as_path())),
                     (None, _) => Err(Trouble::user(
                         "no job of this program runs without a storage directory: give --storage",
                     )),
@@ -72,35 +78,33 @@ impl Which {
 }
 
 /// The savepoint `target/id`, if it is there.
-pub fn existing(id: &str, target: &Path, job: Option<&JobUid>) -> Result<Option<String>, String> {
-    objects::savepoint_manifest(id).map_err(|error| error.to_string())?;
-    let path = target.join(id);
-    if !path.join("_manifest").exists() {
+pub fn existing(id: &str, target: &Place, job: Option<&JobUid>) -> Result<Option<String>, String> {
+    let manifest = objects::savepoint_manifest(id).map_err(|error| error.to_string())?;
+    let store = target.open(Access::Read).map_err(|error| error.to_string())?;
+    if store.size(&manifest).map_err(|error| error.to_string())?.is_none() {
         return Ok(None);
     }
-    let found = find(&path.display().to_string())?.manifest;
+    let path = join(&target.location, id);
+    let found = find(target.opener.as_ref(), &path)?.manifest;
     match job {
         Some(job) if *job != found.job => Err(format!(
-            "{} is a savepoint of job {}: choose another id or another directory",
-            path.display(),
+            "{path} is a savepoint of job {}: choose another id or another directory",
             found.job
         )),
-        _ => Ok(Some(path.display().to_string())),
+        _ => Ok(Some(path)),
     }
 }
 
 /// Takes a savepoint, and answers with its path.
-pub fn savepoint(which: &Which, id: Option<&str>, target: &Path) -> Result<String, Trouble> {
+pub fn savepoint(which: &Which, id: Option<&str>, target: &str) -> Result<String, Trouble> {
     let storage = which.find()?;
-    let target = std::path::absolute(target)
-        .map_err(|e| Trouble::user(format!("cannot use {}: {e}", target.display())))?;
+    let target = Place::new(target, &which.server).absolute()?;
     // Before the job is asked, which would try for long.
-    std::fs::create_dir_all(&target)
-        .map_err(|e| Trouble::user(format!("cannot make {}: {e}", target.display())))?;
+    target.open(Access::Write).map_err(Trouble::user)?;
     let id = id.map_or_else(fresh_id, str::to_owned);
     match owner(&storage)? {
         Owner::Other(stream) => {
-            let target = target.display().to_string();
+            let target = target.location;
             match socket::ask(stream, &Request::Savepoint { id, target })? {
                 Response::Savepoint(path) => Ok(path),
                 other => Err(unexpected(other)),
@@ -136,18 +140,19 @@ enum Owner {
     Me(OwnerLock),
 }
 
-fn owner(storage: &Path) -> Result<Owner, Trouble> {
+fn owner(storage: &Place) -> Result<Owner, Trouble> {
+    let here = storage.here();
     let begun = Instant::now();
     loop {
-        if let Some(stream) = socket::connect(storage) {
+        if let Some(stream) = socket::connect(&here) {
             return Ok(Owner::Other(stream));
         }
-        match OwnerLock::acquire(storage) {
+        match OwnerLock::acquire(&here) {
             Ok(lock) => return Ok(Owner::Me(lock)),
             Err(InUse::Process { owner, .. }) if begun.elapsed() > PATIENCE => {
                 return Err(Trouble::failed(format!(
                     "{} is in use by process {owner}, which does not answer: ask again, or stop it",
-                    storage.display()
+                    storage.location
                 )));
             }
             // It is starting, or ending.
@@ -158,9 +163,9 @@ fn owner(storage: &Path) -> Result<Owner, Trouble> {
 }
 
 /// Exports the latest checkpoint of a job that does not run.
-fn export_latest(storage: &Path, id: &str, target: &Path) -> Result<String, Trouble> {
+pub fn export_latest(storage: &Place, id: &str, target: &Place) -> Result<String, Trouble> {
     let stored = Stored::read(storage)?;
-    let shown = storage.display();
+    let shown = &storage.location;
     let Some(head) = &stored.head else {
         return Err(Trouble::user(format!("the job in {shown} has never run: run it first")));
     };
@@ -180,12 +185,11 @@ fn export_latest(storage: &Path, id: &str, target: &Path) -> Result<String, Trou
         )));
     }
     let manifest = stored.manifest(latest)?;
-    let to = DirectoryStore::open(target).map_err(Trouble::user)?;
-    let home = stored.store()?;
-    export(&home, &to, id, &manifest).map_err(|error| {
+    let to = target.open(Access::Write).map_err(Trouble::user)?;
+    export(stored.store(), to.as_ref(), id, &manifest).map_err(|error| {
         Trouble::failed(format!("cannot export checkpoint {}: {error}", latest.checkpoint))
     })?;
-    Ok(target.join(id).display().to_string())
+    Ok(join(&target.location, id))
 }
 
 /// Stops the job with a last checkpoint, and waits until it has ended.
@@ -218,16 +222,19 @@ fn ended(phase: Phase) -> &'static str {
     }
 }
 
+/// How the job on a storage directory is doing; `None`: nobody answers.
+pub fn look(storage: &std::path::Path) -> Result<Option<View>, Trouble> {
+    let Some(stream) = socket::connect(storage) else { return Ok(None) };
+    match socket::ask(stream, &Request::Status)? {
+        Response::Status(view) => Ok(Some(*view)),
+        other => Err(unexpected(other)),
+    }
+}
+
 /// Prints how the job is doing.
 pub fn status(which: &Which, json: bool) -> Result<(), Trouble> {
     let storage = which.find()?;
-    let look = || -> Result<Option<View>, Trouble> {
-        let Some(stream) = socket::connect(&storage) else { return Ok(None) };
-        match socket::ask(stream, &Request::Status)? {
-            Response::Status(view) => Ok(Some(*view)),
-            other => Err(unexpected(other)),
-        }
-    };
+    let look = || look(&storage.here());
     let Some(view) = look()? else { return offline_status(&storage, json) };
     if json {
         let text = serde_json::to_string_pretty(&view).map_err(Trouble::failed)?;
@@ -243,25 +250,25 @@ pub fn status(which: &Which, json: bool) -> Result<(), Trouble> {
     let terminal = std::io::stdout().is_terminal();
     let columns = screen::size().filter(|_| terminal).map_or(160, |(columns, _)| columns);
     let style = Style { width: columns, colour: terminal && screen::wants_colour() };
-    println!("process {}, storage {}", now.process, storage.display());
+    println!("process {}, storage {}", now.process, storage.location);
     for line in render(&now, before.as_ref(), style) {
         println!("{line}");
     }
     Ok(())
 }
 
-fn offline_status(storage: &Path, json: bool) -> Result<(), Trouble> {
+fn offline_status(storage: &Place, json: bool) -> Result<(), Trouble> {
     let head = Stored::read(storage)?.head;
     if json {
         let state = serde_json::json!({
             "state": "none",
-            "storage": storage.display().to_string(),
+            "storage": &storage.location,
             "head": head,
         });
         println!("{state:#}");
         return Ok(());
     }
-    println!("no process runs the job in {}", storage.display());
+    println!("no process runs the job in {}", storage.location);
     let Some(head) = head else { return Ok(()) };
     println!("{} (job {}, attempt {})", ended(head.phase), head.job, head.attempt);
     if let Some(cause) = &head.cause {

@@ -1,5 +1,6 @@
 //! The running job's side of the control socket.
 
+use crate::cli::place::Place;
 use crate::cli::savepoint;
 use crate::cli::socket::{self, Request, Response, Socket};
 use crate::cli::view::{Doing, View};
@@ -7,9 +8,10 @@ use millrace_connectors::DeadLetterFile;
 use millrace_engine::coordinator::StopMode;
 use millrace_engine::job::Handle;
 use millrace_engine::runtime::source::wall_clock;
+use millrace_engine::store::Opener;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,7 +25,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub struct Running {
     handle: Handle,
     name: String,
-    storage: Option<PathBuf>,
+    storage: Option<String>,
+    opener: Arc<dyn Opener>,
     dead_letters: Arc<DeadLetterFile>,
     begun: Instant,
     stopping: AtomicBool,
@@ -45,13 +48,15 @@ impl Running {
     pub fn new(
         handle: Handle,
         name: &str,
-        storage: Option<&Path>,
+        storage: Option<String>,
+        opener: Arc<dyn Opener>,
         dead_letters: Arc<DeadLetterFile>,
     ) -> Self {
         Self {
             handle,
             name: name.to_owned(),
-            storage: storage.map(Path::to_owned),
+            storage,
+            opener,
             dead_letters,
             begun: Instant::now(),
             stopping: AtomicBool::new(false),
@@ -66,7 +71,7 @@ impl Running {
         let now = Instant::now();
         let mut view = View::of(self.handle.status(), now);
         view.name.clone_from(&self.name);
-        view.storage = self.storage.as_ref().map(|path| path.display().to_string());
+        view.storage.clone_from(&self.storage);
         view.process = std::process::id();
         view.at_ms = wall_clock();
         view.up_ms = u64::try_from((now - self.begun).as_millis()).unwrap_or(u64::MAX);
@@ -120,19 +125,20 @@ impl Running {
                     None => Response::Failed("the job's end is unknown".to_owned()),
                 }
             }
-            Request::Savepoint { id, target } => self.savepoint(&id, Path::new(&target)),
+            Request::Savepoint { id, target } => self.savepoint(&id, target),
         }
     }
 
-    fn savepoint(&self, id: &str, target: &Path) -> Response {
+    fn savepoint(&self, id: &str, target: String) -> Response {
+        let target = Place { location: target, opener: Arc::clone(&self.opener) };
         // Before it is asked for: what ends after this is an answer.
         let before = self.handle.status();
-        match savepoint::existing(id, target, before.job.as_ref()) {
+        match savepoint::existing(id, &target, before.job.as_ref()) {
             Ok(Some(path)) => return Response::Savepoint(path),
             Ok(None) => {}
             Err(why) => return Response::Refused(why),
         }
-        self.handle.savepoint(id, target);
+        self.handle.savepoint(id, Path::new(&target.location));
         loop {
             let ended = self.ending().outcome.is_some();
             let status = self.handle.status();

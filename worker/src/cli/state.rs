@@ -1,9 +1,14 @@
 //! `--backend`, `--memory`, `--local-dir`: where state lives, and how much of it in memory.
 
-use crate::cli::options::RunOptions;
 use crate::cli::trouble::Trouble;
 use millrace_engine::graph::SpillTo;
-use std::path::PathBuf;
+#[cfg(feature = "cluster")]
+use millrace_protocol::config::{Backend, Revision};
+use std::path::{Path, PathBuf};
+
+/// The memory of a process that nobody started by `run`, such as a pod's.
+#[cfg(feature = "cluster")]
+const MEMORY_LIMIT: &str = "MILLRACE_MEMORY_LIMIT";
 
 /// Where keyed state lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -20,8 +25,8 @@ pub struct StateOptions {
     /// Where keyed state lives
     #[arg(long, value_name = "BACKEND", value_enum, default_value = "memory")]
     pub backend: StateBackend,
-    /// Memory of this process, for --backend rocksdb: 512MiB, 4GiB [default: the limit of the
-    /// cgroup, or what the machine has]
+    /// Memory of each process, for --backend rocksdb: 512MiB, 4GiB [default: the limit of the
+    /// cgroup, or what the machine has, divided among the processes]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub memory: Option<u64>,
     /// Directory for state that memory has no room for, emptied at the start and at the end
@@ -30,40 +35,99 @@ pub struct StateOptions {
     pub local_dir: Option<PathBuf>,
 }
 
-/// What the job's tables spill to, if they do.
-pub fn spill(options: &RunOptions) -> Result<Option<SpillTo>, Trouble> {
-    let state = &options.state;
-    match state.backend {
-        StateBackend::Memory if state.memory.is_some() || state.local_dir.is_some() => {
-            Err(Trouble::user(
-                "--memory and --local-dir bound what --backend rocksdb keeps in memory: add it, \
-                 or leave them out",
-            ))
-        }
+/// What the tables of a job in this process alone spill to, if they do.
+pub fn spill(options: &StateOptions) -> Result<Option<SpillTo>, Trouble> {
+    options.check()?;
+    match options.backend {
         StateBackend::Memory => Ok(None),
-        StateBackend::Rocksdb => rocksdb(state).map(Some),
+        StateBackend::Rocksdb => {
+            let room = Room { asked: options.memory, processes: 1 };
+            rocksdb(room, options.local_dir.as_deref()).map(Some)
+        }
     }
 }
 
-#[cfg(not(feature = "rocksdb"))]
-fn rocksdb(_: &StateOptions) -> Result<SpillTo, Trouble> {
-    Err(Trouble::user(
+/// As [`spill`], of one process of several. `options`: those of `run`, where there are
+/// any; `here`: a directory for this process's own files; `neighbours`: processes that share
+/// the machine or the container with it, itself included.
+#[cfg(feature = "cluster")]
+pub fn spill_of_worker(
+    revision: &Revision,
+    options: Option<&StateOptions>,
+    (index, neighbours): (u16, u16),
+    here: &Path,
+) -> Result<Option<SpillTo>, Trouble> {
+    match revision.backend {
+        Backend::Memory => Ok(None),
+        Backend::RocksDB => {
+            let asked = match options.and_then(|o| o.memory) {
+                Some(bytes) => Some(bytes),
+                None => memory_in_environment()?,
+            };
+            let parent = options.and_then(|o| o.local_dir.as_deref()).unwrap_or(here);
+            let directory = parent.join(format!("state-{index}"));
+            rocksdb(Room { asked, processes: neighbours }, Some(&directory)).map(Some)
+        }
+    }
+}
+
+/// What whoever started this process says of its memory.
+#[cfg(feature = "cluster")]
+fn memory_in_environment() -> Result<Option<u64>, Trouble> {
+    let Some(text) = std::env::var_os(MEMORY_LIMIT) else { return Ok(None) };
+    let size = text.to_str().ok_or_else(|| format!("{} is not text", text.display()));
+    let size = size.and_then(parse_size);
+    size.map(Some).map_err(|error| Trouble::user(format!("{MEMORY_LIMIT}: {error}")))
+}
+
+impl StateOptions {
+    /// Whether they go together.
+    pub fn check(&self) -> Result<(), Trouble> {
+        match self.backend {
+            StateBackend::Memory if self.memory.is_some() || self.local_dir.is_some() => {
+                Err(Trouble::user(
+                    "--memory and --local-dir bound what --backend rocksdb keeps in memory: add \
+                     it, or leave them out",
+                ))
+            }
+            StateBackend::Rocksdb if !cfg!(feature = "rocksdb") => Err(without()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What memory a process may take.
+#[cfg_attr(not(feature = "rocksdb"), allow(dead_code))]
+struct Room {
+    /// Said by the user.
+    asked: Option<u64>,
+    /// Among so many what there is is divided, where nothing was said.
+    processes: u16,
+}
+
+fn without() -> Trouble {
+    Trouble::user(
         "this program was built without RocksDB: build it with the feature \"rocksdb\" of the \
-         crate millrace, or use --backend memory",
-    ))
+         crate millrace, or use the memory backend",
+    )
+}
+
+#[cfg(not(feature = "rocksdb"))]
+fn rocksdb(_: Room, _: Option<&Path>) -> Result<SpillTo, Trouble> {
+    Err(without())
 }
 
 #[cfg(feature = "rocksdb")]
-fn rocksdb(options: &StateOptions) -> Result<SpillTo, Trouble> {
+fn rocksdb(room: Room, directory: Option<&Path>) -> Result<SpillTo, Trouble> {
     use millrace_engine::runtime::memory;
     use millrace_engine::state::budget::{Budget, LEAST, Shares};
     use millrace_rocksdb::{LocalDir, RocksTiers};
     use std::sync::Arc;
 
     let limit = memory::limit();
-    let total = match (options.memory, &limit) {
+    let total = match (room.asked, &limit) {
         (Some(bytes), _) => bytes,
-        (None, Some(limit)) => limit.bytes,
+        (None, Some(limit)) => limit.bytes / u64::from(room.processes.max(1)),
         (None, None) => {
             return Err(Trouble::user(
                 "how much memory there is cannot be found out here: say it with --memory SIZE",
@@ -79,14 +143,14 @@ fn rocksdb(options: &StateOptions) -> Result<SpillTo, Trouble> {
     }
     if let Some(limit) = limit.filter(|l| l.bytes < total) {
         return Err(Trouble::user(format!(
-            "--memory of {} MiB is more than the {} allows ({} MiB)",
+            "{} MiB of memory are more than the {} allows ({} MiB)",
             total >> 20,
             limit.of,
             limit.bytes >> 20
         )));
     }
     let shares = Shares::of(total);
-    let directory = match &options.local_dir {
+    let directory = match directory {
         Some(directory) => LocalDir::within(directory),
         None => LocalDir::temporary(),
     };

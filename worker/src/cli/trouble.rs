@@ -11,6 +11,10 @@ pub enum Trouble {
     /// The user must change something.
     #[error("{0}")]
     User(String),
+    /// The user must change something about the place of the job's data.
+    #[cfg(feature = "cluster")]
+    #[error("{0}")]
+    Storage(String),
     /// It failed.
     #[error("{0}")]
     Failed(String),
@@ -30,8 +34,12 @@ impl Trouble {
     /// Says it, and answers with the exit code.
     pub fn exit(&self) -> ExitCode {
         eprintln!("error: {self}");
+        #[cfg(feature = "cluster")]
+        crate::cli::cluster::last_words::of_trouble(self);
         ExitCode::from(match self {
             Self::User(_) => USER_ERROR,
+            #[cfg(feature = "cluster")]
+            Self::Storage(_) => USER_ERROR,
             Self::Failed(_) => FAILED,
         })
     }

@@ -53,6 +53,23 @@ pub struct View {
     pub savepoints: Vec<(String, Result<String, String>)>,
     /// The operators, upstream first.
     pub operators: Vec<OperatorView>,
+    /// The generation of the configuration that its tasks were started with.
+    #[serde(default)]
+    pub generation: Option<u64>,
+    /// The processes that run it.
+    #[serde(default)]
+    pub workers: Vec<WorkerView>,
+}
+
+/// A process that runs a part of the job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerView {
+    /// Which.
+    pub ordinal: u16,
+    /// Slots that it offers.
+    pub slots: u16,
+    /// Slots that the attempt uses.
+    pub used: u16,
 }
 
 /// A complete checkpoint.
@@ -114,7 +131,13 @@ impl View {
             state,
             attempt: status.attempt.map(|attempt| attempt.0),
             restarts: status.restarts,
-            failures: status.failures,
+            failures: status.failures.into_iter().map(|failure| failure.message).collect(),
+            generation: status.generation.filter(|_| status.running),
+            workers: status
+                .workers
+                .into_iter()
+                .map(|(ordinal, slots, used)| WorkerView { ordinal, slots, used })
+                .collect(),
             checkpoint: status.checkpoint.map(|(report, at)| CheckpointView {
                 id: report.checkpoint.0,
                 age_ms: millis(now.saturating_duration_since(at)),

@@ -90,13 +90,16 @@ pub enum How {
 
 /// Options for short tests: many checkpoints, quick restarts.
 pub fn options(storage: &Path, parallelism: u16) -> JobOptions {
-    let mut options = JobOptions::new("test", storage.to_owned());
+    let mut options = JobOptions::new("test", storage);
     options.parallelism = parallelism;
     options.checkpoints = CheckpointPolicy {
         interval: Some(Duration::from_millis(10)),
         ..CheckpointPolicy::default()
     };
     options.restart = RestartPolicy::FixedDelay { attempts: 1000, delay: Duration::from_millis(1) };
+    // For trying them all between workers.
+    let given = std::env::var("MILLRACE_LOOPBACK").ok().and_then(|s| s.parse().ok());
+    options.loopback = given;
     options
 }
 

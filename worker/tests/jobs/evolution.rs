@@ -14,7 +14,7 @@ use millrace::engine::data::{Data, Rows};
 use millrace::engine::job::{Handle, JobError};
 use millrace::engine::state::{State, Value};
 use millrace::prelude::*;
-use millrace::protocol::ids::{JobUid, Uid};
+use millrace::protocol::ids::{Attempt, JobUid, Uid};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -339,7 +339,7 @@ impl<C: Batch> Committer<C> for ToDoor<C> {
         Ok(Committed::Done)
     }
 
-    fn abort_others(&mut self, keep: &[C]) -> Res {
+    fn abort_others(&mut self, _: Attempt, keep: &[C]) -> Res {
         keep.iter().for_each(|commit| drop(commit.rows()));
         Ok(())
     }

@@ -12,7 +12,7 @@ use millrace::engine::connector::{Committed, Committer, Sink, SinkCx};
 use millrace::engine::coordinator::{Outcome, RestartPolicy};
 use millrace::engine::job::JobError;
 use millrace::prelude::*;
-use millrace::protocol::ids::{JobUid, Uid};
+use millrace::protocol::ids::{Attempt, JobUid, Uid};
 use millrace::protocol::manifest::Manifest;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -80,7 +80,7 @@ impl Committer<CollectCommit<Out>> for Closed {
         Err("closed".into())
     }
 
-    fn abort_others(&mut self, _: &[CollectCommit<Out>]) -> Res {
+    fn abort_others(&mut self, _: Attempt, _: &[CollectCommit<Out>]) -> Res {
         Ok(())
     }
 }

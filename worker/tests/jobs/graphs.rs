@@ -533,6 +533,8 @@ fn run_one(seed: u64, scale: u64) {
     for round in 0.. {
         let handle = plan.build(&mut rng, rate, &sinks, &poison);
         let mut options = options(dir.path(), rng.u16(1..=4));
+        // Some in one worker, some over several that send each other rows.
+        options.loopback = options.loopback.or([None, Some(2), Some(3)][rng.usize(..3)]);
         options.checkpoints.interval = rng.bool().then(|| Duration::from_millis(rng.u64(1..60)));
         options.checkpoints.retained = rng.u32(1..4);
         if rng.u8(..4) == 0 {

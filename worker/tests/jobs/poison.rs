@@ -34,10 +34,10 @@ fn check_failures(handle: &Handle, panics: bool) {
     let failures = handle.status().failures;
     assert!(!failures.is_empty());
     for failure in &failures {
-        assert!(failure.contains("rows"), "no operator in {failure:?}");
-        assert!(failure.contains("subtask"), "no subtask in {failure:?}");
-        assert!(failure.contains("is poison"), "no cause in {failure:?}");
-        assert_eq!(failure.contains("panicked"), panics, "{failure:?}");
+        assert!(failure.message.contains("rows"), "no operator in {failure:?}");
+        assert!(failure.message.contains("subtask"), "no subtask in {failure:?}");
+        assert!(failure.message.contains("is poison"), "no cause in {failure:?}");
+        assert_eq!(failure.message.contains("panicked"), panics, "{failure:?}");
     }
 }
 

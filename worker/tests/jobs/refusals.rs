@@ -37,7 +37,7 @@ fn stopped(dir: &Path, out: &Collected<Out>) {
 
 /// The job must be refused, in these words, and what was in the storage is there still.
 fn refused(handle: &Handle, options: JobOptions, says: &[&str]) -> String {
-    let dir = options.storage.clone();
+    let dir = PathBuf::from(&options.storage);
     let before = if dir.is_dir() { tree(&dir) } else { BTreeMap::new() };
     let error = run_watched(handle, options).unwrap_err();
     let text = error.to_string();

@@ -39,7 +39,9 @@ pub struct SinkUnderTest<S> {
 ///   complete checkpoint are committed, others aborted, and writing goes on at
 ///   another parallelism: nothing is lost, nothing doubled. Old writers that
 ///   still live do no harm.
-/// - After [`Committer::abort_others`] nothing stays staged that was not to be kept.
+/// - After [`Committer::abort_others`] nothing of earlier attempts stays staged that was
+///   not to be kept; the call of an earlier attempt, however late, takes nothing of a
+///   later one.
 /// - A job with another uid, beside it in the same place, is not disturbed.
 ///
 /// `make` gives a sink and an empty place.
@@ -60,7 +62,7 @@ pub fn sink<S: Sink<u64>>(make: impl Fn() -> SinkUnderTest<S>) {
         for job in &mut jobs {
             job.zombies.clear();
             job.writers.clear();
-            job.committer.abort_others(&[]).expect("abort_others");
+            job.committer.abort_others(Attempt(job.attempt + 1), &[]).expect("abort_others");
         }
         jobs.iter().for_each(Run::check);
         assert_eq!((test.staged)(), 0, "leftovers of jobs that have ended");
@@ -97,6 +99,8 @@ struct Run<'t, S: Sink<u64>> {
     confirmed: usize,
     /// Prepared for checkpoints that were not completed.
     carried: Vec<S::Commit>,
+    /// What committers removed, to be repeated when it is late.
+    late: Vec<(Attempt, Vec<S::Commit>)>,
 }
 
 impl<'t, S: Sink<u64>> Run<'t, S> {
@@ -120,6 +124,7 @@ impl<'t, S: Sink<u64>> Run<'t, S> {
             base,
             confirmed: 0,
             carried: vec![],
+            late: vec![],
         };
         run.restore(rng);
         run
@@ -223,7 +228,7 @@ impl<'t, S: Sink<u64>> Run<'t, S> {
             base.pending.iter().chain(&base.open).map(through_bytes).collect();
         if rng.u8(..4) == 0 {
             // What is kept is kept, whether it has been committed or not.
-            self.committer.abort_others(&keep).expect("abort_others");
+            self.committer.abort_others(Attempt(self.attempt), &keep).expect("abort_others");
         }
         let to_commit = base.pending.len() + base.open.len();
         let crash_after = if rng.bool() { rng.usize(..=to_commit) } else { to_commit };
@@ -233,7 +238,8 @@ impl<'t, S: Sink<u64>> Run<'t, S> {
         if crash_after < to_commit {
             return self.restore(rng);
         }
-        self.committer.abort_others(&keep).expect("abort_others");
+        self.committer.abort_others(Attempt(self.attempt), &keep).expect("abort_others");
+        self.late.push((Attempt(self.attempt), keep));
         self.carried.clear();
         self.confirmed = self.base.pending.len();
         self.written = base.written;
@@ -250,6 +256,11 @@ impl<'t, S: Sink<u64>> Run<'t, S> {
 
     /// A writer of an old attempt goes on for a while. What it answers is nobody's.
     fn haunt(&mut self, rng: &mut fastrand::Rng) {
+        if rng.u8(..4) == 0
+            && let Some((attempt, keep)) = rng.choice(&self.late)
+        {
+            self.committer.abort_others(*attempt, keep).expect("abort_others, late");
+        }
         if self.test.guarantee == Guarantee::AtLeastOnce || self.zombies.is_empty() {
             return;
         }

@@ -8,6 +8,7 @@ use crate::api::process::{Cx, Timer};
 use crate::api::stream::{DataStream, OperatorSpec};
 use crate::api::tags::{AnyTag, SideOutputs};
 use crate::data::{Data, Fun, Res};
+use crate::exchange::codec::Packets;
 use crate::graph::{NodeId, Partitioning};
 use crate::operators::process::broadcast::{Broadcasted, KeyedBroadcasted};
 use crate::operators::process::core::{KeyedCore, STATE};
@@ -18,6 +19,7 @@ use crate::state::row::FieldShape;
 use crate::state::{Field, MapState, State};
 use millrace_protocol::key::Key;
 use millrace_protocol::shape::ShapeError;
+use std::sync::Arc;
 
 pub use crate::operators::process::broadcast::BroadcastCx;
 pub use crate::operators::process::plain::ProcessCx;
@@ -119,10 +121,11 @@ impl<T: Send + 'static, P: Pipe<Out = T>> DataStream<T, P> {
     /// For [`KeyedStream::connect_broadcast`] and [`DataStream::connect_broadcast`].
     pub fn broadcast(self) -> BroadcastStream<T>
     where
-        T: Clone,
+        T: Data + Clone,
     {
         let connect = Box::new(move |env: &Env, node: NodeId, input: usize| {
-            let edge = env.edge(self.output.node, node, input, Partitioning::Broadcast);
+            let codec = Arc::new(Packets::<T>::new());
+            let edge = env.edge(self.output.node, node, input, Partitioning::Broadcast, codec);
             self.attach(move |cx| Ok(Broadcast::new(cx.outgoing(edge))));
         });
         BroadcastStream { connect, _row: std::marker::PhantomData }
@@ -268,7 +271,7 @@ pub struct BroadcastConnected<T, B, P: Pipe<Out = T>> {
     broadcast: BroadcastStream<B>,
 }
 
-impl<T: Send + 'static, B: Send + 'static, P: Pipe<Out = T>> BroadcastConnected<T, B, P> {
+impl<T: Data, B: Send + 'static, P: Pipe<Out = T>> BroadcastConnected<T, B, P> {
     /// Runs a function over both. `uid` identifies its state.
     pub fn process<F: BroadcastProcess<T, B>>(self, uid: &str, f: F) -> DataStream<F::Out> {
         let env = self.stream.env.clone();

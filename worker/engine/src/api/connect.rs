@@ -5,7 +5,7 @@ use crate::api::pipe::{Head, Pipe};
 use crate::api::process::{Cx, Timer};
 use crate::api::stream::{DataStream, OperatorSpec, add_operator};
 use crate::api::tags::{AnyTag, SideOutputs};
-use crate::data::{Fun, Res};
+use crate::data::{Data, Fun, Res};
 use crate::operators::process::connect::{CoFlatMap, CoProcess};
 use crate::operators::process::core::{KeyedCore, STATE};
 use crate::operators::process::row::TimedRow;
@@ -33,9 +33,7 @@ impl<A: Send + 'static, P: Pipe<Out = A>> DataStream<A, P> {
     }
 }
 
-impl<A: Send + 'static, P: Pipe<Out = A>, B: Send + 'static, Q: Pipe<Out = B>>
-    Connected<A, P, B, Q>
-{
+impl<A: Data, P: Pipe<Out = A>, B: Data, Q: Pipe<Out = B>> Connected<A, P, B, Q> {
     /// One row for each: co-map. What the closures capture is lost at a restore.
     pub fn map<O: Send + 'static>(
         self,

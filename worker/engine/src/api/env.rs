@@ -4,6 +4,7 @@ use crate::api::pipe::Head;
 use crate::api::stream::DataStream;
 use crate::connector::{Source, SourceCx};
 use crate::data::{Data, Res};
+use crate::exchange::codec::{Codec, Columnar};
 use crate::graph::{BuildCx, Graph, NodeId, NodeKind, NodeSpec, Output, Partitioning};
 use crate::runtime::alignment::AlignmentGroup;
 use crate::runtime::gate::Gate;
@@ -73,7 +74,8 @@ impl Env {
             type_name::<S::Split>().to_owned(),
         ));
         let reader = graph.add(spec(uid, NodeKind::Source, type_name::<S::Out>().to_owned()));
-        let edge = graph.add_edge(enumerator, reader, 0, Partitioning::Splits);
+        let codec = Arc::new(Columnar::<S::Split>::new());
+        let edge = graph.add_edge(enumerator, reader, 0, Partitioning::Splits, codec);
         let shapes = SourceShapes::of::<S::Split>().unwrap_or_else(|error| {
             graph.error(format!("splits of source {uid:?}: {error}"));
             SourceShapes::default()
@@ -152,8 +154,9 @@ impl Env {
         to: NodeId,
         input: usize,
         partitioning: Partitioning,
+        codec: Arc<dyn Codec>,
     ) -> crate::graph::EdgeId {
-        self.graph_mut().add_edge(from, to, input, partitioning)
+        self.graph_mut().add_edge(from, to, input, partitioning, codec)
     }
 }
 

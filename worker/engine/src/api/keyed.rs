@@ -5,6 +5,7 @@ use crate::api::env::Env;
 use crate::api::pipe::{Head, Pipe};
 use crate::api::stream::{DataStream, OperatorSpec, add_operator};
 use crate::data::{Data, Fun, Res};
+use crate::exchange::codec::{Codec, Packets};
 use crate::graph::{BuildCx, EdgeId, NodeId, Output, Partitioning, StageFactory, StateDecl};
 use crate::operators::reduce::{REDUCED, Reduce};
 use crate::runtime::operator::Operator;
@@ -14,6 +15,7 @@ use millrace_protocol::key::Key;
 use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
 use std::any::{Any, TypeId};
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 /// How a row's key is found.
 pub trait KeySelector<T>: Fun {
@@ -109,12 +111,16 @@ pub struct KeyedStream<T, S: KeySelector<T>> {
     node: NodeId,
     /// Hangs what feeds the edge on the upstream, once the edge is known.
     connect: Box<dyn FnOnce(Feed<T>)>,
+    pub(crate) codec: Arc<dyn Codec>,
     pub(crate) selector: S,
     _row: PhantomData<fn(T)>,
 }
 
 impl<T: Send + 'static, S: KeySelector<T>> KeyedStream<T, S> {
-    pub(crate) fn new<P: Pipe<Out = T>>(stream: DataStream<T, P>, selector: S) -> Self {
+    pub(crate) fn new<P: Pipe<Out = T>>(stream: DataStream<T, P>, selector: S) -> Self
+    where
+        T: Data,
+    {
         let (env, node) = (stream.env.clone(), stream.output.node);
         let scatter = selector.clone();
         let connect = Box::new(move |feed: Feed<T>| match feed {
@@ -131,7 +137,8 @@ impl<T: Send + 'static, S: KeySelector<T>> KeyedStream<T, S> {
                 _ => stream.erase().output.attach(stage),
             },
         });
-        Self { env, node, connect, selector, _row: PhantomData }
+        let codec = Arc::new(Packets::<T>::new());
+        Self { env, node, connect, codec, selector, _row: PhantomData }
     }
 
     pub(crate) fn env(&self) -> &Env {
@@ -140,13 +147,18 @@ impl<T: Send + 'static, S: KeySelector<T>> KeyedStream<T, S> {
 
     /// Connects the stream to input `input` of `node`.
     pub(crate) fn into_input(self, node: NodeId, input: usize) {
-        let edge = self.env.edge(self.node, node, input, Partitioning::Key);
+        let edge = self.env.edge(self.node, node, input, Partitioning::Key, self.codec);
         (self.connect)(Feed::Scatter(edge));
     }
 
     /// Connects the stream to `node`, whose only input a stage of its own feeds.
-    fn into_stage(self, node: NodeId, stage: impl FnOnce(EdgeId) -> StageFactory<T>) {
-        let edge = self.env.edge(self.node, node, 0, Partitioning::Key);
+    fn into_stage(
+        self,
+        node: NodeId,
+        codec: Arc<dyn Codec>,
+        stage: impl FnOnce(EdgeId) -> StageFactory<T>,
+    ) {
+        let edge = self.env.edge(self.node, node, 0, Partitioning::Key, codec);
         (self.connect)(Feed::Stage(stage(edge)));
     }
 
@@ -165,19 +177,21 @@ impl<T: Send + 'static, S: KeySelector<T>> KeyedStream<T, S> {
         DataStream::new(env, output, Head::new())
     }
 
-    /// As [`KeyedStream::operator`], fed by a stage that is made for each edge.
+    /// As [`KeyedStream::operator`], fed by a stage that is made for each edge, whose
+    /// batches `codec` knows.
     pub(crate) fn operator_behind<O: Operator>(
         self,
         name: &str,
         uid: &str,
         states: Vec<StateDecl>,
+        codec: Arc<dyn Codec>,
         stage: impl FnOnce(EdgeId) -> StageFactory<T>,
         make: impl Fn(&mut BuildCx<'_>, NodeId) -> Res<O> + Send + 'static,
     ) -> DataStream<O::Out> {
         let env = self.env.clone();
         let spec = OperatorSpec::new(name, Some(uid), states);
         let (node, output) = add_operator_with_id(&env, spec, make);
-        self.into_stage(node, stage);
+        self.into_stage(node, codec, stage);
         DataStream::new(env, output, Head::new())
     }
 

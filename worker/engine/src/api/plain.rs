@@ -163,7 +163,7 @@ pub(crate) fn declare_lists(env: &Env, node: NodeId, lists: &[AnyList]) {
     }
 }
 
-impl<T: Send + 'static, P: Pipe<Out = T>> DataStream<T, P> {
+impl<T: Data, P: Pipe<Out = T>> DataStream<T, P> {
     /// Runs a function with side outputs and list state over the rows; those of a
     /// subtask stay in it. `uid` identifies its lists across versions of the program.
     pub fn process<F: Process<T>>(self, uid: &str, f: F) -> DataStream<F::Out> {

@@ -5,7 +5,8 @@ use crate::api::keyed::{ByRef, ByValue, KeySelector, KeyedStream};
 use crate::api::pipe::{Filter, FlatMap, Head, Map, Pipe, TryMap};
 use crate::api::tags::{OutputTag, SideOutputs};
 use crate::connector::{Committed, Committer, Sink, SinkCx};
-use crate::data::{AnyBatch, Fun, Res, Ts};
+use crate::data::{AnyBatch, Data, Fun, Res, Ts};
+use crate::exchange::codec::Packets;
 use crate::graph::{
     BuildCx, Edge, EdgeId, NodeId, NodeKind, NodeSpec, Output, Partitioning, SinkControl, StateDecl,
 };
@@ -16,11 +17,12 @@ use crate::runtime::partition::{AtRandom, Broadcast, Custom, RoundRobin, Scatter
 use crate::runtime::sink::SinkEnd;
 use crate::runtime::task::{OperatorTask, Task};
 use crate::state::value::{ValueReader, shape_of};
-use millrace_protocol::ids::{JobUid, Subtask, Uid};
+use millrace_protocol::ids::{Attempt, JobUid, Subtask, Uid};
 use millrace_protocol::key::Key;
 use millrace_protocol::manifest::{PendingCommit, ShapeBytes};
 use std::any::type_name;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 /// A stream of `T`: a head's output with the closures since. `DataStream<T>` is the form
 /// without closures, which can be named, stored and shared.
@@ -177,7 +179,10 @@ impl<T: Send + 'static, P: Pipe<Out = T>> DataStream<T, P> {
     pub fn key_by<K: Key>(
         self,
         key: impl Fn(&T) -> K + Fun,
-    ) -> KeyedStream<T, impl KeySelector<T, Key = K>> {
+    ) -> KeyedStream<T, impl KeySelector<T, Key = K>>
+    where
+        T: Data,
+    {
         KeyedStream::new(self, ByValue::new(key))
     }
 
@@ -185,12 +190,18 @@ impl<T: Send + 'static, P: Pipe<Out = T>> DataStream<T, P> {
     pub fn key_by_ref<K: Key>(
         self,
         key: impl for<'a> Fn(&'a T) -> &'a K + Fun,
-    ) -> KeyedStream<T, impl KeySelector<T, Key = K>> {
+    ) -> KeyedStream<T, impl KeySelector<T, Key = K>>
+    where
+        T: Data,
+    {
         KeyedStream::new(self, ByRef::new(key))
     }
 
     /// Spreads rows in turn over all subtasks.
-    pub fn rebalance(self) -> DataStream<T> {
+    pub fn rebalance(self) -> DataStream<T>
+    where
+        T: Data,
+    {
         self.exchange("rebalance", Partitioning::Rebalance, |cx, edge| {
             let channels = cx.outgoing(edge);
             Ok(Scatter::new(RoundRobin::new(usize::from(cx.subtask), channels.len()), channels))
@@ -198,7 +209,10 @@ impl<T: Send + 'static, P: Pipe<Out = T>> DataStream<T, P> {
     }
 
     /// Spreads rows in turn over the subtasks next to this one, without crossing the others'.
-    pub fn rescale(self) -> DataStream<T> {
+    pub fn rescale(self) -> DataStream<T>
+    where
+        T: Data,
+    {
         self.exchange("rescale", Partitioning::Rescale, |cx, edge| {
             let channels = cx.outgoing(edge);
             Ok(Scatter::new(RoundRobin::new(0, channels.len()), channels))
@@ -206,7 +220,10 @@ impl<T: Send + 'static, P: Pipe<Out = T>> DataStream<T, P> {
     }
 
     /// Spreads rows at random.
-    pub fn shuffle(self) -> DataStream<T> {
+    pub fn shuffle(self) -> DataStream<T>
+    where
+        T: Data,
+    {
         self.exchange("shuffle", Partitioning::Shuffle, |cx, edge| {
             let channels = cx.outgoing(edge);
             let seed = cx.attempt.attempt.0 << 16 | u64::from(cx.subtask);
@@ -217,7 +234,7 @@ impl<T: Send + 'static, P: Pipe<Out = T>> DataStream<T, P> {
     /// Every row to every subtask.
     pub fn broadcast_all(self) -> DataStream<T>
     where
-        T: Clone,
+        T: Data + Clone,
     {
         self.exchange("broadcast", Partitioning::Broadcast, |cx, edge| {
             Ok(Broadcast::new(cx.outgoing(edge)))
@@ -225,7 +242,10 @@ impl<T: Send + 'static, P: Pipe<Out = T>> DataStream<T, P> {
     }
 
     /// Spreads rows by a function of row and parallelism; its answer counts modulo the parallelism.
-    pub fn partition_custom(self, f: impl FnMut(&T, usize) -> usize + Fun) -> DataStream<T> {
+    pub fn partition_custom(self, f: impl FnMut(&T, usize) -> usize + Fun) -> DataStream<T>
+    where
+        T: Data,
+    {
         self.exchange("partition", Partitioning::Custom, move |cx, edge| {
             let channels = cx.outgoing(edge);
             Ok(Scatter::new(Custom::new(f.clone(), channels.len()), channels))
@@ -237,19 +257,27 @@ impl<T: Send + 'static, P: Pipe<Out = T>> DataStream<T, P> {
         name: &str,
         partitioning: Partitioning,
         end: impl Fn(&mut BuildCx<'_>, EdgeId) -> Res<E> + Send + 'static,
-    ) -> DataStream<T> {
+    ) -> DataStream<T>
+    where
+        T: Data,
+    {
         let env = self.env.clone();
         let operator = OperatorSpec::new(name, None, Vec::new());
         let (node, output) = add_operator(&env, operator, |_| Ok(Pass::<T>(PhantomData)));
-        let edge = env.edge(self.output.node, node, 0, partitioning);
+        let codec = Arc::new(Packets::<T>::new());
+        let edge = env.edge(self.output.node, node, 0, partitioning, codec);
         self.attach(move |cx| end(cx, edge));
         DataStream::new(env, output, Head::new())
     }
 
     /// Sends the stream to input `input` of `node` as it is: subtask to subtask, or in
     /// turn where the parallelism differs.
-    pub(crate) fn forward_to(self, node: NodeId, input: usize) {
-        let edge = self.env.edge(self.output.node, node, input, Partitioning::Forward);
+    pub(crate) fn forward_to(self, node: NodeId, input: usize)
+    where
+        T: Data,
+    {
+        let codec = Arc::new(Packets::<T>::new());
+        let edge = self.env.edge(self.output.node, node, input, Partitioning::Forward, codec);
         self.attach(move |cx| {
             let channels = cx.outgoing(edge);
             Ok(Scatter::new(RoundRobin::new(usize::from(cx.subtask), channels.len()), channels))
@@ -257,7 +285,10 @@ impl<T: Send + 'static, P: Pipe<Out = T>> DataStream<T, P> {
     }
 
     /// The rows of this stream and of others, in the order of their arrival.
-    pub fn union(self, others: Vec<DataStream<T>>) -> DataStream<T> {
+    pub fn union(self, others: Vec<DataStream<T>>) -> DataStream<T>
+    where
+        T: Data,
+    {
         let env = self.env.clone();
         let operator = OperatorSpec::new("union", None, Vec::new());
         let (node, output) = add_operator(&env, operator, |_| Ok(Pass::<T>(PhantomData)));
@@ -313,9 +344,10 @@ impl<T, S: Sink<T>> SinkControl for Control<T, S> {
         self.committer.commit(&ValueReader::new(&item.shape)?.read(&item.payload)?)
     }
 
-    fn abort_others(&mut self, keep: &[PendingCommit]) -> Res {
+    fn abort_others(&mut self, attempt: Attempt, keep: &[PendingCommit]) -> Res {
         let read = |item: &PendingCommit| ValueReader::new(&item.shape)?.read(&item.payload);
-        self.committer.abort_others(&keep.iter().map(read).collect::<Res<Vec<S::Commit>>>()?)
+        let keep = keep.iter().map(read).collect::<Res<Vec<S::Commit>>>()?;
+        self.committer.abort_others(attempt, &keep)
     }
 }
 

@@ -46,6 +46,7 @@ use crate::api::keyed::{KeySelector, KeyedStream, declare};
 use crate::api::stream::DataStream;
 use crate::api::tags::{AnyTag, OutputTag, SideOutputs};
 use crate::data::{Data, Fun, Res, Ts};
+use crate::exchange::codec::Either;
 use crate::graph::{BuildCx, NodeId, StageFactory, StateDecl};
 use crate::operators::window::body::{Body, Buffered, Incremental};
 use crate::operators::window::generic::{WindowOperator, WindowParts};
@@ -53,13 +54,14 @@ use crate::operators::window::sliding::{Sliding, SlidingParts};
 use crate::operators::window::slots::Slots;
 use crate::operators::window::tumbling::{Tumbling, TumblingParts};
 use crate::operators::window::{LateRows, PANES, WINDOWS};
-use crate::runtime::combine::{Panes, combine};
+use crate::runtime::combine::{Panes, Partial, combine};
 use crate::runtime::side::Sides;
 use crate::state::Plain;
 use crate::time::millis;
 use aggregate::{Accumulate, ByAggregate, ByReduce};
 use evict::KeepAll;
 use function::{EmitEach, EmitReduced, Fire, WithFunction, WithReduced, WithRows};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A keyed stream cut into windows.
@@ -263,7 +265,9 @@ where
                         Ok(Box::new(combine(selector, accumulate, panes, max, channels)))
                     })
                 };
-                self.keyed.operator_behind("window", uid, states, stage, make)
+                let codec = Either::<Partial<S::Key, A::Acc>>::new(Arc::clone(&self.keyed.codec));
+                let codec = Arc::new(codec);
+                self.keyed.operator_behind("window", uid, states, codec, stage, make)
             } else {
                 self.keyed.operator("window", uid, states, make)
             }

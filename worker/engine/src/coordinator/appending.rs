@@ -3,9 +3,10 @@
 use super::calls::Call;
 use super::chain::{Append, Verdict};
 use super::checkpoint::InProgress;
-use super::effect::{CheckpointReport, Effect, Level, Outcome, StopMode, StoreCall};
+use super::effect::{BarrierKind, CheckpointReport, Effect, Level, Outcome, StopMode, StoreCall};
 use super::event::StoreAnswer;
-use super::state::{Appending, For, Others, Purpose, Stage};
+use super::state::{After, Appending, For, Others, Purpose, Restoring, Stage};
+use super::status::{SavepointState, SavepointStatus};
 use super::step::Coordinator;
 use crate::store::Fault;
 use millrace_protocol::head::{CheckpointRef, Ending, HeadRecord, Phase, Pin};
@@ -13,6 +14,7 @@ use millrace_protocol::manifest::Manifest;
 use millrace_protocol::objects::ObjectKey;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Keys per delete call: bounds how long one takes.
 const DELETE_AT_ONCE: usize = 500;
@@ -25,7 +27,7 @@ const APPEND_TRIES: u32 = 8;
 /// to run is not.
 fn is_in_vain(purpose: &For, fault: Fault) -> bool {
     match purpose {
-        For::Complete(..) | For::Unpin(_) => false,
+        For::Complete(..) | For::Unpin(_) | For::Pin | For::Configure(_) | For::KeepAlive => false,
         For::Fail(_) => true,
         _ => matches!(fault, Fault::Denied | Fault::Full),
     }
@@ -105,8 +107,15 @@ impl Coordinator {
         let named: BTreeSet<_> = record.checkpoints().map(|at| at.manifest.clone()).collect();
         self.manifests.retain(|key, _| named.contains(key));
         self.reach = reach;
+        if self.proposal.as_ref().is_some_and(|proposal| proposal.config == record.config) {
+            self.proposal = None;
+            self.restoring = Restoring::No;
+        }
         self.head = Some(record);
         self.won = true;
+        self.seed = None;
+        self.parked = false;
+        self.appended_at = self.now;
         self.after(purpose);
     }
 
@@ -130,6 +139,17 @@ impl Coordinator {
                     self.savepoint_ended(id, result);
                 }
             }
+            For::Pin => {
+                let head = self.head.iter();
+                let pins: Vec<_> = head.flat_map(|head| &head.pins).cloned().collect();
+                for pin in pins {
+                    self.savepoint_pinned(&pin);
+                }
+            }
+            For::Configure(proposal) => self.configured(*proposal),
+            For::KeepAlive => {}
+            For::Moved => self.put_incarnation(),
+            For::Delete => self.empty_home(),
             For::Stopping => {
                 let items = self.base_to_commit();
                 self.commits.restore(items);
@@ -142,7 +162,7 @@ impl Coordinator {
                 });
                 self.cancel_tasks();
             }
-            For::Fail(cause) => self.end(Outcome::Failed(cause)),
+            For::Fail(cause) => self.rest(Outcome::Failed(cause)),
         }
     }
 
@@ -191,11 +211,16 @@ impl Coordinator {
             let (savepoint, target) = (wanted.id.clone(), wanted.target.clone());
             record.pins.push(Pin { savepoint, at, target });
         }
-        if checkpoint.kind.is_last() {
-            record.phase = Phase::Stopping(match checkpoint.kind {
-                super::effect::BarrierKind::Stop(StopMode::Suspend) => Ending::Suspended,
-                _ => Ending::Finished,
-            });
+        match checkpoint.kind {
+            // Unless that was taken back meanwhile: then another attempt goes on.
+            BarrierKind::Stop(StopMode::Suspend) if self.stop_wanted().is_none() => {}
+            BarrierKind::Stop(StopMode::Suspend) => {
+                record.phase = Phase::Stopping(Ending::Suspended);
+            }
+            BarrierKind::Stop(StopMode::Drain) | BarrierKind::Final => {
+                record.phase = Phase::Stopping(Ending::Finished);
+            }
+            BarrierKind::Periodic | BarrierKind::Savepoint | BarrierKind::Rescale => {}
         }
         self.append(For::Complete(Box::new(checkpoint), manifest), record);
     }
@@ -203,13 +228,20 @@ impl Coordinator {
     fn completed(&mut self, checkpoint: InProgress, manifest: &Arc<Manifest>) {
         self.commits.list(manifest);
         let stats = checkpoint.stats();
-        self.out.push(Effect::Report(CheckpointReport {
+        let report = CheckpointReport {
             checkpoint: checkpoint.id,
             took: self.now.saturating_sub(checkpoint.triggered),
             bytes: stats.bytes,
             entries: stats.entries,
             files: manifest.files.len(),
-        }));
+        };
+        self.last_report = Some((report, self.now));
+        self.out.push(Effect::Report(report));
+        let head = self.head.iter().flat_map(|head| &head.pins);
+        let pinned = head.filter(|pin| pin.at.checkpoint == checkpoint.id).cloned();
+        for pin in pinned.collect::<Vec<_>>() {
+            self.savepoint_pinned(&pin);
+        }
         if let (Stage::Running, Some(attempt)) = (&self.stage, self.attempt()) {
             self.out.push(Effect::NotifyComplete { attempt, checkpoint: checkpoint.id });
         }
@@ -220,7 +252,34 @@ impl Coordinator {
         if let Some(Phase::Stopping(ending)) = self.head.as_ref().map(|head| head.phase) {
             // Also if a task failed meanwhile: all it had to do is done.
             self.stage = Stage::Closing(ending);
+        } else if checkpoint.kind.is_last() && matches!(self.stage, Stage::Running) {
+            self.cancel_tasks();
+            self.stage = Stage::Cancelling(After::Rescale);
         }
+    }
+
+    pub(super) fn savepoint_pinned(&mut self, pin: &Pin) {
+        let (state, at) = (SavepointState::Exporting, Some((pin.at.attempt, pin.at.checkpoint)));
+        self.savepoint_status.insert(pin.savepoint.clone(), SavepointStatus { state, at });
+    }
+
+    /// Shows others that the owner lives; answers whether an entry is appended for it.
+    pub(super) fn keep_alive(&mut self) -> bool {
+        if self.keep_alive_due().is_none_or(|due| self.now < due) {
+            return false;
+        }
+        let cause = self.head.as_ref().and_then(|head| head.cause.clone());
+        let mut record = self.next_record();
+        record.cause = cause;
+        self.append(For::KeepAlive, record);
+        true
+    }
+
+    pub(super) fn keep_alive_due(&self) -> Option<Duration> {
+        let rests = matches!(self.stage, Stage::Idle(_) | Stage::Ended(_) | Stage::Closed(_));
+        let fenced = matches!(self.stage, Stage::Cancelling(After::Fenced));
+        let owns = self.won && !rests && !fenced && self.append.is_none();
+        self.config.keepalive.filter(|_| owns).map(|every| self.appended_at + every)
     }
 
     /// Another process owns the job. Tasks stop; nothing is deleted, aborted or
@@ -230,7 +289,8 @@ impl Coordinator {
         self.checkpoint = None;
         self.commits.restore([]);
         self.calls.forget(|_| true);
+        self.storing.clear();
         self.cancel_tasks();
-        self.stage = Stage::Cancelling(super::state::After::Fenced);
+        self.stage = Stage::Cancelling(After::Fenced);
     }
 }

@@ -1,6 +1,6 @@
 //! A checkpoint between trigger and completion. Pure.
 
-use super::config::Config;
+use super::config::{Config, ProgramSpec};
 use super::effect::BarrierKind;
 use super::event::{SlotSnapshot, SnapshotStats, SubtaskState};
 use millrace_protocol::head::CheckpointRef;
@@ -63,8 +63,8 @@ impl Part {
 
 impl InProgress {
     /// Whether every slot has acknowledged.
-    pub(super) fn is_acknowledged(&self, slots: &[Slot]) -> bool {
-        slots.iter().all(|slot| self.parts.contains_key(slot))
+    pub(super) fn is_acknowledged(&self, slots: u16) -> bool {
+        self.parts.len() == usize::from(slots)
     }
 
     /// What it cost.
@@ -80,6 +80,7 @@ impl InProgress {
     pub(super) fn manifest(
         &self,
         config: &Config,
+        program: &ProgramSpec,
         job: &JobUid,
         attempt: Attempt,
         unconfirmed: Vec<PendingCommit>,
@@ -94,16 +95,16 @@ impl InProgress {
             attempt,
             checkpoint: self.id,
             created_at_ms: config.epoch_ms.saturating_add(now_ms),
-            max_parallelism: config.program.max_parallelism,
-            hash_version: config.program.hash_version,
-            fingerprint: config.program.fingerprint.clone(),
-            operators: self.operators(config),
+            max_parallelism: program.max_parallelism,
+            hash_version: program.hash_version,
+            fingerprint: program.fingerprint.clone(),
+            operators: self.operators(program),
             files: self.parts.values().flat_map(|part| part.files.iter().cloned()).collect(),
             pending,
         }
     }
 
-    fn operators(&self, config: &Config) -> Vec<OperatorState> {
+    fn operators(&self, program: &ProgramSpec) -> Vec<OperatorState> {
         let mut subtasks: BTreeMap<_, Vec<&SubtaskState>> = BTreeMap::new();
         for subtask in self.parts.values().flat_map(|part| &part.operators) {
             subtasks.entry(&subtask.operator).or_default().push(subtask);
@@ -111,7 +112,7 @@ impl InProgress {
         let operator = |spec: &super::config::OperatorSpec| {
             let mut of = subtasks.remove(&spec.uid).unwrap_or_default();
             of.sort_by_key(|subtask| subtask.subtask);
-            let max = config.program.max_parallelism;
+            let max = program.max_parallelism;
             let watermark = |subtask: &&SubtaskState| {
                 let groups = max.range(subtask.subtask.0, spec.parallelism);
                 subtask.watermark.map(|watermark| RangeWatermark { groups, watermark })
@@ -127,7 +128,7 @@ impl InProgress {
                 lists: merge(of),
             }
         };
-        config.program.operators.iter().map(operator).collect()
+        program.operators.iter().map(operator).collect()
     }
 }
 

@@ -2,9 +2,10 @@
 
 use super::restart::RestartPolicy;
 use millrace_protocol::head::{ConfigRef, Owner};
-use millrace_protocol::ids::{JobUid, Slot, Uid};
+use millrace_protocol::ids::{JobUid, Uid};
 use millrace_protocol::keygroup::MaxParallelism;
 use millrace_protocol::manifest::{KeyedState, Redistribution, ShapeBytes};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Where state comes from.
@@ -25,8 +26,34 @@ pub enum Desired {
     /// Run the job.
     #[default]
     Running,
-    /// Only finish what a stop left undone.
-    Stopped,
+    /// Stop at once, commit what the latest checkpoint holds, then delete all data and
+    /// leave a tombstone.
+    Deleted,
+    /// Stop with a checkpoint; if there are no tasks, finish what a stop left undone.
+    Suspended,
+}
+
+/// When a process claims a job that another may still own. For progress only: safety
+/// never rests on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClaimRule {
+    /// At once: it was just confirmed that this process is the one that should.
+    Confirmed,
+    /// After the head has shown nothing new for so long.
+    AfterSilence(Duration),
+}
+
+/// What to do with a home that is another job's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// Run that job: a local run.
+    Same,
+    /// Do not start.
+    Refuse,
+    /// Go on from its state.
+    Resume,
+    /// Start empty; leave its state where it is.
+    Ignore,
 }
 
 /// When checkpoints are taken and kept.
@@ -118,6 +145,11 @@ pub struct ProgramSpec {
 }
 
 impl ProgramSpec {
+    /// Slots needed: the highest parallelism. A slot's index is that of its subtasks.
+    pub fn slots(&self) -> u16 {
+        self.operators.iter().map(|operator| operator.parallelism).max().unwrap_or(1).max(1)
+    }
+
     /// The operator with this uid.
     pub fn operator(&self, uid: &Uid) -> Option<&OperatorSpec> {
         self.operators.iter().find(|operator| operator.uid == *uid)
@@ -142,10 +174,26 @@ pub struct Config {
     pub config: ConfigRef,
     /// The program.
     pub program: ProgramSpec,
-    /// The slots, each of which acknowledges every checkpoint.
-    pub slots: Vec<Slot>,
-    /// Where state comes from.
+    /// Body of [`Config::config`], stored before the head names it. Empty in a local run.
+    pub body: Arc<[u8]>,
+    /// Slots of ordinals from this one on are not used.
+    pub workers: u16,
+    /// When a claim may be made.
+    pub claim: ClaimRule,
+    /// How often an owner appends at least, so that others see that it lives: a third of
+    /// the time after which they claim. `None`: nobody waits for silence.
+    pub keepalive: Option<Duration>,
+    /// Whether the process stays when the job has come to an end or is owned by another,
+    /// and goes on when it is told to, or may. If not, [`super::Effect::Ended`] comes.
+    pub stays: bool,
+    /// What to do with a home that is another job's.
+    pub existing: Existing,
+    /// Identity of the cluster; empty in a local run.
+    pub cluster: String,
+    /// Where state comes from, in a local run: each time it is started.
     pub from: RestoreChoice,
+    /// Where state comes from, of a numbered configuration: see [`super::Proposal::restore`].
+    pub restore: Option<(u64, Option<String>)>,
     /// What the process was started for.
     pub desired: Desired,
     /// Start although state is left that no operator claims.
@@ -156,7 +204,8 @@ pub struct Config {
     pub restart: RestartPolicy,
     /// Compares shapes.
     pub shapes: ShapeCheck,
-    /// The job's uid if there is no job yet: made of random numbers.
+    /// The job's uid. In a local run that of the job in the home, if there is one, counts
+    /// instead.
     pub fresh_job: JobUid,
     /// Seed of nonces and jitter: from the system's entropy.
     pub seed: (u64, u64),

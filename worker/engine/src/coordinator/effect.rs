@@ -1,11 +1,15 @@
 //! What a coordinator wants done. Effects of one step are carried out in order;
 //! those that block go to the side pool.
 
+use super::config::ProgramSpec;
 use super::event::{Batch, StoreAnswer, Ticket};
+use super::workers::{Verdict, WorkerId};
 use crate::store::{ObjectStore, Put, StoreResult};
+use millrace_protocol::head::{ConfigRef, Owner};
 use millrace_protocol::ids::{Attempt, CheckpointId, Uid};
 use millrace_protocol::manifest::{Manifest, PendingCommit};
 use millrace_protocol::objects::{ObjectKey, Prefix};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,13 +63,16 @@ impl StoreCall {
 }
 
 /// Why a barrier is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum BarrierKind {
     /// The interval has passed.
     Periodic,
     /// Somebody wants a savepoint.
     Savepoint,
-    /// Sources stop behind it. Writers leave nothing open.
+    /// Sources stop behind it, and another attempt goes on from here. Writers leave
+    /// nothing open. Never unaligned.
+    Rescale,
+    /// Sources stop behind it. Writers leave nothing open. Never unaligned.
     Stop(StopMode),
     /// All input was read. Writers leave nothing open.
     Final,
@@ -74,12 +81,12 @@ pub enum BarrierKind {
 impl BarrierKind {
     /// Whether nothing comes after it, so that writers leave nothing open.
     pub fn is_last(self) -> bool {
-        matches!(self, Self::Stop(_) | Self::Final)
+        matches!(self, Self::Rescale | Self::Stop(_) | Self::Final)
     }
 }
 
 /// How a job is stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum StopMode {
     /// It goes on later: neither the end nor the last watermark is sent.
     Suspend,
@@ -89,7 +96,7 @@ pub enum StopMode {
 }
 
 /// Where a base's files are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FilesIn {
     /// In the job's store.
     Home,
@@ -119,8 +126,13 @@ pub enum Outcome {
     Failed(String),
     /// The user must change something; nothing was touched.
     Refused(String),
-    /// Another process has taken the job over.
-    Fenced,
+    /// Another process has taken the job over: the one that owns it now, as far as is
+    /// known.
+    Fenced(Option<Owner>),
+    /// Another job has taken the home over, for ever.
+    Superseded(String),
+    /// The job's data is deleted.
+    Deleted,
 }
 
 /// How loud a message is.
@@ -193,8 +205,14 @@ pub enum Effect {
         attempt: Attempt,
         /// What to load; `None`: start empty.
         base: Option<Base>,
+        /// The program, with the parallelisms of this attempt.
+        program: Arc<ProgramSpec>,
+        /// By slot: the process that it runs in.
+        placement: Vec<WorkerId>,
     },
-    /// Stop tasks; answer with [`super::Event::SlotsJoined`], also if there are none.
+    /// Stop tasks: tell all workers of the attempt's placement that still live; answer
+    /// with [`super::Event::SlotsJoined`] when all of those have joined, or were lost,
+    /// also if there are none.
     CancelTasks {
         /// The attempt.
         attempt: Attempt,
@@ -242,6 +260,20 @@ pub enum Effect {
         id: String,
         /// Where it is, or why not.
         result: Result<String, String>,
+    },
+    /// Answer to a proposal.
+    ProposalAnswered {
+        /// Its number.
+        generation: u64,
+        /// The answer.
+        verdict: Verdict,
+    },
+    /// Say what a stored configuration means; answer with [`super::Event::ConfigRead`].
+    ReadConfig {
+        /// Which.
+        config: ConfigRef,
+        /// Its body, as it was stored.
+        body: Arc<[u8]>,
     },
     /// Send [`super::Event::Tick`] at this moment; replaces the timer set before.
     SetTimer(Duration),

@@ -1,10 +1,13 @@
 //! Failures, restarts, stops and the end.
 
+use super::config::Desired;
 use super::effect::{Effect, Level, Outcome, StopMode};
 use super::event::Failure;
 use super::restart::Decision;
 use super::state::{After, For, Stage, StopRequest, Tasks};
+use super::status::Gap;
 use super::step::Coordinator;
+use super::workers::WorkerId;
 use millrace_protocol::head::{Ending, Phase};
 use std::time::Duration;
 
@@ -38,25 +41,85 @@ impl Coordinator {
                 After::Fail(failure.to_string())
             }
         };
-        if let Some(wanted) = self.checkpoint.take().and_then(|c| c.savepoint) {
-            self.savepoints.insert(0, wanted);
-        }
+        self.drop_checkpoint();
+        self.gap_begins("Restart");
         self.cancel_tasks();
         self.stage = Stage::Cancelling(after);
     }
 
+    /// A process is gone; if tasks ran in it, the attempt is lost.
+    pub(super) fn worker_gone(&mut self, worker: &WorkerId, cause: &str) {
+        if self.placement.contains(worker) && matches!(self.tasks, Tasks::Some(_)) {
+            self.fail(format!("{worker} is lost: {cause}"));
+        } else {
+            self.note(Level::Info, format!("{worker} is gone: {cause}"));
+        }
+    }
+
+    /// All of the attempt's tasks are gone.
+    pub(super) fn tasks_gone(&mut self) {
+        self.placement.clear();
+        self.running = None;
+        if let Some(gap) = &mut self.gap {
+            gap.stopped.get_or_insert(self.now);
+        }
+    }
+
+    pub(super) fn gap_begins(&mut self, cause: &'static str) {
+        let (asked, none) = (self.now, None);
+        self.gap = Some(Gap { cause, asked, stopped: none, placed: none, deployed: none });
+    }
+
+    /// How the job is to stop, if it is.
+    pub(super) fn stop_wanted(&self) -> Option<StopRequest> {
+        match self.config.desired {
+            Desired::Running => self.stop,
+            Desired::Suspended => self.stop.or(Some(StopRequest::Checkpoint(StopMode::Suspend))),
+            Desired::Deleted => Some(StopRequest::Now),
+        }
+    }
+
+    /// The job has come to an end: the process goes, or stays.
+    pub(super) fn rest(&mut self, outcome: Outcome) {
+        if !self.config.stays || outcome == Outcome::Deleted {
+            return self.end(outcome);
+        }
+        self.stop = None;
+        self.hold = None;
+        self.stage = Stage::Idle(outcome);
+    }
+
+    /// One move of a job at an end; answers whether there was one.
+    pub(super) fn idle(&mut self) -> bool {
+        if let Some(proposal) = &self.proposal
+            && self.wakes(proposal)
+        {
+            self.note(Level::Info, "the job goes on");
+            self.won = false;
+            self.read_chain();
+            return true;
+        }
+        self.configure_due() || self.savepoints_of_latest()
+    }
+
     /// Whether a stop that was asked for needs no tasks.
     pub(super) fn stops_without_tasks(&self) -> bool {
-        matches!(self.stop, Some(StopRequest::Now | StopRequest::Checkpoint(StopMode::Suspend)))
+        matches!(
+            self.stop_wanted(),
+            Some(StopRequest::Now | StopRequest::Checkpoint(StopMode::Suspend))
+        )
     }
 
     /// The tasks are gone, and no append is under way.
     pub(super) fn cancelled(&mut self, after: After) {
         match after {
-            After::Restart(_) if self.stops_without_tasks() => self.append_stopping(),
+            After::Restart(_) | After::Rescale if self.stops_without_tasks() => {
+                self.append_stopping();
+            }
+            After::Rescale => self.stage = Stage::Waiting(self.now),
             After::Restart(delay) => self.stage = Stage::Waiting(self.now + delay),
             After::Stop => self.append_stopping(),
-            After::Fenced => self.end(Outcome::Fenced),
+            After::Fenced => self.park(),
             After::Fail(cause) => {
                 let mut record = self.next_record();
                 record.phase = Phase::Failed;
@@ -76,21 +139,24 @@ impl Coordinator {
     /// One move towards the end: commit all, finish exports, append the last
     /// entry. Answers whether there was a move.
     pub(super) fn close(&mut self, ending: Ending) -> bool {
-        for wanted in std::mem::take(&mut self.savepoints) {
-            self.savepoint_ended(wanted.id, Err("the job is stopping".to_owned()));
-        }
         if !self.commits.is_idle() {
             return false;
         }
-        if let Some((id, _)) = self.exported.first() {
-            let id = id.clone();
-            self.append_unpin(id);
+        if self.savepoints_of_latest() {
             return true;
         }
         if self.head.as_ref().is_some_and(|head| !head.pins.is_empty()) {
             return false;
         }
         let mut record = self.next_record();
+        if self.config.desired == Desired::Deleted {
+            record.phase = Phase::Deleted;
+            (record.latest, record.origin) = (None, None);
+            record.retained.clear();
+            self.cancel_tasks();
+            self.append(For::Delete, record);
+            return true;
+        }
         record.phase = match ending {
             Ending::Suspended => Phase::Suspended,
             Ending::Finished => Phase::Finished,

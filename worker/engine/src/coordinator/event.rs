@@ -4,6 +4,7 @@ use crate::store::StoreError;
 use millrace_protocol::ids::{Attempt, CheckpointId, Slot, Subtask, Uid};
 use millrace_protocol::manifest::{CommitId, FileRef, ListState, Manifest, ShapeBytes, When};
 use millrace_protocol::objects::ObjectKey;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Matches a store call with its answer; never used twice.
@@ -32,7 +33,7 @@ pub enum StoreAnswer {
 }
 
 /// What a subtask of an operator put into a checkpoint, apart from files.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubtaskState {
     /// The operator.
     pub operator: Uid,
@@ -47,7 +48,7 @@ pub struct SubtaskState {
 }
 
 /// A committable as its slot hands it over.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PreparedCommit {
     /// The sink.
     pub sink: Uid,
@@ -66,7 +67,7 @@ pub struct PreparedCommit {
 }
 
 /// What the snapshot cost, for status and logs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotStats {
     /// Bytes written for this checkpoint.
     pub bytes: u64,
@@ -75,7 +76,7 @@ pub struct SnapshotStats {
 }
 
 /// A slot's part of a checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotSnapshot {
     /// The slot.
     pub slot: Slot,
@@ -91,7 +92,7 @@ pub struct SlotSnapshot {
 }
 
 /// Why an attempt failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// Name of the operator, if one is to blame.
     pub operator: Option<String>,
@@ -152,6 +153,8 @@ pub enum Event {
     },
     /// Answer to [`super::Effect::ReadRestore`]; an error is the user's.
     RestoreRead {
+        /// As it was asked.
+        path: String,
         /// What was read.
         result: Result<FoundManifest, String>,
     },
@@ -215,6 +218,45 @@ pub enum Event {
         /// The attempt.
         attempt: Attempt,
     },
+    /// A worker is connected, runs the same program, and offers slots. It takes the place
+    /// of an older process of its ordinal.
+    WorkerJoined {
+        /// Which.
+        worker: super::WorkerId,
+        /// Slots that it offers.
+        slots: u16,
+    },
+    /// A worker's connection is broken, its heartbeats are missing, or another process
+    /// took its place.
+    WorkerLost {
+        /// Which.
+        worker: super::WorkerId,
+        /// Why.
+        cause: String,
+    },
+    /// What the job should be. Repeated until it is accepted; each is answered with
+    /// [`super::Effect::ProposalAnswered`].
+    Propose {
+        /// The proposal.
+        proposal: Box<super::Proposal>,
+    },
+    /// Answer to [`super::Effect::ReadConfig`].
+    ConfigRead {
+        /// As it was asked.
+        config: millrace_protocol::head::ConfigRef,
+        /// What the body says; an error is the user's.
+        result: Result<Box<super::Proposal>, String>,
+    },
+    /// Stop with a checkpoint and stay without tasks, until this was not repeated for
+    /// `hold`; then go on.
+    HoldStop {
+        /// How long it holds.
+        hold: std::time::Duration,
+    },
+    /// A held job goes on at once.
+    ReleaseStop,
+    /// Take a checkpoint now.
+    RequestCheckpoint,
     /// Time has passed; see [`super::Effect::SetTimer`].
     Tick,
     /// Take a savepoint. Asked twice, it is taken once.

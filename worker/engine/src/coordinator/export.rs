@@ -2,12 +2,12 @@
 //! the shell in the side pool.
 
 use super::event::FoundManifest;
-use crate::store::{ObjectStore, StoreError, StoreResult};
+use crate::store::opener::{join, split};
+use crate::store::{Access, ObjectStore, Opener, StoreError, StoreResult};
 use millrace_protocol::format::FormatError;
 use millrace_protocol::manifest::{Manifest, ManifestKind, sha256_hex};
 use millrace_protocol::objects::{self, BadKey, ObjectKey};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -96,26 +96,42 @@ fn copy(
 /// Name of a savepoint's manifest in its directory.
 const MANIFEST: &str = "_manifest";
 
-/// Reads the manifest that a user pointed at: that of the savepoint in directory
-/// `path`, or the file `path` itself. An error is the user's to resolve.
-pub fn find(path: &str) -> Result<FoundManifest, String> {
-    let place = Path::new(path);
-    let file = if place.is_dir() { place.join(MANIFEST) } else { place.to_owned() };
-    let name = file.display().to_string();
-    let bytes = std::fs::read(&file).map_err(|error| {
-        format!("cannot read {name}: {error}; give a savepoint's directory or a manifest")
-    })?;
+/// Reads the manifest that a user pointed at: that of the savepoint at `location`, or the
+/// object `location` itself. An error is the user's to resolve.
+pub fn find(opener: &dyn Opener, location: &str) -> Result<FoundManifest, String> {
+    let (name, bytes) = match get(opener, location, MANIFEST)? {
+        Some(bytes) => (join(location, MANIFEST), bytes),
+        None => {
+            let bytes = match split(location) {
+                Some((place, name)) => get(opener, &place, &name)?,
+                None => None,
+            };
+            let none = || {
+                format!(
+                    "cannot read {location}: there is no savepoint and no manifest; give a \
+                     savepoint's directory or a manifest"
+                )
+            };
+            (location.to_owned(), bytes.ok_or_else(none)?)
+        }
+    };
     let manifest = Manifest::decode(&name, &bytes).map_err(|error| error.to_string())?;
     Ok(FoundManifest { manifest: Arc::new(manifest), sha256: sha256_hex(&bytes) })
 }
 
-/// The directory from which the file keys of the savepoint at `path` count
+fn get(opener: &dyn Opener, place: &str, name: &str) -> Result<Option<Vec<u8>>, String> {
+    // What is no key names nothing in a store.
+    let Ok(key) = ObjectKey::parse(name) else { return Ok(None) };
+    let store = opener.open(place, Access::Read).map_err(|error| error.to_string())?;
+    store.get(&key).map_err(|error| error.to_string())
+}
+
+/// The place from which the file keys of the savepoint at `location` count
 /// ([`super::FilesIn::Savepoint`]).
-pub fn target_of(path: &str) -> Option<PathBuf> {
-    let place = Path::new(path);
-    let directory = match place.file_name() {
-        Some(name) if name == MANIFEST => place.parent()?,
-        _ => place,
-    };
-    directory.parent().map(Path::to_owned)
+pub fn target_of(location: &str) -> Option<String> {
+    let (place, name) = split(location)?;
+    match name.as_str() {
+        MANIFEST => split(&place).map(|(target, _)| target),
+        _ => Some(place),
+    }
 }

@@ -5,7 +5,6 @@ use super::effect::StoreCall;
 use super::event::StoreAnswer;
 use millrace_protocol::format::FormatError;
 use millrace_protocol::head::Incarnation;
-use millrace_protocol::ids::JobUid;
 use millrace_protocol::objects;
 use std::sync::Arc;
 
@@ -14,69 +13,107 @@ pub const INCARNATION_FORMAT: u32 = 1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
-    List,
     Get(u64),
-    Put,
+    Put(u64),
 }
 
-/// Finds the job of a home, or makes it.
+/// Whose home it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// This job's.
+    Mine {
+        /// Which life it is.
+        number: u64,
+        /// Its record.
+        incarnation: Incarnation,
+    },
+    /// Another's.
+    Other {
+        /// Which life that is.
+        number: u64,
+        /// Its record.
+        incarnation: Incarnation,
+    },
+    /// It was this job's. It never will be again.
+    Superseded {
+        /// The newest life, or the tombstone.
+        by: Incarnation,
+    },
+}
+
+/// Finds the job of a home, or makes it where there is none.
 #[derive(Debug, Clone)]
 pub struct FindHome {
     at: At,
-    fresh: Arc<[u8]>,
-    fresh_job: JobUid,
-    job: Option<JobUid>,
+    bytes: Arc<[u8]>,
+    fresh: Incarnation,
+    /// Whatever job is there is this one.
+    same: bool,
+    known: Vec<Incarnation>,
 }
 
 impl FindHome {
-    /// Begins; `fresh` is what to put if there is nothing yet.
-    pub fn begin(fresh: &Incarnation) -> Result<(Self, StoreCall), FormatError> {
+    /// Begins; `fresh` is what to put if there is nothing. `same`: the job that is there
+    /// counts as this one, whatever its uid.
+    pub fn begin(fresh: &Incarnation, same: bool) -> Result<(Self, StoreCall), FormatError> {
         let bytes = serde_json::to_vec(fresh)
             .map_err(|error| FormatError::damaged("incarnation", error.to_string()))?;
-        let find =
-            Self { at: At::List, fresh: Arc::from(bytes), fresh_job: fresh.job.clone(), job: None };
+        let (bytes, fresh) = (Arc::from(bytes), fresh.clone());
+        let find = Self { at: At::Get(0), bytes, fresh, same, known: Vec::new() };
         let call = find.call();
         Ok((find, call))
     }
 
     fn call(&self) -> StoreCall {
         match self.at {
-            At::List => StoreCall::List { prefix: objects::incarnations() },
             At::Get(n) => StoreCall::Get { key: objects::incarnation(n) },
-            At::Put => {
-                let bytes = Arc::clone(&self.fresh);
-                StoreCall::PutIfAbsent { key: objects::incarnation(0), bytes }
+            At::Put(n) => {
+                let bytes = Arc::clone(&self.bytes);
+                StoreCall::PutIfAbsent { key: objects::incarnation(n), bytes }
             }
         }
     }
 
-    fn go(&mut self, at: At) -> Next<Result<JobUid, FormatError>> {
+    fn go(&mut self, at: At) -> Next<Result<Found, FormatError>> {
         self.at = at;
         Next::Call(self.call())
     }
 
     /// What follows from an answer to the last call.
-    pub fn answered(&mut self, answer: StoreAnswer) -> Next<Result<JobUid, FormatError>> {
+    pub fn answered(&mut self, answer: StoreAnswer) -> Next<Result<Found, FormatError>> {
         match (self.at, answer) {
-            (At::List, StoreAnswer::Keys(keys)) => {
-                let newest = keys.iter().filter_map(objects::parse_incarnation).max();
-                self.go(At::Get(newest.unwrap_or(0)))
-            }
             (At::Get(n), StoreAnswer::Got(Some(bytes))) => {
                 match decode(objects::incarnation(n).as_str(), &bytes) {
-                    Ok(incarnation) => self.job = Some(incarnation.job),
+                    Ok(incarnation) => self.known.push(incarnation),
                     Err(error) => return Next::Done(Err(error)),
                 }
                 self.go(At::Get(n + 1))
             }
-            (At::Get(_), StoreAnswer::Got(None)) => match self.job.take() {
-                Some(job) => Next::Done(Ok(job)),
-                None => self.go(At::Put),
-            },
-            (At::Put, StoreAnswer::Created) => Next::Done(Ok(self.fresh_job.clone())),
-            (At::Put, StoreAnswer::Exists) => self.go(At::Get(0)),
+            (At::Get(n), StoreAnswer::Got(None)) => self.newest(n),
+            (At::Put(number), StoreAnswer::Created) => {
+                Next::Done(Ok(Found::Mine { number, incarnation: self.fresh.clone() }))
+            }
+            // Another's, or by this very put.
+            (At::Put(n), StoreAnswer::Exists) => self.go(At::Get(n)),
             _ => Next::Again(self.call()),
         }
+    }
+
+    /// All `next` lives are known.
+    fn newest(&mut self, next: u64) -> Next<Result<Found, FormatError>> {
+        let Some(newest) = self.known.last() else { return self.go(At::Put(next)) };
+        let incarnation = newest.clone();
+        let number = next.saturating_sub(1);
+        let mine = |incarnation: &Incarnation| incarnation.job == self.fresh.job;
+        Next::Done(Ok(if !newest.deleted && (self.same || mine(newest)) {
+            Found::Mine { number, incarnation }
+        } else if self.known.iter().any(mine) {
+            Found::Superseded { by: incarnation }
+        } else if newest.deleted {
+            return self.go(At::Put(next));
+        } else {
+            Found::Other { number, incarnation }
+        }))
     }
 }
 

@@ -17,7 +17,7 @@ const SWEEP_LATER: Duration = Duration::from_secs(1);
 impl Coordinator {
     /// Whether this coordinator owns the job, as far as it knows.
     fn owns(&self) -> bool {
-        let given_up = matches!(self.stage, Stage::Ended | Stage::Cancelling(After::Fenced));
+        let given_up = matches!(self.stage, Stage::Ended(_) | Stage::Cancelling(After::Fenced));
         self.won && !given_up
     }
 

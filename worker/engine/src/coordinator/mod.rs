@@ -22,15 +22,20 @@ mod checkpoint;
 mod commits;
 mod ending;
 mod housekeeping;
+mod incarnations;
+mod parking;
+mod proposals;
 mod recovering;
 mod running;
 mod starting;
 mod state;
+mod status;
 mod step;
+pub mod workers;
 
 pub use config::{
-    CheckpointPolicy, Config, Desired, ListSpec, OperatorSpec, ProgramSpec, RestoreChoice, Role,
-    ShapeCheck,
+    CheckpointPolicy, ClaimRule, Config, Desired, Existing, ListSpec, OperatorSpec, ProgramSpec,
+    RestoreChoice, Role, ShapeCheck,
 };
 pub use effect::{
     BarrierKind, Base, CheckpointReport, Effect, FilesIn, Level, Note, Outcome, StopMode, StoreCall,
@@ -40,8 +45,9 @@ pub use event::{
     SnapshotStats, StoreAnswer, SubtaskState, Ticket,
 };
 pub use restart::{RestartPolicy, Restarts};
-pub use state::Activity;
+pub use status::{Gap, JobState, SavepointState, SavepointStatus, Status, WorkerStatus};
 pub use step::Coordinator;
+pub use workers::{Proposal, Verdict, WorkerId};
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,8 @@
 //! What is checked before anything is claimed, committed or written. Pure;
 //! every refusal is the user's to resolve and names what it is about.
 
-use super::config::{Config, ProgramSpec};
+use super::config::{CheckpointPolicy, Config, ProgramSpec};
+use super::workers::Proposal;
 use millrace_protocol::head::HeadRecord;
 use millrace_protocol::ids::{JobUid, Uid};
 use millrace_protocol::manifest::{Manifest, ManifestKind, PendingCommit, ShapeBytes};
@@ -30,6 +31,9 @@ pub enum Refusal {
         /// Number of key groups.
         max: u16,
     },
+    /// Nothing could run.
+    #[error("workers must be at least 1; to stop the job and keep its state, suspend it")]
+    NoWorkers,
     /// More than the head record has room for.
     #[error("{0} retained checkpoints are more than {MAX_RETAINED}")]
     Retained(u32),
@@ -133,6 +137,18 @@ pub enum Refusal {
         /// Its connector.
         connector: String,
     },
+    /// Another job's state is there.
+    #[error(
+        "an earlier job of this name ({job}{}{cluster}) left state here: to go on from it set \
+         onExistingState to Resume, to start empty set it to Ignore, or use another name or storage",
+        if cluster.is_empty() { "" } else { " in cluster " }
+    )]
+    Earlier {
+        /// That job.
+        job: JobUid,
+        /// Its cluster.
+        cluster: String,
+    },
     /// The job went on elsewhere or is gone.
     #[error("the job in this storage was {0}: use another storage")]
     Gone(&'static str),
@@ -140,9 +156,21 @@ pub enum Refusal {
 
 /// Checks the program by itself.
 pub fn check_program(config: &Config) -> Result<(), Refusal> {
-    let max = config.program.max_parallelism.get();
+    check(&config.program, &config.checkpoints)
+}
+
+/// Checks a proposal by itself.
+pub fn check_proposal(proposal: &Proposal) -> Result<(), Refusal> {
+    if proposal.workers == 0 {
+        return Err(Refusal::NoWorkers);
+    }
+    check(&proposal.program, &proposal.checkpoints)
+}
+
+fn check(program: &ProgramSpec, checkpoints: &CheckpointPolicy) -> Result<(), Refusal> {
+    let max = program.max_parallelism.get();
     let mut seen = BTreeSet::new();
-    for operator in &config.program.operators {
+    for operator in &program.operators {
         if !seen.insert(&operator.uid) {
             return Err(Refusal::DuplicateUid(operator.uid.clone()));
         }
@@ -151,8 +179,8 @@ pub fn check_program(config: &Config) -> Result<(), Refusal> {
             return Err(Refusal::Parallelism { uid, parallelism, max });
         }
     }
-    if config.checkpoints.retained > MAX_RETAINED {
-        return Err(Refusal::Retained(config.checkpoints.retained));
+    if checkpoints.retained > MAX_RETAINED {
+        return Err(Refusal::Retained(checkpoints.retained));
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 use super::commits::BatchEnd;
 use super::effect::{Base, Effect, FilesIn, Level};
-use super::state::{For, Others, Run, Stage, Tasks};
+use super::state::{For, Others, Run, Running, Stage, Tasks};
 use super::step::Coordinator;
 use millrace_protocol::head::{HeadRecord, Phase};
 use millrace_protocol::ids::Attempt;
@@ -36,6 +36,9 @@ impl Coordinator {
         self.run = Run::default();
         self.checkpoint = None;
         self.sweep_at = self.now;
+        for pin in head.pins.clone() {
+            self.savepoint_pinned(&pin);
+        }
         let items = self.base_to_commit();
         self.commits.restore(items);
         self.stage = Stage::Recovering(Others::ToAbort);
@@ -44,10 +47,14 @@ impl Coordinator {
     /// One move towards running tasks; answers whether there was one.
     pub(super) fn recover(&mut self, others: Others) -> bool {
         if !self.commits.is_idle() {
-            return false;
+            return self.keep_alive();
         }
         let Some(head) = &self.head else { return false };
         let attempt = head.attempt;
+        if self.take_over.is_some() {
+            self.append_moved();
+            return true;
+        }
         if let Phase::Stopping(ending) = head.phase {
             self.stage = Stage::Closing(ending);
             return true;
@@ -56,11 +63,17 @@ impl Coordinator {
             self.append_stopping();
             return true;
         }
+        if self.hold.is_some() {
+            self.stage = Stage::Held;
+            return true;
+        }
         if let Some(abandon) = self.abandon.clone() {
             let mut record = self.next_record();
             let keep = self.config.checkpoints.retained.max(1) as usize;
             let older = std::mem::replace(&mut record.latest, abandon.latest);
             record.origin = abandon.origin;
+            let nonce = self.config.restore.as_ref().map_or(0, |(nonce, _)| *nonce);
+            record.restore_nonce = record.restore_nonce.max(nonce);
             record.retained.splice(0..0, older);
             let latest = record.latest.clone();
             record.retained.retain(|at| Some(at) != latest.as_ref());
@@ -73,8 +86,12 @@ impl Coordinator {
                 let keep = self.base_manifest().map(|m| m.pending.clone()).unwrap_or_default();
                 self.stage = Stage::Recovering(self.abort_others(attempt, &keep));
             }
-            Others::Aborting => return false,
+            Others::Aborting => return self.keep_alive(),
             Others::Aborted => {
+                if self.configure_due() {
+                    return true;
+                }
+                let Ok(placement) = self.place() else { return self.keep_alive() };
                 let base = self.base();
                 self.run.base = base
                     .as_ref()
@@ -92,7 +109,15 @@ impl Coordinator {
                 self.note(Level::Info, format!("attempt {attempt} starts from {from}"));
                 self.tasks = Tasks::Some(attempt);
                 self.stage = Stage::Deploying;
-                self.out.push(Effect::Deploy { attempt, base });
+                self.placement = placement.clone();
+                self.deployments += 1;
+                if let Some(gap) = &mut self.gap {
+                    gap.placed.get_or_insert(self.now);
+                }
+                let program = Arc::new(self.config.program.clone());
+                let generation = self.config.config.generation;
+                self.running = Some(Running { generation, program: Arc::clone(&program) });
+                self.out.push(Effect::Deploy { attempt, base, program, placement });
             }
         }
         true
@@ -148,12 +173,15 @@ impl Coordinator {
             self.run.since = self.now;
             self.run.last_trigger = self.now;
             self.run.last_end = self.now;
+            if let Some(gap) = &mut self.gap {
+                gap.deployed.get_or_insert(self.now);
+            }
             self.stage = Stage::Running;
         }
     }
 
     pub(super) fn commit_due(&mut self) {
-        if !self.won || matches!(self.stage, Stage::Ended) {
+        if !self.won || matches!(self.stage, Stage::Ended(_)) {
             return;
         }
         if let Some((batch, items)) = self.commits.next_batch(self.now) {
@@ -176,7 +204,7 @@ impl Coordinator {
 
     /// Exports pinned checkpoints whose output is committed.
     pub(super) fn export_due(&mut self) {
-        if !self.won || matches!(self.stage, Stage::Ended | Stage::Claiming) {
+        if !self.won || matches!(self.stage, Stage::Ended(_) | Stage::Claiming) {
             return;
         }
         if matches!(self.stage, Stage::Cancelling(super::state::After::Fenced)) {

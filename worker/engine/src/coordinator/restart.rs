@@ -74,6 +74,11 @@ impl Restarts {
         Self { policy, used: 0, failures: VecDeque::new() }
     }
 
+    /// Another policy counts from here on.
+    pub fn set_policy(&mut self, policy: RestartPolicy) {
+        self.policy = policy;
+    }
+
     /// Restarts since the job was last healthy for long enough.
     pub fn used(&self) -> u32 {
         self.used

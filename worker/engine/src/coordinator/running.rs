@@ -6,8 +6,9 @@ use super::checkpoint::{InProgress, Part, Progress, Wanted};
 use super::effect::{BarrierKind, Effect, Level, StoreCall};
 use super::event::{PreparedCommit, SlotSnapshot, StoreAnswer};
 use super::state::{For, Purpose, Stage, StopRequest};
+use super::status::{SavepointState, SavepointStatus};
 use super::step::Coordinator;
-use millrace_protocol::head::CheckpointRef;
+use millrace_protocol::head::{CheckpointRef, Pin};
 use millrace_protocol::ids::{Attempt, CheckpointId, Slot};
 use millrace_protocol::manifest::{CommitId, FileRef, PendingCommit, When, sha256_hex};
 use std::sync::Arc;
@@ -26,10 +27,13 @@ impl Coordinator {
     /// One move of a running attempt; answers whether there was one. No append
     /// is under way.
     pub(super) fn run(&mut self) -> bool {
-        if self.stop == Some(StopRequest::Now) {
-            self.checkpoint = None;
+        if self.stop_wanted() == Some(StopRequest::Now) {
+            self.drop_checkpoint();
             self.cancel_tasks();
             self.stage = Stage::Cancelling(super::state::After::Stop);
+            return true;
+        }
+        if self.configure_due() {
             return true;
         }
         if let Some(checkpoint) = self.checkpoint.take() {
@@ -40,7 +44,11 @@ impl Coordinator {
             self.append_unpin(id);
             return true;
         }
-        let Some((kind, savepoint)) = self.next_barrier() else { return false };
+        if self.restore_is_due() {
+            self.abandon_run();
+            return true;
+        }
+        let Some((kind, savepoint)) = self.next_barrier() else { return self.keep_alive() };
         self.trigger(kind, savepoint);
         true
     }
@@ -53,31 +61,39 @@ impl Coordinator {
                 true
             }
             _ if self.now >= checkpoint.deadline => {
-                let missing = self.config.slots.len() - checkpoint.parts.len();
+                let missing = usize::from(self.slots()) - checkpoint.parts.len();
                 self.checkpoint = Some(checkpoint);
                 self.abort(&format!("timed out; {missing} slots have not acknowledged"));
                 true
             }
             _ => {
                 self.checkpoint = Some(checkpoint);
-                false
+                self.keep_alive()
             }
         }
     }
 
+    /// Slots of the running attempt.
+    fn slots(&self) -> u16 {
+        self.running.as_ref().map_or(0, |running| running.program.slots())
+    }
+
     /// What barrier is due, if any.
     fn next_barrier(&mut self) -> Option<(BarrierKind, Option<Wanted>)> {
-        if !self.savepoints.is_empty() {
-            return Some((BarrierKind::Savepoint, Some(self.savepoints.remove(0))));
-        }
-        if let Some(StopRequest::Checkpoint(mode)) = self.stop {
+        if let Some(StopRequest::Checkpoint(mode)) = self.stop_wanted() {
             return Some((BarrierKind::Stop(mode), None));
         }
         if self.run.input_ended {
             return Some((BarrierKind::Final, None));
         }
-        let due = self.periodic_due()?;
-        (self.now >= due).then_some((BarrierKind::Periodic, None))
+        if self.leaves() {
+            return Some((BarrierKind::Rescale, None));
+        }
+        if !self.savepoints.is_empty() {
+            return Some((BarrierKind::Savepoint, Some(self.savepoints.remove(0))));
+        }
+        let due = self.periodic_due().is_some_and(|due| self.now >= due);
+        (due || self.checkpoint_wanted).then_some((BarrierKind::Periodic, None))
     }
 
     fn periodic_due(&self) -> Option<Duration> {
@@ -100,6 +116,14 @@ impl Coordinator {
         let id = CheckpointId(self.last_checkpoint.0 + 1);
         self.last_checkpoint = id;
         self.run.last_trigger = self.now;
+        self.checkpoint_wanted = false;
+        if kind.is_last() && !self.run.sources_closed {
+            self.run.sources_closed = true;
+            self.gap_begins(if kind == BarrierKind::Rescale { "Rescale" } else { "Resume" });
+        }
+        if let Some(wanted) = &savepoint {
+            self.savepoint_is(&wanted.id, SavepointState::Triggered);
+        }
         self.checkpoint = Some(InProgress {
             id,
             kind,
@@ -144,7 +168,7 @@ impl Coordinator {
 
     /// Whether this is the slot's first answer to this checkpoint.
     fn is_news(&mut self, slot: Slot, checkpoint: CheckpointId) -> bool {
-        if !self.config.slots.contains(&slot) {
+        if slot.0 >= self.slots() {
             return false;
         }
         let answered = self.run.answered.entry(slot).or_default();
@@ -172,12 +196,13 @@ impl Coordinator {
         let open = self.take_prepared(checkpoint, prepared);
         let stranger =
             snapshot.files.iter().find(|file| !self.may_name(file)).map(|f| f.key.clone());
+        let slots = self.slots();
         let Some(pending) = self.checkpoint.as_mut().filter(|c| c.id == checkpoint) else { return };
         if let Some(key) = stranger {
             return self.abort(&format!("slot {slot} names {key}, which may be gone"));
         }
         pending.parts.insert(slot, Part::new(snapshot, open));
-        if pending.is_acknowledged(&self.config.slots) {
+        if pending.is_acknowledged(slots) {
             self.store_manifest();
         }
     }
@@ -208,6 +233,7 @@ impl Coordinator {
 
     fn store_manifest(&mut self) {
         let (Some(chain), Some(attempt)) = (&self.chain, self.attempt()) else { return };
+        let Some(program) = self.running.as_ref().map(|running| &running.program) else { return };
         let Some(checkpoint) = &mut self.checkpoint else { return };
         let unconfirmed = self.commits.unconfirmed().cloned();
         #[cfg(test)]
@@ -219,7 +245,7 @@ impl Coordinator {
         let unconfirmed = unconfirmed.collect();
         let home = &chain.home;
         let manifest =
-            checkpoint.manifest(&self.config, home.job(), attempt, unconfirmed, self.now);
+            checkpoint.manifest(&self.config, program, home.job(), attempt, unconfirmed, self.now);
         let key = home.manifest(attempt, checkpoint.id);
         match manifest.encode() {
             Ok(bytes) => {
@@ -279,7 +305,21 @@ impl Coordinator {
         }
     }
 
+    /// The pending checkpoint ends with its attempt; its savepoint is wanted still.
+    pub(super) fn drop_checkpoint(&mut self) {
+        if let Some(wanted) = self.checkpoint.take().and_then(|c| c.savepoint) {
+            self.savepoint_is(&wanted.id, SavepointState::Waiting);
+            self.savepoints.insert(0, wanted);
+        }
+    }
+
     pub(super) fn want_savepoint(&mut self, wanted: Wanted) {
+        if let Some(SavepointStatus { state: SavepointState::Complete(place), .. }) =
+            self.savepoint_status.get(&wanted.id)
+        {
+            let place = place.clone();
+            return self.savepoint_ended(wanted.id, Ok(place));
+        }
         let id = &wanted.id;
         let pinned = self.head.iter().flat_map(|head| &head.pins).any(|pin| pin.savepoint == *id);
         let asked = self.savepoints.iter().any(|known| known.id == *id);
@@ -299,15 +339,54 @@ impl Coordinator {
         if let Err(error) = millrace_protocol::objects::savepoint_manifest(id) {
             return self.savepoint_ended(wanted.id, Err(error.to_string()));
         }
+        self.savepoint_is(&wanted.id, SavepointState::Waiting);
         self.savepoints.push(wanted);
     }
 
+    /// Makes savepoints of the latest checkpoint, for no attempt will take another;
+    /// answers whether there was a move.
+    pub(super) fn savepoints_of_latest(&mut self) -> bool {
+        if let Some((id, _)) = self.exported.first() {
+            let id = id.clone();
+            self.append_unpin(id);
+            return true;
+        }
+        if self.savepoints.is_empty() {
+            return false;
+        }
+        let latest = self.head.as_ref().and_then(|head| head.latest.clone());
+        let Some(at) = latest.filter(|_| self.won) else {
+            for wanted in std::mem::take(&mut self.savepoints) {
+                let why = "the job does not run, and has no checkpoint that could be exported";
+                self.savepoint_ended(wanted.id, Err(why.to_owned()));
+            }
+            return false;
+        };
+        let cause = self.head.as_ref().and_then(|head| head.cause.clone());
+        let mut record = self.next_record();
+        record.cause = cause;
+        let pins = std::mem::take(&mut self.savepoints).into_iter().map(|wanted| {
+            let Wanted { id: savepoint, target } = wanted;
+            Pin { savepoint, at: at.clone(), target }
+        });
+        record.pins.extend(pins);
+        self.append(For::Pin, record);
+        true
+    }
+
     pub(super) fn savepoint_ended(&mut self, id: String, result: Result<String, String>) {
+        let state = match &result {
+            Ok(place) => SavepointState::Complete(place.clone()),
+            Err(why) => SavepointState::Failed(why.clone()),
+        };
+        self.savepoint_is(&id, state);
         self.out.push(Effect::SavepointEnded { id, result });
     }
 
     pub(super) fn append_unpin(&mut self, id: String) {
+        let cause = self.head.as_ref().and_then(|head| head.cause.clone());
         let mut record = self.next_record();
+        record.cause = cause;
         record.pins.retain(|pin| pin.savepoint != id);
         self.append(For::Unpin(id), record);
     }

@@ -2,23 +2,20 @@
 //! manifests it names, check, claim. Nothing of the job is touched before.
 
 use super::calls::Call;
-use super::chain::{Chain, Read};
+use super::chain::Read;
 use super::config::{Desired, RestoreChoice};
 use super::effect::{Effect, Level, Outcome};
 use super::event::{FoundManifest, StoreAnswer};
-use super::home::{FindHome, INCARNATION_FORMAT};
 use super::preflight::{self, Pointed, Refusal};
 use super::state::{Abandon, Purpose, Stage};
 use super::step::Coordinator;
 use crate::store::{Fault, StoreError};
 use millrace_protocol::format::FormatError;
 use millrace_protocol::head::{
-    CheckpointRef, Ending, HEAD_FORMAT, HeadRecord, Incarnation, Nonce, Origin, Phase,
-    RestartBudget, Version,
+    CheckpointRef, Ending, HEAD_FORMAT, HeadRecord, Nonce, Origin, Phase, RestartBudget, Version,
 };
 use millrace_protocol::ids::{Attempt, CheckpointId, JobUid};
 use millrace_protocol::manifest::Manifest;
-use millrace_protocol::objects::Home;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,20 +38,7 @@ impl Coordinator {
         if let Err(refusal) = preflight::check_program(&self.config) {
             return self.refuse(refusal.to_string());
         }
-        let fresh = Incarnation {
-            format: INCARNATION_FORMAT,
-            job: self.config.fresh_job.clone(),
-            cluster: String::new(),
-            origin: None,
-            nonce: self.nonce(),
-        };
-        match FindHome::begin(&fresh) {
-            Ok((find, call)) => {
-                self.stage = Stage::Finding(find);
-                self.call(Purpose::Home, call);
-            }
-            Err(error) => self.refuse(error.to_string()),
-        }
+        self.find_home();
     }
 
     /// Whether an error before the first claim is the user's to resolve.
@@ -68,7 +52,7 @@ impl Coordinator {
             (Stage::Finding(find), Purpose::Home) => {
                 let next = find.answered(answer);
                 match self.follow(Purpose::Home, call.tries, next) {
-                    Some(Ok(job)) => self.found_home(&job),
+                    Some(Ok(found)) => self.found_home(found),
                     Some(Err(error)) => self.refuse(error.to_string()),
                     None => {}
                 }
@@ -77,6 +61,10 @@ impl Coordinator {
                 let next = read.answered(answer);
                 match self.follow(Purpose::Read, call.tries, next) {
                     Some(Ok(found)) => {
+                        if std::mem::take(&mut self.seeding) {
+                            self.seed = found.head;
+                            return self.found_head(None);
+                        }
                         let block = self.chain.as_ref().map_or(1, |chain| chain.block);
                         self.lowest_block = found.oldest.0 / block;
                         self.found_head(found.head);
@@ -84,6 +72,18 @@ impl Coordinator {
                     Some(Err(error)) => self.refuse(error.to_string()),
                     None => {}
                 }
+            }
+            (Stage::Incarnating, Purpose::Incarnate) => {
+                self.incarnated(call.call, call.tries, &answer);
+            }
+            (Stage::Deleting(_), Purpose::Empty) => self.emptied(call.call, call.tries, answer),
+            (Stage::Silence(silence), Purpose::Silence(version)) => {
+                let silence = *silence;
+                self.looked(silence, *version, call.call, call.tries, &answer);
+            }
+            (Stage::Configuring, Purpose::GetConfig(config)) => {
+                let config = config.clone();
+                self.config_got(config, call.call, call.tries, answer);
             }
             (Stage::Loading(outstanding), Purpose::Load(at)) => match answer {
                 StoreAnswer::Got(bytes) => {
@@ -98,21 +98,6 @@ impl Coordinator {
         }
     }
 
-    fn found_home(&mut self, job: &JobUid) {
-        match Home::new(job) {
-            Ok(home) => {
-                self.chain = Some(Chain {
-                    home,
-                    block: self.config.block.max(1),
-                    #[cfg(test)]
-                    skip_floor: self.mutated(super::state::Mutation::NoFloorCheck),
-                });
-                self.read_chain();
-            }
-            Err(error) => self.refuse(error.to_string()),
-        }
-    }
-
     pub(super) fn read_chain(&mut self) {
         let Some(chain) = &self.chain else { return };
         let (read, call) = Read::begin(chain);
@@ -122,9 +107,41 @@ impl Coordinator {
 
     fn found_head(&mut self, head: Option<HeadRecord>) {
         self.manifests.clear();
+        self.reach.clear();
         self.unreadable.clear();
+        self.external = None;
+        if self.took_over_head(head.as_ref()) || head.is_none() && self.read_origin() {
+            return;
+        }
+        if let Some(Phase::Moved) = head.as_ref().map(|head| head.phase)
+            && !self.is_local()
+        {
+            // Whose it is now the incarnations say, or will.
+            return self.reread();
+        }
+        self.head = head;
+        if self.parked && !self.config.stays {
+            let owner = self.head.as_ref().map(|head| head.owner.clone());
+            return self.end(Outcome::Fenced(owner));
+        }
+        match self.silence_needed() {
+            Some(time) => self.wait_for_silence(time),
+            None => self.go_on_from_head(),
+        }
+    }
+
+    /// What the head names is read: its configuration, then its manifests.
+    pub(super) fn go_on_from_head(&mut self) {
+        match self.config_to_read() {
+            Some(config) => self.get_config(config),
+            None => self.load_manifests(),
+        }
+    }
+
+    pub(super) fn load_manifests(&mut self) {
+        let head = self.head.take();
         let mut wanted: Vec<CheckpointRef> = Vec::new();
-        for at in head.iter().flat_map(HeadRecord::checkpoints) {
+        for at in head.iter().chain(&self.seed).flat_map(HeadRecord::checkpoints) {
             if !wanted.iter().any(|known| known.manifest == at.manifest) {
                 wanted.push(at.clone());
             }
@@ -154,9 +171,9 @@ impl Coordinator {
                 return self.reread();
             }
             Err(error) => {
-                let latest = self.head.as_ref().and_then(|head| head.latest.as_ref());
+                let latest = self.begins_from().and_then(|head| head.latest.as_ref());
                 let needed = latest.is_some_and(|latest| latest.manifest == at.manifest);
-                if needed && self.config.from == RestoreChoice::Latest {
+                if needed && self.from() == RestoreChoice::Latest {
                     return self.refuse(error.to_string());
                 }
                 let level = if needed { Level::Error } else { Level::Warn };
@@ -172,13 +189,14 @@ impl Coordinator {
 
     /// Reads what lies outside the home, if the user or the head points there.
     fn loaded_all(&mut self) {
-        let origin = self.head.as_ref().and_then(|head| head.origin.clone());
-        let path = match (&self.config.from, origin) {
+        let origin = self.begins_from().and_then(|head| head.origin.clone());
+        let path = match (&self.from(), origin) {
             (RestoreChoice::Path(path), _) => Some(path.clone()),
             (RestoreChoice::Latest, Some(origin)) => Some(origin.path),
             _ => None,
         };
         match path {
+            _ if self.take_over.is_some() => self.decide(),
             Some(path) if self.external.is_none() => {
                 self.stage = Stage::Pointing;
                 self.out.push(Effect::ReadRestore { path });
@@ -187,14 +205,14 @@ impl Coordinator {
         }
     }
 
-    pub(super) fn restore_read(&mut self, result: Result<FoundManifest, String>) {
+    pub(super) fn restore_read(&mut self, _path: &str, result: Result<FoundManifest, String>) {
         if !matches!(self.stage, Stage::Pointing) {
             return;
         }
         match result {
             Ok(found) => {
-                let origin = self.head.as_ref().and_then(|head| head.origin.as_ref());
-                let by_head = self.config.from == RestoreChoice::Latest;
+                let origin = self.begins_from().and_then(|head| head.origin.as_ref());
+                let by_head = self.from() == RestoreChoice::Latest;
                 if let Some(origin) = origin.filter(|o| by_head && o.sha256 != found.sha256) {
                     let why = format!("{} has changed since the job began from it", origin.path);
                     return self.refuse(why);
@@ -208,23 +226,43 @@ impl Coordinator {
 
     /// Everything is read: refuse, end, or claim.
     fn decide(&mut self) {
+        if self.take_over.is_some() {
+            return match self.check_take_over() {
+                Ok(()) => self.stage = Stage::Waiting(self.now),
+                Err(refusal) => self.refuse(refusal.to_string()),
+            };
+        }
         let phase = self.head.as_ref().map(|head| head.phase);
-        let resumes = self.config.from == RestoreChoice::Latest;
+        let resumes = self.from() == RestoreChoice::Latest;
         match phase {
-            Some(Phase::Finished) if resumes => return self.end(Outcome::FinishedBefore),
+            Some(Phase::Deleted) if self.config.desired == Desired::Deleted => {
+                return self.empty_home();
+            }
+            _ if self.config.desired == Desired::Deleted => {
+                self.stage = Stage::Waiting(self.now);
+                return;
+            }
+            Some(Phase::Finished) if resumes => return self.rest(Outcome::FinishedBefore),
             Some(Phase::Moved) => return self.refuse(Refusal::Gone("moved").to_string()),
             Some(Phase::Deleted) => return self.refuse(Refusal::Gone("deleted").to_string()),
             Some(Phase::Suspended | Phase::Failed | Phase::Finished) | None
-                if self.config.desired == Desired::Stopped =>
+                if self.config.desired == Desired::Suspended =>
             {
-                return self.end(Outcome::Suspended);
+                return self.rest(Outcome::Suspended);
+            }
+            Some(Phase::Suspended | Phase::Failed) if !self.is_local() && !self.is_edited() => {
+                let cause = self.head.as_ref().and_then(|head| head.cause.clone());
+                return self.rest(match phase {
+                    Some(Phase::Failed) => Outcome::Failed(cause.unwrap_or_default()),
+                    _ => Outcome::Suspended,
+                });
             }
             _ => {}
         }
         match self.check() {
             Ok(abandon) => {
                 self.abandon = abandon;
-                self.claim();
+                self.stage = Stage::Waiting(self.now);
             }
             Err(refusal) => self.refuse(refusal.to_string()),
         }
@@ -233,7 +271,7 @@ impl Coordinator {
     /// Checks what will be committed and restored. Answers where to go instead
     /// of `latest`.
     fn check(&self) -> Result<Option<Abandon>, Refusal> {
-        let head = self.head.as_ref();
+        let head = self.begins_from();
         let latest = head.and_then(|head| head.latest.as_ref());
         let latest_manifest = latest.and_then(|at| self.manifests.get(&at.manifest));
         if let (Some(at), Some(manifest)) = (latest, latest_manifest)
@@ -241,7 +279,8 @@ impl Coordinator {
         {
             preflight::check_pending(&self.config, manifest)?;
         }
-        match &self.config.from {
+        let from = self.from();
+        match &from {
             RestoreChoice::Latest => {
                 let origin = self.external.as_ref().map(|found| &found.manifest);
                 match latest_manifest.or(origin) {
@@ -249,30 +288,51 @@ impl Coordinator {
                     None => Ok(None),
                 }
             }
-            RestoreChoice::None => Ok(head.is_some().then(Abandon::default)),
-            RestoreChoice::Path(path) => {
-                let Some(found) = &self.external else { return Ok(None) };
-                preflight::check_base(&self.config, &found.manifest)?;
-                match preflight::pointed(self.job(), head, &found.manifest)? {
-                    Pointed::Own(at) => {
-                        preflight::check_pending(&self.config, &found.manifest)?;
-                        let latest = head.and_then(|head| head.checkpoints().nth(at)).cloned();
-                        Ok(Some(Abandon { latest, origin: None }))
-                    }
-                    Pointed::Savepoint => {
-                        let (path, sha256) = (path.clone(), found.sha256.clone());
-                        Ok(Some(Abandon { latest: None, origin: Some(Origin { path, sha256 }) }))
-                    }
-                }
+            // Of a numbered wish it is recorded that it was obeyed.
+            RestoreChoice::None => Ok((head.is_some() || !self.is_local()).then(Abandon::default)),
+            RestoreChoice::Path(path) => match &self.external {
+                Some(found) => self.abandon_for(path, found).map(Some),
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// Where a start from what was found at `path` goes.
+    pub(super) fn abandon_for(
+        &self,
+        path: &str,
+        found: &FoundManifest,
+    ) -> Result<Abandon, Refusal> {
+        let head = self.head.as_ref();
+        preflight::check_base(&self.config, &found.manifest)?;
+        match preflight::pointed(self.job(), head, &found.manifest)? {
+            Pointed::Own(at) => {
+                preflight::check_pending(&self.config, &found.manifest)?;
+                let latest = head.and_then(|head| head.checkpoints().nth(at)).cloned();
+                Ok(Abandon { latest, origin: None })
+            }
+            Pointed::Savepoint => {
+                let (path, sha256) = (path.to_owned(), found.sha256.clone());
+                Ok(Abandon { latest: None, origin: Some(Origin { path, sha256 }) })
             }
         }
     }
 
+    /// What the job goes on from: its head or, before it has one, what it took over.
+    fn begins_from(&self) -> Option<&HeadRecord> {
+        self.head.as_ref().or(self.seed.as_ref())
+    }
+
     /// Appends a claim of the next attempt. Every job-wide restart is one.
     pub(super) fn claim(&mut self) {
+        if self.take_over.is_none() {
+            self.adopt_for_claim();
+        }
         let mut record = self.next_record();
         record.attempt = Attempt(record.attempt.0 + 1);
-        record.config = self.config.config.clone();
+        if self.take_over.is_none() {
+            record.config = self.config.config.clone();
+        }
         record.restart = RestartBudget { used: self.restarts.used() };
         let unreadable = std::mem::take(&mut self.unreadable);
         record.retained.retain(|at| !unreadable.contains(&at.manifest));
@@ -283,6 +343,7 @@ impl Coordinator {
         let goes_on = self.config.desired == Desired::Running;
         record.phase = match record.phase {
             Phase::Stopping(Ending::Finished) if self.abandon.is_none() => record.phase,
+            _ if self.config.desired == Desired::Deleted => Phase::Stopping(Ending::Suspended),
             Phase::Stopping(_) | Phase::Running if !goes_on => Phase::Stopping(Ending::Suspended),
             _ => Phase::Running,
         };
@@ -299,6 +360,7 @@ impl Coordinator {
     pub(super) fn next_record(&mut self) -> HeadRecord {
         let nonce = self.nonce();
         let owner = self.config.owner.clone();
+        let seed = self.seed.as_ref();
         match &self.head {
             Some(head) => HeadRecord {
                 format: HEAD_FORMAT,
@@ -319,12 +381,13 @@ impl Coordinator {
                 phase: Phase::Running,
                 cause: None,
                 config: self.config.config.clone(),
-                latest: None,
-                origin: None,
-                last_checkpoint: CheckpointId(0),
-                retained: Vec::new(),
-                pins: Vec::new(),
+                latest: seed.and_then(|seed| seed.latest.clone()),
+                origin: seed.and_then(|seed| seed.origin.clone()),
+                last_checkpoint: seed.map_or(CheckpointId(0), |seed| seed.last_checkpoint),
+                retained: seed.map(|seed| seed.retained.clone()).unwrap_or_default(),
+                pins: seed.map(|seed| seed.pins.clone()).unwrap_or_default(),
                 restart: RestartBudget::default(),
+                restore_nonce: 0,
             },
         }
     }

@@ -2,9 +2,12 @@
 
 use super::chain::{Append, Read};
 use super::checkpoint::InProgress;
+use super::config::ProgramSpec;
 use super::effect::{Outcome, StopMode};
+use super::event::FoundManifest;
 use super::home::FindHome;
-use millrace_protocol::head::{CheckpointRef, Ending, HeadRecord, Origin, Version};
+use super::workers::Proposal;
+use millrace_protocol::head::{CheckpointRef, ConfigRef, Ending, HeadRecord, Origin, Version};
 use millrace_protocol::ids::{Attempt, CheckpointId, Slot};
 use millrace_protocol::manifest::Manifest;
 use millrace_protocol::objects::ObjectKey;
@@ -24,6 +27,11 @@ pub(super) enum Purpose {
     Watch(Version),
     SweepList(Attempt),
     Truncate,
+    PutConfig(String),
+    GetConfig(ConfigRef),
+    Silence(Version),
+    Incarnate,
+    Empty,
 }
 
 /// What the coordinator is doing.
@@ -34,6 +42,14 @@ pub(super) enum Stage {
     Finding(FindHome),
     /// Where is the chain's end?
     Reading(Box<Read>),
+    /// The next incarnation is being put.
+    Incarnating,
+    /// The job's data is being deleted: these are left.
+    Deleting(Vec<ObjectKey>),
+    /// The head's configuration is being read.
+    Configuring,
+    /// Another may own the job: has it fallen silent?
+    Silence(Silence),
     /// The head's manifests are being read; these are outstanding.
     Loading(BTreeSet<ObjectKey>),
     /// What the user or the head points at outside the home is being read.
@@ -52,11 +68,40 @@ pub(super) enum Stage {
     Cancelling(After),
     /// No tasks, until then.
     Waiting(Duration),
+    /// No tasks, until the hold ends.
+    Held,
     /// The last entry but one is won: commit all, then append the last.
     Closing(Ending),
     /// The last entry is won; tasks are being stopped.
     Closed(Outcome),
-    Ended,
+    /// At an end, and waiting for a reason to go on.
+    Idle(Outcome),
+    Ended(Outcome),
+}
+
+/// Waits for another's silence.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Silence {
+    /// If nothing new was seen by then, it has fallen silent.
+    pub(super) until: Duration,
+    /// When to look next; `None` while looking.
+    pub(super) look_at: Option<Duration>,
+}
+
+/// Whether what a proposal wants to be restored from was checked.
+#[derive(Debug, Clone, Default)]
+pub(super) enum Restoring {
+    #[default]
+    No,
+    Reading(String),
+    Ready(Abandon, Option<FoundManifest>),
+}
+
+/// What an attempt was started with.
+#[derive(Debug, Clone)]
+pub(super) struct Running {
+    pub(super) generation: u64,
+    pub(super) program: Arc<ProgramSpec>,
 }
 
 /// Whether leftovers of earlier attempts are aborted.
@@ -71,6 +116,8 @@ pub(super) enum Others {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum After {
     Restart(Duration),
+    /// Another attempt, at once.
+    Rescale,
     Fail(String),
     Stop,
     Fenced,
@@ -91,6 +138,11 @@ pub(super) enum For {
     Abandon,
     Complete(Box<InProgress>, Arc<Manifest>),
     Unpin(String),
+    Pin,
+    Configure(Box<Proposal>),
+    KeepAlive,
+    Moved,
+    Delete,
     Stopping,
     Close(Ending),
     Fail(String),
@@ -123,6 +175,8 @@ pub(super) enum StopRequest {
 pub(super) struct Run {
     pub(super) since: Duration,
     pub(super) input_ended: bool,
+    /// A stop barrier was sent: the attempt must end.
+    pub(super) sources_closed: bool,
     pub(super) last_trigger: Duration,
     pub(super) last_end: Duration,
     pub(super) failed_checkpoints: u32,
@@ -143,21 +197,4 @@ pub(crate) enum Mutation {
     SweepOwnAttempt,
     AbortBeforeClaim,
     NoCarryOver,
-}
-
-/// What a job is doing, for status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activity {
-    /// Reading what there is.
-    Starting,
-    /// Committing and loading what the base holds.
-    Recovering,
-    /// Tasks run.
-    Running,
-    /// Stopping tasks, or waiting, before another attempt.
-    Restarting,
-    /// Coming to its end.
-    Stopping,
-    /// Over.
-    Ended,
 }

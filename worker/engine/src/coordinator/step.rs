@@ -5,14 +5,19 @@ use super::chain::{Chain, Next, Truncate};
 use super::checkpoint::{InProgress, Wanted};
 use super::commits::Commits;
 use super::config::Config;
-use super::effect::{Effect, Level, Note, Outcome, StoreCall};
+use super::effect::{CheckpointReport, Effect, Level, Note, Outcome, StoreCall};
 use super::event::{Event, Failure, FoundManifest, StoreAnswer, Ticket};
+use super::incarnations::TakeOver;
 use super::restart::Restarts;
 #[cfg(test)]
 use super::state::Mutation;
-use super::state::{Abandon, Activity, After, Appending, Purpose, Run, Stage, StopRequest, Tasks};
-use millrace_protocol::head::{HeadRecord, Version};
-use millrace_protocol::ids::{Attempt, CheckpointId};
+use super::state::{
+    Abandon, After, Appending, Purpose, Restoring, Run, Running, Stage, StopRequest, Tasks,
+};
+use super::status::{Gap, SavepointStatus};
+use super::workers::{Proposal, WorkerId, Workers};
+use millrace_protocol::head::{ConfigRef, HeadRecord, Version};
+use millrace_protocol::ids::{Attempt, CheckpointId, JobUid};
 use millrace_protocol::manifest::Manifest;
 use millrace_protocol::objects::ObjectKey;
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,6 +71,44 @@ pub struct Coordinator {
     pub(super) watching: bool,
     pub(super) watch_at: Duration,
     pub(super) sweep_at: Duration,
+    /// Processes that are connected.
+    pub(super) workers: Workers,
+    /// By slot: where the tasks are.
+    pub(super) placement: Vec<WorkerId>,
+    /// What the tasks were started with.
+    pub(super) running: Option<Running>,
+    /// What the job should be and is not yet.
+    pub(super) proposal: Option<Box<Proposal>>,
+    pub(super) restoring: Restoring,
+    /// The last proposal that was found to be impossible, and why.
+    pub(super) invalid: Option<(ConfigRef, String)>,
+    /// Whether `config` counts although a higher generation was accepted.
+    pub(super) overrides: bool,
+    /// Hashes of the bodies that are stored, or being stored.
+    pub(super) stored: BTreeSet<String>,
+    pub(super) storing: BTreeSet<String>,
+    /// No tasks until then, unless it is moved on or released.
+    pub(super) hold: Option<Duration>,
+    /// Whether a checkpoint is wanted at once.
+    pub(super) checkpoint_wanted: bool,
+    /// Whether another process owned the job when this one looked last.
+    pub(super) parked: bool,
+    /// When the last entry was won.
+    pub(super) appended_at: Duration,
+    pub(super) incarnation: u64,
+    /// Whose home is being taken over.
+    pub(super) take_over: Option<TakeOver>,
+    /// Whose checkpoint the job begins from, while its own chain has no entry.
+    pub(super) origin: Option<JobUid>,
+    /// Whether that one's chain is being read.
+    pub(super) seeding: bool,
+    /// That one's last entry.
+    pub(super) seed: Option<HeadRecord>,
+    /// Attempts that were deployed.
+    pub(super) deployments: u64,
+    pub(super) gap: Option<Gap>,
+    pub(super) last_report: Option<(CheckpointReport, Duration)>,
+    pub(super) savepoint_status: BTreeMap<String, SavepointStatus>,
     timer: Option<Duration>,
     #[cfg(test)]
     pub(crate) mutation: Option<Mutation>,
@@ -109,6 +152,28 @@ impl Coordinator {
             watching: false,
             watch_at: Duration::ZERO,
             sweep_at: Duration::ZERO,
+            workers: Workers::default(),
+            placement: Vec::new(),
+            running: None,
+            proposal: None,
+            restoring: Restoring::No,
+            invalid: None,
+            overrides: false,
+            stored: BTreeSet::new(),
+            storing: BTreeSet::new(),
+            hold: None,
+            checkpoint_wanted: false,
+            parked: false,
+            appended_at: Duration::ZERO,
+            incarnation: 0,
+            take_over: None,
+            origin: None,
+            seeding: false,
+            seed: None,
+            deployments: 0,
+            gap: None,
+            last_report: None,
+            savepoint_status: BTreeMap::new(),
             timer: None,
             #[cfg(test)]
             mutation: None,
@@ -120,7 +185,7 @@ impl Coordinator {
     #[must_use]
     pub fn step(&mut self, event: Event, now: Duration) -> Vec<Effect> {
         self.now = self.now.max(now);
-        if !matches!(self.stage, Stage::Ended) {
+        if !matches!(self.stage, Stage::Ended(_)) {
             self.take(event);
             while self.advance() {}
             self.housekeeping();
@@ -134,23 +199,6 @@ impl Coordinator {
         self.head.as_ref()
     }
 
-    /// What the job is doing, for status.
-    pub fn activity(&self) -> Activity {
-        match self.stage {
-            Stage::New
-            | Stage::Finding(_)
-            | Stage::Reading(_)
-            | Stage::Loading(_)
-            | Stage::Pointing
-            | Stage::Rereading(_) => Activity::Starting,
-            Stage::Claiming | Stage::Recovering(_) | Stage::Deploying => Activity::Recovering,
-            Stage::Running => Activity::Running,
-            Stage::Cancelling(After::Restart(_)) | Stage::Waiting(_) => Activity::Restarting,
-            Stage::Cancelling(_) | Stage::Closing(_) | Stage::Closed(_) => Activity::Stopping,
-            Stage::Ended => Activity::Ended,
-        }
-    }
-
     /// The attempt, once a claim is won.
     pub fn attempt(&self) -> Option<Attempt> {
         self.head.as_ref().filter(|_| self.won).map(|head| head.attempt)
@@ -160,7 +208,25 @@ impl Coordinator {
         match event {
             Event::Start => self.start(),
             Event::StoreAnswered { ticket, answer } => self.store_answered(ticket, answer),
-            Event::RestoreRead { result } => self.restore_read(result),
+            Event::RestoreRead { path, result } => match self.stage {
+                Stage::Pointing => self.restore_read(&path, result),
+                _ => self.proposed_restore_read(&path, result),
+            },
+            Event::WorkerJoined { worker, slots } => {
+                if let Some(older) = self.workers.joined(worker, slots) {
+                    self.worker_gone(&older, "another process took its place");
+                }
+            }
+            Event::WorkerLost { worker, cause } => {
+                if self.workers.lost(&worker) {
+                    self.worker_gone(&worker, &cause);
+                }
+            }
+            Event::Propose { proposal } => self.propose(proposal),
+            Event::ConfigRead { config, result } => self.config_read(&config, result),
+            Event::HoldStop { hold } => self.hold = Some(self.now.saturating_add(hold)),
+            Event::ReleaseStop => self.hold = None,
+            Event::RequestCheckpoint => self.checkpoint_wanted = true,
             Event::OthersAborted { attempt, result } => self.others_aborted(attempt, result),
             Event::TasksDeployed { attempt } if self.is_current(attempt) => self.deployed(),
             Event::Acknowledge { attempt, checkpoint, snapshot } if self.is_current(attempt) => {
@@ -184,20 +250,27 @@ impl Coordinator {
             }
             Event::SlotsJoined { attempt } => {
                 if self.tasks == Tasks::Cancelled(attempt) {
+                    self.tasks_gone();
                     self.tasks = Tasks::None;
                 }
             }
             Event::RequestSavepoint { id, target } => self.want_savepoint(Wanted { id, target }),
             Event::SavepointExported { id, result } => {
                 if let Some(target) = self.exporting.remove(&id) {
-                    let result = result.map(|()| format!("{target}/{id}"));
+                    let result = result.map(|()| crate::store::opener::join(&target, &id));
                     self.exported.push((id, result));
                 }
             }
             Event::RequestStop { mode } => {
-                self.stop = self.stop.or(Some(StopRequest::Checkpoint(mode)));
+                if !matches!(self.stage, Stage::Idle(_)) {
+                    self.stop = self.stop.or(Some(StopRequest::Checkpoint(mode)));
+                }
             }
-            Event::Cancel => self.stop = Some(StopRequest::Now),
+            Event::Cancel => {
+                if !matches!(self.stage, Stage::Idle(_)) {
+                    self.stop = Some(StopRequest::Now);
+                }
+            }
             // Set it again if it came too early.
             Event::Tick => self.timer = None,
             Event::TasksDeployed { .. }
@@ -225,7 +298,16 @@ impl Coordinator {
             }
         }
         match call.purpose {
-            Purpose::Home | Purpose::Read | Purpose::Load(_) => self.read_answered(call, answer),
+            Purpose::Home
+            | Purpose::Read
+            | Purpose::Load(_)
+            | Purpose::GetConfig(_)
+            | Purpose::Silence(_)
+            | Purpose::Incarnate
+            | Purpose::Empty => self.read_answered(call, answer),
+            Purpose::PutConfig(hash) => {
+                self.config_stored(&hash, call.call, call.tries, &answer);
+            }
             Purpose::Append => self.append_answered(call, &answer),
             Purpose::PutManifest(attempt, checkpoint) => {
                 self.manifest_answered(attempt, checkpoint, call, &answer);
@@ -236,18 +318,28 @@ impl Coordinator {
 
     /// Does what the state allows by itself. Answers whether there was anything.
     fn advance(&mut self) -> bool {
+        if self.hold.is_some_and(|until| self.now >= until) {
+            self.hold = None;
+        }
+        self.prepare_configs();
         self.commit_due();
         self.export_due();
         if self.append.is_some() {
             return false;
         }
         match &self.stage {
-            Stage::Rereading(until) if self.now >= *until => self.read_chain(),
+            Stage::Rereading(until) if self.now >= *until => self.find_home(),
+            Stage::Silence(_) => return self.look_for_silence(),
             Stage::Recovering(others) => {
                 let others = *others;
                 return self.recover(others);
             }
             Stage::Running => return self.run(),
+            Stage::Deploying if self.hold.is_some() => {
+                self.gap_begins("Rescale");
+                self.cancel_tasks();
+                self.stage = Stage::Cancelling(After::Rescale);
+            }
             Stage::Deploying if self.stops_without_tasks() => {
                 self.cancel_tasks();
                 self.stage = Stage::Cancelling(After::Stop);
@@ -256,15 +348,21 @@ impl Coordinator {
                 let after = after.clone();
                 self.cancelled(after);
             }
-            Stage::Waiting(_) if self.stops_without_tasks() => self.append_stopping(),
-            Stage::Waiting(until) if self.now >= *until && self.aborting.is_none() => self.claim(),
+            Stage::Waiting(_) | Stage::Held if self.won && self.stops_without_tasks() => {
+                self.append_stopping();
+            }
+            Stage::Waiting(until) if self.now >= *until || self.hold.is_some() => {
+                return self.waited();
+            }
+            Stage::Held if self.hold.is_none() => self.stage = Stage::Waiting(self.now),
+            Stage::Idle(_) => return self.idle(),
             Stage::Closing(ending) => {
                 let ending = *ending;
-                return self.close(ending);
+                return self.close(ending) || self.append.is_none() && self.keep_alive();
             }
             Stage::Closed(outcome) if self.tasks == Tasks::None => {
                 let outcome = outcome.clone();
-                self.end(outcome);
+                self.rest(outcome);
             }
             Stage::New
             | Stage::Finding(_)
@@ -272,12 +370,12 @@ impl Coordinator {
             | Stage::Loading(_)
             | Stage::Pointing
             | Stage::Rereading(_)
-                if self.stop.is_some() =>
+                if self.stop.is_some() && !self.config.stays =>
             {
                 // Nothing was touched.
                 self.end(Outcome::Suspended);
             }
-            _ => return false,
+            _ => return self.keep_alive(),
         }
         true
     }
@@ -318,11 +416,10 @@ impl Coordinator {
     /// The last effect. Nothing is answered from here on.
     pub(super) fn end(&mut self, outcome: Outcome) {
         for wanted in std::mem::take(&mut self.savepoints) {
-            let result = Err("the job has stopped".to_owned());
-            self.out.push(Effect::SavepointEnded { id: wanted.id, result });
+            self.savepoint_ended(wanted.id, Err("the job has stopped".to_owned()));
         }
+        self.stage = Stage::Ended(outcome.clone());
         self.out.push(Effect::Ended(outcome));
-        self.stage = Stage::Ended;
     }
 
     pub(super) fn refuse(&mut self, why: String) {
@@ -330,16 +427,24 @@ impl Coordinator {
     }
 
     fn set_timer(&mut self) {
-        if matches!(self.stage, Stage::Ended) {
+        if matches!(self.stage, Stage::Ended(_)) {
             return;
         }
         let stage = match self.stage {
             Stage::Rereading(until) => Some(until),
-            Stage::Waiting(until) if self.aborting.is_none() => Some(until),
+            Stage::Silence(silence) => silence.look_at,
+            Stage::Waiting(until) if self.now < until => Some(until),
             Stage::Running => self.run_due(),
             _ => None,
         };
-        let due = [stage, self.calls.due(), self.commits.due(), self.housekeeping_due()];
+        let due = [
+            stage,
+            self.hold,
+            self.keep_alive_due(),
+            self.calls.due(),
+            self.commits.due(),
+            self.housekeeping_due(),
+        ];
         let due = due.into_iter().flatten().min();
         if due != self.timer {
             self.timer = due;

@@ -4,18 +4,18 @@
 use crate::data::Res;
 use crate::state::reader::{DeltaReader, FileError, RangeRead};
 use crate::store::ObjectStore;
+use crate::store::opener::join;
 use millrace_protocol::manifest::{FileRef, Manifest};
 use millrace_protocol::objects::ObjectKey;
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 
 const CURE: &str = "put it back from a copy, or start from another checkpoint or savepoint";
 
 /// What is wrong with the first damaged file of a manifest; `None` if none is, or if
 /// the store does not answer. Reads all of them. `root` is where they are, for people.
-pub fn damage(manifest: &Manifest, store: &Arc<dyn ObjectStore>, root: &Path) -> Option<String> {
+pub fn damage(manifest: &Manifest, store: &Arc<dyn ObjectStore>, root: &str) -> Option<String> {
     let mut seen = BTreeSet::new();
     let mut files = manifest.files.iter().filter(|file| seen.insert(&file.key));
     files.find_map(|file| check(file, manifest, store, root).err())
@@ -25,9 +25,9 @@ fn check(
     file: &FileRef,
     manifest: &Manifest,
     store: &Arc<dyn ObjectStore>,
-    root: &Path,
+    root: &str,
 ) -> Result<(), String> {
-    let name = root.join(file.key.as_str()).display().to_string();
+    let name = join(root, file.key.as_str());
     match store.size(&file.key) {
         Ok(Some(len)) if len == file.len => {}
         Ok(Some(len)) => {

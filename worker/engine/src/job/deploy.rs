@@ -1,18 +1,21 @@
 //! An attempt's slots: wiring, threads, and their end.
 
-use crate::coordinator::Base;
-use crate::data::Res;
-use crate::graph::{AttemptCx, Fresh, Graph, NodeId, Restore, joined};
+use crate::coordinator::{Event, Failure};
+use crate::data::{Fail, Res};
+use crate::exchange::{Exchange, ExchangeSpec};
+use crate::graph::{AttemptCx, Fresh, Graph, NodeId, Restore};
 use crate::job::JobOptions;
+use crate::job::order::{BaseOrder, DeployOrder};
+use crate::job::placement::{End, Placement, is_local, wire};
 use crate::job::restore::FromManifest;
-use crate::runtime::channel::{Channel, TaskWaker};
+use crate::runtime::channel::TaskWaker;
 use crate::runtime::metrics::NodeMetrics;
 use crate::runtime::pool::Pool;
 use crate::runtime::signal::Signal;
-use crate::runtime::slot::{self, Control, SlotSpec, Tell};
+use crate::runtime::slot::{self, Control, Report, SlotSpec, Tell};
 use crate::runtime::slot_snapshot::SnapshotHome;
 use crate::store::ObjectStore;
-use millrace_protocol::ids::{Attempt, JobUid, Slot};
+use millrace_protocol::ids::{Attempt, Slot};
 use millrace_protocol::objects::Home;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -38,6 +41,7 @@ pub struct Deployment {
     slots: Vec<RunningSlot>,
     cancel: Arc<AtomicBool>,
     pool: Arc<Pool>,
+    exchange: Option<Exchange>,
 }
 
 /// What a deployment is made of.
@@ -46,12 +50,12 @@ pub struct DeploySpec<'a> {
     pub graph: &'a Arc<Graph>,
     /// How the job is run.
     pub options: &'a JobOptions,
-    /// The job.
-    pub job: JobUid,
-    /// The attempt.
-    pub attempt: Attempt,
+    /// What is to run where.
+    pub order: &'a DeployOrder,
+    /// Where the slots are; `None`: all of them here.
+    pub placement: Option<Placement>,
     /// What it starts from, and the store that holds its files.
-    pub base: Option<(Base, Arc<dyn ObjectStore>)>,
+    pub base: Option<(BaseOrder, Arc<dyn ObjectStore>)>,
     /// The job's store.
     pub store: &'a Arc<dyn ObjectStore>,
     /// For work that does not belong to an attempt.
@@ -64,11 +68,12 @@ pub fn slots(graph: &Graph, default: u16) -> u16 {
 }
 
 impl Deployment {
-    /// Starts all slots. `reports` gets what they say.
+    /// Starts the slots of this worker. `reports` gets what they say, and what goes wrong
+    /// between workers.
     pub fn start(spec: DeploySpec<'_>, reports: &Tell) -> Res<Self> {
         let graph = spec.graph;
-        let parallelisms = graph.parallelisms(spec.options.parallelism);
-        let count = slots(graph, spec.options.parallelism);
+        let parallelisms = graph.parallelisms(spec.order.parallelism);
+        let count = slots(graph, spec.order.parallelism);
         let tasks_of = |slot: u16| -> Vec<NodeId> {
             let nodes = graph.nodes().iter().map(|n| n.id);
             nodes.filter(|n| graph.is_task(*n) && slot < parallelisms[n.0 as usize]).collect()
@@ -80,35 +85,34 @@ impl Deployment {
             signal: Arc::clone(&signals[usize::from(subtask)]),
             task: layouts[usize::from(subtask)].iter().position(|n| *n == node).unwrap_or(0),
         };
-        let mut channels = HashMap::new();
-        for edge in graph.edges() {
-            let (ups, downs) =
-                (parallelisms[edge.from.0 as usize], parallelisms[edge.to.0 as usize]);
-            for up in 0..ups {
-                for down in 0..downs {
-                    if joined(edge.partitioning, up, ups, down, downs) {
-                        let channel = Channel::new(waker(edge.from, up), waker(edge.to, down));
-                        channels.insert((edge.id, up, down), Arc::new(channel));
-                    }
-                }
-            }
+        let placement = spec.placement;
+        if let Some(placement) = placement.as_ref().filter(|p| p.workers.len() < count.into()) {
+            let placed = placement.workers.len();
+            return Err(Fail::from(format!("{placed} of {count} slots have a worker")));
         }
+        let local: Vec<u16> = (0..count).filter(|s| is_local(placement.as_ref(), *s)).collect();
+        let (channels, lines) =
+            wire(graph, &parallelisms, placement.as_ref(), |edge, end, subtask| match end {
+                End::Sender => waker(edge.from, subtask),
+                End::Receiver => waker(edge.to, subtask),
+            });
         let mut metrics = Registry::new();
         for node in graph.nodes() {
-            for subtask in 0..parallelisms[node.id.0 as usize] {
+            let subtasks = 0..parallelisms[node.id.0 as usize];
+            for subtask in subtasks.filter(|s| is_local(placement.as_ref(), *s)) {
                 metrics.insert((node.id, subtask), Arc::default());
             }
         }
         let restored = spec.base.map(|(base, store)| FromManifest::new(&base, store));
-        let max = spec.options.max_parallelism;
+        let max = spec.order.max_parallelism;
         let owned = |slot: u16| {
             let nodes = layouts[usize::from(slot)].iter();
             nodes.map(move |n| {
-                (*n, max.range(slot, graph.parallelisms(spec.options.parallelism)[n.0 as usize]))
+                (*n, max.range(slot, graph.parallelisms(spec.order.parallelism)[n.0 as usize]))
             })
         };
         let mut bases = Vec::new();
-        for slot in 0..count {
+        for slot in local.iter().copied() {
             let by_uid: Vec<_> =
                 owned(slot).map(|(n, range)| (graph.node(n).uid.clone(), range)).collect();
             bases.push(restored.as_ref().and_then(|r| r.files_of(&by_uid)));
@@ -117,10 +121,30 @@ impl Deployment {
             Some(restored) => Box::new(restored),
             None => Box::new(Fresh),
         };
-        let home = Home::new(&spec.job)?;
+        let home = Home::new(&spec.order.job)?;
+        let exchange = match placement {
+            None => None,
+            Some(placement) => {
+                let (reports, attempt) = (Arc::clone(reports), spec.order.attempt);
+                let failed = Arc::new(move |cause: String| {
+                    let failure = Failure { operator: None, subtask: None, cause };
+                    reports(Report::Event(Event::TaskFailed { attempt, failure }));
+                });
+                let exchange = ExchangeSpec {
+                    job: spec.order.job.clone(),
+                    attempt,
+                    token: placement.token,
+                    me: placement.me,
+                    peers: placement.peers,
+                    lines,
+                    failed,
+                };
+                Some(Exchange::start(&placement.listener, exchange)?)
+            }
+        };
         let attempt = Arc::new(AttemptCx {
-            job: spec.job,
-            attempt: spec.attempt,
+            job: spec.order.job.clone(),
+            attempt: spec.order.attempt,
             max_parallelism: max,
             parallelisms: parallelisms.clone(),
             pool: Arc::clone(spec.pool),
@@ -133,11 +157,11 @@ impl Deployment {
         let pool = Arc::new(Pool::new(64));
         let cancel = Arc::new(AtomicBool::new(false));
         let mut running = Vec::new();
-        for (slot, base) in (0..count).zip(bases) {
+        for (slot, base) in local.into_iter().zip(bases) {
             let (control, controls) = channel();
             let to = SnapshotHome {
                 slot: Slot(slot),
-                attempt: spec.attempt,
+                attempt: spec.order.attempt,
                 max,
                 home: home.clone(),
                 store: Arc::clone(spec.store),
@@ -165,12 +189,7 @@ impl Deployment {
             let signal = Arc::clone(&signals[usize::from(slot)]);
             running.push(RunningSlot { control, signal, thread });
         }
-        Ok(Self { attempt: spec.attempt, metrics, slots: running, cancel, pool })
-    }
-
-    /// Number of slots.
-    pub fn len(&self) -> usize {
-        self.slots.len()
+        Ok(Self { attempt: spec.order.attempt, metrics, slots: running, cancel, pool, exchange })
     }
 
     /// Tells all slots.
@@ -183,12 +202,16 @@ impl Deployment {
     }
 
     /// Stops all slots and waits for them and for their side jobs.
-    pub fn stop(self) {
+    pub fn stop(mut self) {
         self.cancel.store(true, Ordering::SeqCst);
         self.slots.iter().for_each(|s| s.signal.wake(0));
-        for slot in self.slots {
+        for slot in self.slots.drain(..) {
             // A panic in it was caught and reported.
             let _ = slot.thread.join();
+        }
+        // Behind the slots: nothing is sent any more.
+        if let Some(exchange) = self.exchange.take() {
+            exchange.stop();
         }
         self.pool.wait_quiet();
     }

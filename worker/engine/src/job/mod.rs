@@ -1,21 +1,37 @@
 //! A job in this process: the shell around the coordinator and the slots.
 //!
-//! [`run`] drives the pure [`Coordinator`](crate::coordinator::Coordinator): it carries
-//! out effects (store calls in the side pool, slots as threads) and feeds events back.
+//! [`run`] drives the pure [`Coordinator`](crate::coordinator::Coordinator): the shell
+//! carries out effects (store calls and commits in the side pool) and feeds events back.
+//! What concerns tasks goes as an [`order`] to the [`agent`] of each worker of the attempt;
+//! agents start and stop slots, and say how those are doing. A job in one process has one
+//! worker, in that process.
 
+pub mod agent;
 mod check;
+mod committing;
+mod comparison;
+pub mod crew;
 mod deploy;
+mod handle;
+pub mod order;
+mod placement;
 mod program;
+mod proposed;
 mod restore;
 mod shell;
 
-pub use shell::{Handle, JobError, Stats, Status, run, run_owned};
+pub use comparison::{Comparison, compare};
+pub use handle::{FailureNote, Handle, Stats, Status};
+pub use proposed::Proposed;
+pub use shell::{JobError, Lead, lead, run, run_owned};
 
 use crate::connector::DeadLetters;
 use crate::coordinator::{CheckpointPolicy, RestartPolicy, RestoreChoice};
+use crate::data::{Fail, Res};
 use crate::graph::SpillTo;
+use crate::store::{Access, DirectoryOpener, ObjectStore, Opener};
 use millrace_protocol::keygroup::MaxParallelism;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 /// How a job is run in this process.
@@ -27,8 +43,10 @@ pub struct JobOptions {
     pub parallelism: u16,
     /// Number of key groups, fixed for the life of the job's state.
     pub max_parallelism: MaxParallelism,
-    /// Where checkpoints are kept.
-    pub storage: PathBuf,
+    /// Where checkpoints are kept: a directory, or what `opener` knows.
+    pub storage: String,
+    /// Opens the storage, and the places of savepoints.
+    pub opener: Arc<dyn Opener>,
     /// Where state comes from.
     pub from: RestoreChoice,
     /// When checkpoints are taken and kept.
@@ -39,10 +57,20 @@ pub struct JobOptions {
     pub allow_unclaimed_state: bool,
     /// Where bad rows go.
     pub dead_letters: Arc<dyn DeadLetters>,
+    /// Spreads the slots over so many workers that all live in this process and reach each
+    /// other over loopback: for tests of what lies between workers.
+    pub loopback: Option<u16>,
     /// Where state goes that memory has no room for.
     pub spill: Option<SpillTo>,
     /// Wraps the store: for tests that make it fail.
     pub wrap_store: Option<WrapStore>,
+}
+
+/// The store of the savepoint at `path`, from which its file keys count, and where that is.
+fn savepoint_store(opener: &dyn Opener, path: &str) -> Res<(Arc<dyn ObjectStore>, String)> {
+    let target = crate::coordinator::export::target_of(path)
+        .ok_or_else(|| Fail::from(format!("{path} is no savepoint")))?;
+    Ok((opener.open(&target, Access::Read)?, target))
 }
 
 /// Wraps a store.
@@ -52,18 +80,20 @@ pub type WrapStore = Arc<
 
 impl JobOptions {
     /// The defaults, with state kept in `storage`.
-    pub fn new(name: &str, storage: PathBuf) -> Self {
+    pub fn new(name: &str, storage: impl AsRef<Path>) -> Self {
         Self {
             name: name.to_owned(),
             parallelism: std::thread::available_parallelism()
                 .map_or(1, |n| u16::try_from(n.get()).unwrap_or(u16::MAX)),
             max_parallelism: MaxParallelism::DEFAULT,
-            storage,
+            storage: storage.as_ref().display().to_string(),
+            opener: Arc::new(DirectoryOpener),
             from: RestoreChoice::Latest,
             checkpoints: CheckpointPolicy::default(),
             restart: RestartPolicy::default(),
             allow_unclaimed_state: false,
             dead_letters: Arc::new(LogDeadLetters),
+            loopback: None,
             spill: None,
             wrap_store: None,
         }

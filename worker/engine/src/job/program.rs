@@ -44,6 +44,17 @@ pub fn describe(graph: &Graph, default: u16, max: MaxParallelism) -> ProgramSpec
     }
 }
 
+/// The parallelism of operators that say nothing else, in an attempt of `program`.
+pub fn default_parallelism(graph: &Graph, program: &ProgramSpec) -> u16 {
+    let says_nothing = |node: &&crate::graph::Node| {
+        let head = graph.node(graph.task_of(node.id));
+        head.parallelism.is_none() && head.kind != NodeKind::Enumerator
+    };
+    let mut specs =
+        graph.nodes().iter().filter(says_nothing).filter_map(|n| program.operator(&n.uid));
+    specs.next().map_or(1, |spec| spec.parallelism)
+}
+
 /// A schema as it stands in manifests.
 pub fn schema_bytes(schema: &StateSchema) -> ShapeBytes {
     ShapeBytes(serde_json::to_vec(schema).unwrap_or_default())

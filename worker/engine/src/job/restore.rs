@@ -1,8 +1,9 @@
 //! What subtasks find of their state: a checkpoint's manifest and files.
 
-use crate::coordinator::{Base, FilesIn};
+use crate::coordinator::FilesIn;
 use crate::data::{Fail, Res, TS_MIN, Ts};
 use crate::graph::Restore;
+use crate::job::order::BaseOrder;
 use crate::state::StateTable;
 use crate::state::reader::RangeRead;
 use crate::state::restore::{Restore as Files, RestoreFile};
@@ -26,7 +27,7 @@ pub struct FromManifest {
 
 impl FromManifest {
     /// `base`'s files lie in `store` (a savepoint's in its target's).
-    pub fn new(base: &Base, store: Arc<dyn ObjectStore>) -> Self {
+    pub fn new(base: &BaseOrder, store: Arc<dyn ObjectStore>) -> Self {
         let checkpoint = base.manifest.checkpoint;
         let base_id = matches!(base.files, FilesIn::Home).then_some(checkpoint);
         Self { manifest: Arc::clone(&base.manifest), store, base: base_id }

@@ -1,32 +1,35 @@
 //! Carries out what the coordinator wants, and tells it what happened.
 
-use crate::api::stream::{Controls, controls};
-use crate::connector::Committed;
 use crate::coordinator::{
-    self, Base, CheckpointReport, CommitOutcome, Config, Coordinator, Desired, Effect, Event,
-    Failure, FilesIn, Level, Note, Outcome, RestoreChoice, StopMode,
+    self, Base, ClaimRule, Config, Coordinator, Desired, Effect, Event, Existing, Failure, Level,
+    Note, Outcome, ProgramSpec, Proposal, RestoreChoice, Verdict, WorkerId,
 };
-use crate::data::{Fail, Res, Ts};
-use crate::graph::{Graph, NodeKind};
+use crate::exchange::{Listener, Security};
+use crate::graph::Graph;
+use crate::job::agent::{Agent, AgentSpec};
 use crate::job::check;
-use crate::job::deploy::{DeploySpec, Deployment, Registry, slots};
-use crate::job::program::{check_shapes, describe};
-use crate::job::{JobOptions, WrapStore};
+use crate::job::committing::Committers;
+use crate::job::crew::{Heard, Member};
+use crate::job::handle::{Answer, FailureNote, Handle, Msg, Shared, lock};
+use crate::job::order::{BaseOrder, DeployOrder, Order, Peer, Word};
+use crate::job::program::{check_shapes, default_parallelism, describe};
+use crate::job::proposed::Proposed;
+use crate::job::{JobOptions, WrapStore, savepoint_store};
 use crate::runtime::pool::Pool;
-use crate::runtime::slot::{Control, Report, Tell, panic_text};
 use crate::runtime::snapshot::Barrier;
 use crate::runtime::source::wall_clock;
 use crate::store::directory::DirectoryStore;
 use crate::store::lock::OwnerLock;
-use crate::store::{ObjectStore, probe};
+use crate::store::opener::is_url;
+use crate::store::{Access, ObjectStore, Opener, StoreError, probe};
+use millrace_protocol::config::Live;
 use millrace_protocol::head::{ConfigRef, Owner};
-use millrace_protocol::ids::{Attempt, JobUid, Slot, Uid};
-use millrace_protocol::manifest::{Manifest, PendingCommit};
-use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use millrace_protocol::ids::{Attempt, JobUid};
+use millrace_protocol::manifest::Manifest;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
@@ -41,220 +44,207 @@ pub enum JobError {
     Failed(String),
 }
 
-/// What a running job shows.
-#[derive(Debug, Clone, Default)]
-pub struct Status {
-    /// The job's identity, once known.
-    pub job: Option<JobUid>,
-    /// The attempt that runs.
-    pub attempt: Option<Attempt>,
-    /// Whether its tasks run.
-    pub running: bool,
-    /// The newest complete checkpoint, and when it completed.
-    pub checkpoint: Option<(CheckpointReport, Instant)>,
-    /// The last failures, newest last.
-    pub failures: Vec<String>,
-    /// Restarts so far.
-    pub restarts: u64,
-    /// Savepoints that ended: (id, place or reason).
-    pub savepoints: Vec<(String, Result<String, String>)>,
-    /// One entry per node of the graph.
-    pub nodes: Vec<Stats>,
-}
-
-/// Counters of a node, over its subtasks.
-#[derive(Debug, Clone, Default)]
-pub struct Stats {
-    /// Its name.
-    pub name: String,
-    /// What it is.
-    pub kind: Option<NodeKind>,
-    /// Number of subtasks.
-    pub parallelism: u16,
-    /// Rows taken and given.
-    pub rows_in: u64,
-    /// See `rows_in`.
-    pub rows_out: u64,
-    /// Late rows that were dropped.
-    pub late_dropped: u64,
-    /// Lowest watermark of its subtasks.
-    pub watermark: Option<Ts>,
-    /// Bytes and entries of keyed state.
-    pub state_bytes: u64,
-    /// See `state_bytes`.
-    pub state_entries: u64,
-    /// Nanoseconds of work, over all subtasks.
-    pub busy_ns: u64,
-    /// Milliseconds of waiting for room, over all subtasks.
-    pub blocked_ms: u64,
-}
-
-#[derive(Default)]
-struct Shared {
-    status: Status,
-    metrics: Registry,
-}
-
-/// Steers a running job and looks at it.
-#[derive(Clone)]
-pub struct Handle {
-    tell: Sender<Msg>,
-    inbox: Arc<Mutex<Option<Receiver<Msg>>>>,
-    shared: Arc<Mutex<Shared>>,
-    graph: Arc<Graph>,
-}
-
-enum Msg {
-    Event(Event),
-    Report(Attempt, Report),
-    DeployFailed(Attempt, String),
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Handle {
-    /// A handle for a job of this graph, to be given to [`run`].
-    pub fn new(graph: Graph) -> Self {
-        let (tell, inbox) = channel();
-        let inbox = Arc::new(Mutex::new(Some(inbox)));
-        Self { tell, inbox, shared: Arc::default(), graph: Arc::new(graph) }
-    }
-
-    /// Stops with a checkpoint, from which the job can go on.
-    pub fn stop(&self, mode: StopMode) {
-        let _ = self.tell.send(Msg::Event(Event::RequestStop { mode }));
-    }
-
-    /// Stops at once.
-    pub fn cancel(&self) {
-        let _ = self.tell.send(Msg::Event(Event::Cancel));
-    }
-
-    /// Asks for a savepoint `target/id`. Asked twice, it is taken once.
-    pub fn savepoint(&self, id: &str, target: &Path) {
-        let (id, target) = (id.to_owned(), target.display().to_string());
-        let _ = self.tell.send(Msg::Event(Event::RequestSavepoint { id, target }));
-    }
-
-    /// How the job is doing.
-    pub fn status(&self) -> Status {
-        let shared = lock(&self.shared);
-        let mut status = shared.status.clone();
-        status.nodes = self
-            .graph
-            .nodes()
-            .iter()
-            .map(|node| {
-                let mut stats =
-                    Stats { name: node.name.clone(), kind: Some(node.kind), ..Stats::default() };
-                let mut watermark: Option<Ts> = None;
-                for ((_, _), m) in shared.metrics.iter().filter(|((id, _), _)| *id == node.id) {
-                    stats.parallelism += 1;
-                    stats.rows_in += m.rows_in.get();
-                    stats.rows_out += m.rows_out.get();
-                    stats.late_dropped += m.late_dropped.get();
-                    stats.state_bytes += m.state_bytes.get().unsigned_abs();
-                    stats.state_entries += m.state_entries.get().unsigned_abs();
-                    stats.busy_ns += m.busy_ns.get();
-                    stats.blocked_ms += m.blocked_ms.get();
-                    if let Some(w) = m.watermark() {
-                        watermark = Some(watermark.map_or(w, |lowest| lowest.min(w)));
-                    }
-                }
-                stats.watermark = watermark;
-                stats
-            })
-            .collect();
-        status
-    }
-}
-
 /// Runs a job until it ends; blocks.
 pub fn run(handle: &Handle, options: JobOptions) -> Result<Outcome, JobError> {
     let max = options.max_parallelism;
     handle.graph.check(options.parallelism, max).map_err(JobError::User)?;
-    let lock = OwnerLock::acquire(&options.storage).map_err(|e| JobError::User(e.to_string()))?;
+    let lock = match is_url(&options.storage) {
+        true => None,
+        false => Some(
+            OwnerLock::acquire(Path::new(&options.storage))
+                .map_err(|e| JobError::User(e.to_string()))?,
+        ),
+    };
     run_owned(handle, options, lock)
 }
 
 /// Runs a job in a storage directory that this process holds already, which it
-/// gives up at the end; blocks.
+/// gives up at the end; blocks. Of storage that is no directory the lock is on one that
+/// stands for it on this machine, if at all.
 pub fn run_owned(
     handle: &Handle,
     mut options: JobOptions,
-    owner_lock: OwnerLock,
+    owner_lock: Option<OwnerLock>,
+) -> Result<Outcome, JobError> {
+    if let RestoreChoice::Path(path) = &mut options.from {
+        // The job remembers where it came from, wherever its next process is started.
+        if !is_url(path) {
+            let absolute = std::path::absolute(&*path)
+                .map_err(|e| JobError::User(format!("cannot find {path}: {e}")))?;
+            *path = absolute.display().to_string();
+        }
+    }
+    let user = |error: StoreError| JobError::User(error.to_string());
+    if let Some(lock) = owner_lock.as_ref().filter(|_| !is_url(&options.storage)) {
+        let directory = DirectoryStore::open(lock.directory()).map_err(user)?;
+        directory.remove_leftovers(lock).map_err(user)?;
+    }
+    let store = options.opener.open(&options.storage, Access::Write).map_err(user)?;
+    let store = wrap(&options.wrap_store, store);
+    let process = format!("{:016x}", fastrand::u64(..));
+    let agents = local_agents(handle, &options, &store, &process)?;
+    let owner = Owner {
+        pod: format!("local-{process}"),
+        process: std::process::id(),
+        address: "local".to_owned(),
+    };
+    let workers = options.loopback.unwrap_or(1);
+    let outcome = lead(handle, options, store, Lead { workers, ..Lead::local(owner) });
+    drop(agents);
+    // Held until here: one live process per directory.
+    drop(owner_lock);
+    outcome
+}
+
+/// How a job is led.
+pub struct Lead {
+    /// The process that leads it.
+    pub owner: Owner,
+    /// What the job should be, numbered; none: what the options say counts, each time.
+    pub proposed: Option<Proposed>,
+    /// How many workers there may be, where nothing is proposed.
+    pub workers: u16,
+    /// What is to become of the job, where nothing is proposed.
+    pub desired: Desired,
+    /// The job, where it is known; none: the one that is there, or a new one.
+    pub job: Option<JobUid>,
+    /// When the job may be claimed.
+    pub claim: ClaimRule,
+    /// How often others must see that the owner lives.
+    pub keepalive: Option<Duration>,
+    /// What to do with a home that is another job's.
+    pub existing: Existing,
+    /// Whether to stay when the job has come to an end, and go on when told to.
+    pub stays: bool,
+}
+
+impl Lead {
+    /// Of a process that holds the lock of a storage directory.
+    pub fn local(owner: Owner) -> Self {
+        Self {
+            owner,
+            proposed: None,
+            workers: 1,
+            desired: Desired::Running,
+            job: None,
+            claim: ClaimRule::Confirmed,
+            keepalive: None,
+            existing: Existing::Same,
+            stays: false,
+        }
+    }
+}
+
+/// Leads a job whose workers say through `handle` that they are there, until it ends;
+/// blocks. The caller sees to it that no other process leads it, as far as it can.
+pub fn lead(
+    handle: &Handle,
+    options: JobOptions,
+    store: Arc<dyn ObjectStore>,
+    lead: Lead,
 ) -> Result<Outcome, JobError> {
     let Some(inbox) = lock(&handle.inbox).take() else {
         return Err(JobError::Failed("this handle has run a job already".to_owned()));
     };
     let max = options.max_parallelism;
     handle.graph.check(options.parallelism, max).map_err(JobError::User)?;
-    if let RestoreChoice::Path(path) = &mut options.from {
-        // The job remembers where it came from, wherever its next process is started.
-        let absolute = std::path::absolute(&*path)
-            .map_err(|e| JobError::User(format!("cannot find {path}: {e}")))?;
-        *path = absolute.display().to_string();
-    }
-    let directory =
-        DirectoryStore::open(&options.storage).map_err(|e| JobError::User(e.to_string()))?;
-    directory.remove_leftovers(&owner_lock).map_err(|e| JobError::User(e.to_string()))?;
-    let store: Arc<dyn ObjectStore> = Arc::new(directory);
     let mut rng = fastrand::Rng::new();
     probe(store.as_ref(), &format!("{:016x}", rng.u64(..)))
         .map_err(|e| JobError::User(e.to_string()))?;
-    let store = wrap(&options.wrap_store, store);
     let program = describe(&handle.graph, options.parallelism, max);
-    let count = slots(&handle.graph, options.parallelism);
-    let config = Config {
-        owner: Owner {
-            pod: format!("local-{:016x}", rng.u64(..)),
-            process: std::process::id(),
-            address: "local".to_owned(),
-        },
+    let mut config = Config {
+        owner: lead.owner,
         config: ConfigRef {
             generation: 0,
             hash: String::new(),
             program: program.fingerprint.clone(),
         },
         program,
-        slots: (0..count).map(Slot).collect(),
+        body: Arc::from([]),
+        workers: lead.workers,
+        claim: lead.claim,
+        keepalive: lead.keepalive,
+        stays: lead.stays,
+        existing: lead.existing,
+        cluster: String::new(),
         from: options.from.clone(),
-        desired: Desired::Running,
+        restore: None,
+        desired: lead.desired,
         allow_unclaimed_state: options.allow_unclaimed_state,
         checkpoints: options.checkpoints.clone(),
         restart: options.restart.clone(),
         shapes: check_shapes,
-        fresh_job: JobUid(format!("{:016x}", rng.u64(..))),
+        fresh_job: lead.job.unwrap_or_else(|| JobUid(format!("{:016x}", rng.u64(..)))),
         seed: (rng.u64(..), rng.u64(..)),
         epoch_ms: wall_clock().unsigned_abs(),
         watch_every: Duration::from_secs(2),
         sweep_every: Duration::from_secs(3600),
         block: Config::BLOCK,
     };
+    if let Some(proposed) = &lead.proposed {
+        proposed.configure(&mut config, &handle.graph, max).map_err(JobError::User)?;
+    }
     let mut shell = Shell {
         coordinator: Coordinator::new(config),
+        committers: Committers::new(&handle.graph),
         graph: Arc::clone(&handle.graph),
         tell: handle.tell.clone(),
         inbox,
         shared: Arc::clone(&handle.shared),
         store,
         pool: Arc::new(Pool::new(16)),
-        committers: Arc::default(),
-        deployment: None,
-        ready: BTreeSet::new(),
-        ended: BTreeSet::new(),
         timer: None,
         begun: Instant::now(),
         base: None,
         refused: None,
+        answers: Vec::new(),
+        proposed: lead.proposed,
+        rng,
         options,
     };
-    let outcome = shell.run();
-    // Held until here: one live process per directory.
-    drop(owner_lock);
-    outcome
+    shell.run()
+}
+
+/// The agents of a job that runs in this process alone: one, with room for whatever the job
+/// needs, or several that reach each other over loopback.
+fn local_agents(
+    handle: &Handle,
+    options: &JobOptions,
+    store: &Arc<dyn ObjectStore>,
+    process: &str,
+) -> Result<Vec<Agent>, JobError> {
+    let failed = |error: crate::data::Fail| JobError::Failed(error.to_string());
+    let mut agents = Vec::new();
+    for ordinal in 0..options.loopback.unwrap_or(1) {
+        let listener = match options.loopback {
+            None => None,
+            Some(_) => {
+                let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+                Some(Listener::bind(any, Security::Plain).map_err(failed)?)
+            }
+        };
+        let exchange = listener.as_ref().map_or(String::new(), |l| l.address().to_string());
+        let spec = AgentSpec {
+            ordinal,
+            graph: Arc::clone(&handle.graph),
+            options: options.clone(),
+            store: Arc::clone(store),
+            process: process.to_owned(),
+            listener,
+            stop_within: None,
+        };
+        let (to, of) = (handle.clone(), process.to_owned());
+        let speak = Arc::new(move |word| to.word(ordinal, &of, word));
+        let agent = Agent::start(spec, speak).map_err(failed)?;
+        handle.joined(Member {
+            peer: Peer { ordinal, process: process.to_owned(), exchange },
+            slots: u16::MAX,
+            link: Box::new(agent.link()),
+            watch: Some(agent.watch()),
+        });
+        agents.push(agent);
+    }
+    Ok(agents)
 }
 
 fn wrap(wrapper: &Option<WrapStore>, store: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
@@ -266,23 +256,23 @@ fn wrap(wrapper: &Option<WrapStore>, store: Arc<dyn ObjectStore>) -> Arc<dyn Obj
 
 struct Shell {
     coordinator: Coordinator,
+    committers: Committers,
     graph: Arc<Graph>,
     tell: Sender<Msg>,
     inbox: Receiver<Msg>,
     shared: Arc<Mutex<Shared>>,
     store: Arc<dyn ObjectStore>,
     pool: Arc<Pool>,
-    /// Made when the job's uid is known.
-    committers: Arc<Mutex<Option<Controls>>>,
-    deployment: Option<Deployment>,
-    ready: BTreeSet<Slot>,
-    ended: BTreeSet<Slot>,
     timer: Option<Duration>,
     begun: Instant,
     /// What the attempt starts from: manifest, where its files are, and for people.
-    base: Option<(Arc<Manifest>, Arc<dyn ObjectStore>, PathBuf)>,
+    base: Option<(Arc<Manifest>, Arc<dyn ObjectStore>, String)>,
     /// What only the user can mend.
     refused: Option<String>,
+    /// Who waits for the answer to a proposal, by its generation.
+    answers: Vec<(u64, Answer)>,
+    proposed: Option<Proposed>,
+    rng: fastrand::Rng,
     options: JobOptions,
 }
 
@@ -297,8 +287,8 @@ impl Shell {
                     None => continue,
                 },
             };
-            if let Event::TaskFailed { failure, .. } = &event {
-                self.note_failure(failure);
+            if let Event::TaskFailed { attempt, failure } = &event {
+                self.note_failure(Some(*attempt), None, failure);
                 if let Some(why) = self.damage() {
                     self.refused.get_or_insert(why);
                     next = Some(std::mem::replace(&mut event, Event::Cancel));
@@ -306,11 +296,12 @@ impl Shell {
                 }
             }
             let effects = self.coordinator.step(event, self.begun.elapsed());
+            if self.coordinator.attempt().is_some() {
+                let version = self.coordinator.head().map_or(0, |head| head.version.0);
+                lock(&self.shared).head_version = version;
+            }
             for effect in effects {
                 if let Some(outcome) = self.carry_out(effect) {
-                    if let Some(deployment) = self.deployment.take() {
-                        deployment.stop();
-                    }
                     if let Some(why) = self.refused.take() {
                         return Err(JobError::User(why));
                     }
@@ -343,34 +334,103 @@ impl Shell {
         };
         match message {
             Msg::Event(event) => Some(event),
-            Msg::DeployFailed(attempt, cause) => {
-                let failure = Failure { operator: None, subtask: None, cause };
-                Some(Event::TaskFailed { attempt, failure })
-            }
-            Msg::Report(attempt, report) => {
-                let current = self.deployment.as_ref().filter(|d| d.attempt == attempt)?.len();
-                match report {
-                    Report::Event(event) => Some(event),
-                    Report::Refused(why) => {
-                        let failure = Failure { operator: None, subtask: None, cause: why.clone() };
-                        self.refused.get_or_insert(why);
-                        // The slot is gone: an attempt that waits for it to be ready has failed.
-                        let failed = Event::TaskFailed { attempt, failure };
-                        let _ = self.tell.send(Msg::Event(failed));
-                        Some(Event::Cancel)
-                    }
-                    Report::Ready(slot) => {
-                        self.ready.insert(slot);
-                        (self.ready.len() == current).then(|| {
-                            lock(&self.shared).status.running = true;
-                            Event::TasksDeployed { attempt }
-                        })
-                    }
-                    Report::Ended(slot) => {
-                        self.ended.insert(slot);
-                        (self.ended.len() == current).then_some(Event::InputEnded { attempt })
-                    }
+            Msg::Word(ordinal, process, word) => self.hear(ordinal, &process, word),
+            Msg::Joined(member) => {
+                let (ordinal, process) = (member.peer.ordinal, member.peer.process.clone());
+                tracing::info!(
+                    worker = ordinal,
+                    process,
+                    slots = member.slots,
+                    "a worker is there"
+                );
+                let slots = member.slots;
+                if let Some(replaced) = lock(&self.shared).crew.join(member)
+                    && let Some(joined) = self.gone(ordinal, &replaced.peer.process)
+                {
+                    let _ = self.tell.send(Msg::Event(joined));
                 }
+                // It takes the place of the one before.
+                Some(Event::WorkerJoined { worker: WorkerId { ordinal, process }, slots })
+            }
+            Msg::Lost(ordinal, process, cause) => {
+                tracing::warn!(worker = ordinal, process, cause, "a worker is lost");
+                if let Some(attempt) = lock(&self.shared).crew.runs(ordinal, &process) {
+                    let cause = format!("worker {ordinal} is lost: {cause}");
+                    let failure = Failure { operator: None, subtask: None, cause };
+                    self.note_failure(Some(attempt), Some(ordinal), &failure);
+                }
+                lock(&self.shared).crew.lose(ordinal, &process)?;
+                if let Some(joined) = self.gone(ordinal, &process) {
+                    let _ = self.tell.send(Msg::Event(joined));
+                }
+                Some(Event::WorkerLost { worker: WorkerId { ordinal, process }, cause })
+            }
+            Msg::Look(look) => {
+                look(self.coordinator.status());
+                None
+            }
+            Msg::Propose(live, overrides, answer) => self.propose(&live, overrides, answer),
+        }
+    }
+
+    /// A process is gone: whether the attempt that is being stopped has nobody left.
+    fn gone(&self, ordinal: u16, process: &str) -> Option<Event> {
+        let attempt = lock(&self.shared).crew.gone(ordinal, process)?;
+        Some(Event::SlotsJoined { attempt })
+    }
+
+    fn propose(&mut self, live: &Live, overrides: bool, answer: Answer) -> Option<Event> {
+        let max = self.options.max_parallelism;
+        let made = match &self.proposed {
+            Some(proposed) => proposed.proposal(live, &self.graph, max),
+            None => Err("this job was started with a command line, which counts".to_owned()),
+        };
+        match made {
+            Ok(proposal) => {
+                self.answers.push((live.generation, answer));
+                let proposal = Box::new(Proposal { overrides, ..proposal });
+                Some(Event::Propose { proposal })
+            }
+            Err(why) => {
+                answer(Verdict::Invalid(why));
+                None
+            }
+        }
+    }
+
+    /// What a worker's process has said.
+    fn hear(&mut self, ordinal: u16, process: &str, word: Word) -> Option<Event> {
+        match word {
+            Word::Acknowledge { attempt, checkpoint, snapshot } => {
+                return Some(Event::Acknowledge { attempt, checkpoint, snapshot });
+            }
+            Word::Declined { attempt, checkpoint, slot, reason, prepared } => {
+                return Some(Event::Declined { attempt, checkpoint, slot, reason, prepared });
+            }
+            _ => {}
+        }
+        let mut shared = lock(&self.shared);
+        if shared.crew.members().all(|m| m.peer.ordinal != ordinal || m.peer.process != process) {
+            return None;
+        }
+        match shared.crew.hear(ordinal, word) {
+            Heard::Nothing => None,
+            Heard::Deployed(attempt) => {
+                shared.status.running = true;
+                let head = self.coordinator.head();
+                shared.status.generation = head.map(|head| head.config.generation);
+                Some(Event::TasksDeployed { attempt })
+            }
+            Heard::InputEnded(attempt) => Some(Event::InputEnded { attempt }),
+            Heard::Joined(attempt) => Some(Event::SlotsJoined { attempt }),
+            Heard::Failed(attempt, failure) => Some(Event::TaskFailed { attempt, failure }),
+            Heard::Refused(attempt, why) => {
+                drop(shared);
+                let failure = Failure { operator: None, subtask: None, cause: why.clone() };
+                self.refused.get_or_insert(why);
+                // The slot is gone: an attempt that waits for it to be ready has failed.
+                let _ = self.tell.send(Msg::Event(Event::TaskFailed { attempt, failure }));
+                Some(Event::Cancel)
             }
         }
     }
@@ -382,10 +442,16 @@ impl Shell {
         (!running).then(|| check::damage(manifest, store, root)).flatten()
     }
 
-    fn note_failure(&self, failure: &Failure) {
+    fn note_failure(&self, attempt: Option<Attempt>, worker: Option<u16>, failure: &Failure) {
         let mut shared = lock(&self.shared);
         let failures = &mut shared.status.failures;
-        failures.push(failure.to_string());
+        failures.push(FailureNote {
+            at_ms: wall_clock(),
+            attempt,
+            worker,
+            operator: failure.operator.clone(),
+            message: failure.to_string(),
+        });
         if failures.len() > 10 {
             failures.remove(0);
         }
@@ -409,60 +475,67 @@ impl Shell {
                 });
             }
             Effect::ReadRestore { path } => {
-                let send = self.send();
+                let (send, opener) = (self.send(), Arc::clone(&self.options.opener));
                 self.pool.spawn("restore", move || {
-                    send(Event::RestoreRead { result: coordinator::export::find(&path) });
+                    let result = coordinator::export::find(opener.as_ref(), &path);
+                    send(Event::RestoreRead { path, result });
                 });
             }
             Effect::Commit(batch, items) => {
-                let (send, committers) = (self.send(), Arc::clone(&self.committers));
-                let (graph, job) = (Arc::clone(&self.graph), self.job());
+                let (send, committers, job) = (self.send(), self.committers.clone(), self.job());
                 self.pool.spawn("commit", move || {
-                    let outcomes = commit_all(&graph, job.as_ref(), &committers, &items);
-                    send(Event::CommitEnded { batch, outcomes });
+                    send(Event::CommitEnded { batch, outcomes: committers.commit(&job, &items) });
                 });
             }
             Effect::AbortOthers { attempt, sinks } => {
-                let (send, committers) = (self.send(), Arc::clone(&self.committers));
-                let (graph, job) = (Arc::clone(&self.graph), self.job());
+                let (send, committers, job) = (self.send(), self.committers.clone(), self.job());
                 self.pool.spawn("commit", move || {
-                    let result = abort_others(&graph, job.as_ref(), &committers, &sinks);
-                    send(Event::OthersAborted {
-                        attempt,
-                        result: result.map_err(|e| e.to_string()),
-                    });
+                    let result = committers.abort_others(&job, attempt, &sinks);
+                    let result = result.map_err(|e| e.to_string());
+                    send(Event::OthersAborted { attempt, result });
                 });
             }
-            Effect::Deploy { attempt, base } => {
-                if let Err(cause) = self.deploy(attempt, base) {
-                    let _ = self.tell.send(Msg::DeployFailed(attempt, cause.to_string()));
+            Effect::ProposalAnswered { generation, verdict } => {
+                if let Some(at) = self.answers.iter().position(|(of, _)| *of == generation) {
+                    (self.answers.remove(at).1)(verdict);
+                }
+            }
+            Effect::ReadConfig { config, body } => {
+                let max = self.options.max_parallelism;
+                let result = match &self.proposed {
+                    Some(proposed) => proposed.read(&config, &body, &self.graph, max),
+                    None => Err("this process was started with a command line".to_owned()),
+                };
+                self.send()(Event::ConfigRead { config, result: result.map(Box::new) });
+            }
+            Effect::Deploy { attempt, base, program, placement } => {
+                if let Err(cause) = self.deploy(attempt, base, &program, &placement) {
+                    let failure = Failure { operator: None, subtask: None, cause };
+                    self.send()(Event::TaskFailed { attempt, failure });
                 }
             }
             Effect::CancelTasks { attempt } => {
-                lock(&self.shared).status.running = false;
-                let deployment = self.deployment.take();
-                let send = self.send();
-                self.pool.spawn("cancel", move || {
-                    if let Some(deployment) = deployment {
-                        deployment.stop();
-                    }
-                    send(Event::SlotsJoined { attempt });
-                });
+                let mut shared = lock(&self.shared);
+                shared.status.running = false;
+                if shared.crew.cancel(attempt) {
+                    self.send()(Event::SlotsJoined { attempt });
+                }
             }
             Effect::TriggerBarrier { attempt, checkpoint, base, kind } => {
                 let barrier = Barrier { attempt, checkpoint, base, kind };
-                self.tell_slots(attempt, &Control::Trigger(barrier));
+                self.tell_workers(attempt, &Order::Trigger(barrier));
             }
             Effect::NotifyComplete { attempt, checkpoint } => {
-                self.tell_slots(attempt, &Control::Complete(checkpoint));
+                self.tell_workers(attempt, &Order::Complete { attempt, checkpoint });
             }
             Effect::NotifyAborted { attempt, checkpoint } => {
-                self.tell_slots(attempt, &Control::Aborted(checkpoint));
+                self.tell_workers(attempt, &Order::Aborted { attempt, checkpoint });
             }
             Effect::ExportSavepoint { id, target, manifest } => {
                 let (send, store) = (self.send(), Arc::clone(&self.store));
+                let opener = Arc::clone(&self.options.opener);
                 self.pool.spawn("export", move || {
-                    let result = export(store.as_ref(), &id, &target, &manifest);
+                    let result = export(store.as_ref(), opener.as_ref(), &id, &target, &manifest);
                     send(Event::SavepointExported { id, result });
                 });
             }
@@ -483,60 +556,56 @@ impl Shell {
         None
     }
 
-    fn job(&self) -> Option<JobUid> {
-        Some(self.coordinator.job().clone())
+    fn job(&self) -> JobUid {
+        self.coordinator.job().clone()
     }
 
-    fn deploy(&mut self, attempt: Attempt, base: Option<Base>) -> Res {
-        let job = self.job().ok_or_else(|| Fail::from("the job has no uid yet"))?;
-        self.ready.clear();
-        self.ended.clear();
+    fn deploy(
+        &mut self,
+        attempt: Attempt,
+        base: Option<Base>,
+        program: &ProgramSpec,
+        placement: &[WorkerId],
+    ) -> Result<(), String> {
         self.base = None;
         let base = match base {
             None => None,
-            Some(base) => {
-                let (store, root): (Arc<dyn ObjectStore>, _) = match &base.files {
-                    FilesIn::Home => (Arc::clone(&self.store), self.options.storage.clone()),
-                    FilesIn::Savepoint(path) => {
-                        let target = coordinator::export::target_of(path)
-                            .ok_or_else(|| Fail::from(format!("{path} is no savepoint")))?;
-                        (Arc::new(DirectoryStore::open_to_read(&target)), target)
+            Some(Base { manifest, files }) => {
+                let (store, root) = match &files {
+                    coordinator::FilesIn::Home => {
+                        (Arc::clone(&self.store), self.options.storage.clone())
+                    }
+                    coordinator::FilesIn::Savepoint(path) => {
+                        savepoint_store(self.options.opener.as_ref(), path)
+                            .map_err(|e| e.to_string())?
                     }
                 };
-                self.base = Some((Arc::clone(&base.manifest), Arc::clone(&store), root));
-                Some((base, store))
+                self.base = Some((Arc::clone(&manifest), store, root));
+                Some(BaseOrder { manifest, files })
             }
         };
-        let tell = self.tell.clone();
-        let reports: Tell = Arc::new(move |report| {
-            let _ = tell.send(Msg::Report(attempt, report));
-        });
-        let spec = DeploySpec {
-            graph: &self.graph,
-            options: &self.options,
+        let job = self.job();
+        let order = DeployOrder {
             job: job.clone(),
             attempt,
+            parallelism: default_parallelism(&self.graph, program),
+            max_parallelism: self.options.max_parallelism,
             base,
-            store: &self.store,
-            pool: &self.pool,
+            placement: placement.iter().map(|worker| worker.ordinal).collect(),
+            peers: Vec::new(),
+            token: (0..32).map(|_| self.rng.u8(..)).collect(),
         };
-        let deployment = Deployment::start(spec, &reports)?;
         let mut shared = lock(&self.shared);
         if shared.status.attempt.is_some() {
             shared.status.restarts += 1;
         }
         shared.status.job = Some(job);
         shared.status.attempt = Some(attempt);
-        shared.metrics = deployment.metrics.clone();
-        drop(shared);
-        self.deployment = Some(deployment);
-        Ok(())
+        shared.crew.deploy(order).map_err(|missing| format!("workers {missing:?} are gone"))
     }
 
-    fn tell_slots(&self, attempt: Attempt, control: &Control) {
-        if let Some(deployment) = self.deployment.as_ref().filter(|d| d.attempt == attempt) {
-            deployment.tell(control);
-        }
+    fn tell_workers(&self, attempt: Attempt, order: &Order) {
+        lock(&self.shared).crew.tell(attempt, order);
     }
 }
 
@@ -551,75 +620,13 @@ fn log(job: &str, note: &Note) {
     }
 }
 
-/// Runs `f` with the sinks' committing halves, made when first needed.
-fn with_committers<T>(
-    graph: &Graph,
-    job: Option<&JobUid>,
-    committers: &Mutex<Option<Controls>>,
-    f: impl FnOnce(&mut Controls) -> Res<T>,
-) -> Res<T> {
-    let mut committers = lock(committers);
-    let made = match committers.as_mut() {
-        Some(made) => made,
-        None => {
-            let job = job.ok_or_else(|| Fail::from("the job has no uid yet"))?;
-            committers.insert(controls(graph, job)?)
-        }
-    };
-    catch_unwind(AssertUnwindSafe(|| f(made))).unwrap_or_else(|panic| {
-        Err(Fail::from(format!("a committer panicked: {}", panic_text(panic.as_ref()))))
-    })
-}
-
-fn commit_all(
-    graph: &Graph,
-    job: Option<&JobUid>,
-    committers: &Mutex<Option<Controls>>,
-    items: &[PendingCommit],
-) -> Vec<(millrace_protocol::manifest::CommitId, CommitOutcome)> {
-    let one = |item: &PendingCommit| -> Res<CommitOutcome> {
-        with_committers(graph, job, committers, |made| {
-            let Some(control) = made.get_mut(&item.sink) else {
-                return Err(Fail::from(format!("the program has no sink {:?}", item.sink.0)));
-            };
-            Ok(match control.commit(item)? {
-                Committed::Done | Committed::Before => CommitOutcome::Done,
-                Committed::Lost(why) => CommitOutcome::Lost(why),
-            })
-        })
-    };
-    items
-        .iter()
-        .map(|item| {
-            let outcome = one(item).unwrap_or_else(|e| CommitOutcome::Failed(e.to_string()));
-            (item.id, outcome)
-        })
-        .collect()
-}
-
-fn abort_others(
-    graph: &Graph,
-    job: Option<&JobUid>,
-    committers: &Mutex<Option<Controls>>,
-    sinks: &[(Uid, Vec<PendingCommit>)],
-) -> Res {
-    with_committers(graph, job, committers, |made| {
-        for (uid, keep) in sinks {
-            if let Some(control) = made.get_mut(uid) {
-                control.abort_others(keep)?;
-            }
-        }
-        Ok(())
-    })
-}
-
 fn export(
     store: &dyn ObjectStore,
+    opener: &dyn Opener,
     id: &str,
     target: &str,
     manifest: &Manifest,
 ) -> Result<(), String> {
-    std::fs::create_dir_all(target).map_err(|e| format!("cannot make {target}: {e}"))?;
-    let to = DirectoryStore::open(Path::new(target)).map_err(|e| e.to_string())?;
-    coordinator::export::export(store, &to, id, manifest).map_err(|e| e.to_string())
+    let to = opener.open(target, Access::Write).map_err(|e| e.to_string())?;
+    coordinator::export::export(store, to.as_ref(), id, manifest).map_err(|e| e.to_string())
 }

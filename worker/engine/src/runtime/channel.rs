@@ -25,7 +25,8 @@ pub enum Element {
     End,
 }
 
-/// Wakes one task of a slot.
+/// Wakes one task of a slot, or one channel of a connection to another worker, whose
+/// threads sleep on a [`Signal`] of their own.
 #[derive(Clone)]
 pub struct TaskWaker {
     /// The slot's signal.
@@ -46,6 +47,10 @@ struct Queue {
     elements: VecDeque<Element>,
     batches: usize,
     sender_waits: bool,
+    /// The sender is woken when so few batches are left.
+    wake_at: usize,
+    /// The sender gives leave for what was taken: it must hear of all of it.
+    credited: bool,
     recycled: Vec<Box<dyn AnyBatch>>,
 }
 
@@ -76,6 +81,7 @@ impl Channel {
         let mut queue = self.lock();
         if queue.batches >= CHANNEL_BATCHES {
             queue.sender_waits = true;
+            queue.wake_at = CHANNEL_BATCHES / 2;
             return Err(batch);
         }
         Ok(self.push(queue, batch))
@@ -85,13 +91,26 @@ impl Channel {
     pub fn is_full(&self) -> bool {
         let mut queue = self.lock();
         let full = queue.batches >= CHANNEL_BATCHES;
-        queue.sender_waits |= full;
+        if full {
+            queue.sender_waits = true;
+            queue.wake_at = CHANNEL_BATCHES / 2;
+        }
         full
     }
 
     /// Sends a batch whether there is room or not: the rows buffered before a barrier.
     pub fn force_send(&self, batch: Box<dyn AnyBatch>) -> Option<Box<dyn AnyBatch>> {
         self.push(self.lock(), batch)
+    }
+
+    /// Sends a batch that another process had leave to send, and wakes the sender, which
+    /// gives such leave, once half of what waits then was taken.
+    pub fn deliver(&self, batch: Box<dyn AnyBatch>) -> Option<Box<dyn AnyBatch>> {
+        let mut queue = self.lock();
+        queue.sender_waits = true;
+        queue.wake_at = queue.batches.div_ceil(2);
+        queue.credited = true;
+        self.push(queue, batch)
     }
 
     fn push(
@@ -123,14 +142,29 @@ impl Channel {
 
     /// Takes the next element.
     pub fn receive(&self) -> Option<Element> {
-        let mut queue = self.lock();
+        self.take(self.lock())
+    }
+
+    /// Takes the next element unless it is a batch: for who has no room for one.
+    pub fn receive_control(&self) -> Option<Element> {
+        let queue = self.lock();
+        if matches!(queue.elements.front(), Some(Element::Batch(_))) {
+            return None;
+        }
+        self.take(queue)
+    }
+
+    #[inline]
+    fn take(&self, mut queue: MutexGuard<'_, Queue>) -> Option<Element> {
         let element = queue.elements.pop_front()?;
         let mut wake = false;
         if matches!(element, Element::Batch(_)) {
             queue.batches -= 1;
-            if queue.sender_waits && queue.batches <= CHANNEL_BATCHES / 2 {
-                queue.sender_waits = false;
+            if queue.sender_waits && queue.batches <= queue.wake_at {
                 wake = true;
+                // Half of the rest next: what is left may be all that there is leave for.
+                queue.sender_waits = queue.credited && queue.batches > 0;
+                queue.wake_at = queue.batches / 2;
             }
         }
         drop(queue);

@@ -24,11 +24,12 @@ use crate::runtime::operator::marks_of;
 use crate::runtime::partition::{ByKey, Destination, Scatter};
 use crate::runtime::snapshot::{Barrier, SnapshotParts};
 use millrace_protocol::keygroup::{KeyGroup, MaxParallelism};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// An accumulator on its way to the subtask of its key. Its timestamp in a
 /// [`Packet`] is the start of its pane.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Partial<K, A> {
     /// The key.
     pub key: K,

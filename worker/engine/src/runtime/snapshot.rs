@@ -4,9 +4,10 @@ use crate::coordinator::BarrierKind;
 use crate::data::{Res, Ts};
 use millrace_protocol::ids::{Attempt, CheckpointId, Uid};
 use millrace_protocol::manifest::{Redistribution, ShapeBytes};
+use serde::{Deserialize, Serialize};
 
 /// The in-band marker of a checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Barrier {
     /// The attempt it belongs to.
     pub attempt: Attempt,

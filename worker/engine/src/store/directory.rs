@@ -205,7 +205,7 @@ fn is_absent(error: &io::Error) -> bool {
 fn failed(action: &'static str, path: &Path, error: io::Error) -> StoreError {
     let (fault, reason) = match error.kind() {
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            (Fault::Denied, error.to_string())
+            (Fault::Denied, format!("{error}: check the permissions of the storage"))
         }
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => (Fault::Full, error.to_string()),
         ErrorKind::NotADirectory | ErrorKind::IsADirectory | ErrorKind::AlreadyExists => {

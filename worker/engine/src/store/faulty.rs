@@ -187,6 +187,14 @@ impl ObjectStore for FaultyStore {
         }
         self.inner.delete(key)
     }
+
+    fn discard_uploads(&self, prefix: &Prefix, before_ms: i64) -> StoreResult<usize> {
+        self.slow();
+        if self.shared.happens(self.faults.delete_fails) {
+            return Err(injected("delete", prefix.as_str(), Certainty::Unknown));
+        }
+        self.inner.discard_uploads(prefix, before_ms)
+    }
 }
 
 struct FaultyWriter {

@@ -10,9 +10,11 @@ pub mod directory;
 #[cfg(any(test, feature = "testing"))]
 pub mod faulty;
 pub mod lock;
+pub mod opener;
 
 pub use directory::DirectoryStore;
 pub use lock::{InUse, OwnerLock};
+pub use opener::{Access, DirectoryOpener, Opener};
 
 use millrace_protocol::objects::{self, ObjectKey, Prefix};
 use std::fmt;
@@ -41,7 +43,7 @@ pub enum Certainty {
 pub enum Fault {
     /// There is no such object.
     Missing,
-    /// Permission denied, read-only: the user must act.
+    /// Permission denied, read-only, no such bucket: the user must act.
     Denied,
     /// No space left: the user must act.
     Full,
@@ -71,7 +73,6 @@ impl fmt::Display for StoreError {
         write!(f, "cannot {} {}: {}", self.action, self.object, self.reason)?;
         match (self.certainty, self.fault) {
             (Certainty::Unknown, _) => f.write_str(" (it may have happened)"),
-            (_, Fault::Denied) => f.write_str(" (check the permissions of the storage)"),
             (_, Fault::Full) => f.write_str(" (free some space)"),
             _ => Ok(()),
         }
@@ -108,6 +109,14 @@ pub trait ObjectStore: Send + Sync + 'static {
 
     /// Deletes an object. No error if there is none.
     fn delete(&self, key: &ObjectKey) -> StoreResult<()>;
+
+    /// Takes back large objects below `prefix` that were begun before `before_ms`
+    /// (milliseconds since 1970, by the store's clock) and never finished: what a dead
+    /// process left, if the store keeps such things. How many.
+    fn discard_uploads(&self, prefix: &Prefix, before_ms: i64) -> StoreResult<usize> {
+        let _ = (prefix, before_ms);
+        Ok(0)
+    }
 }
 
 /// Writes one object. Dropped without [`ObjectWriter::finish`], it leaves nothing.

@@ -8,6 +8,7 @@ use super::names::{Places, sync_dir};
 use super::{Error, FileCommit};
 use millrace_engine::connector::{Committed, Committer};
 use millrace_engine::data::{Res, UserError};
+use millrace_protocol::ids::Attempt;
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -128,7 +129,7 @@ impl Committer<FileCommit> for FileCommitter {
         self.try_commit(commit).map_err(Error::into_fail)
     }
 
-    fn abort_others(&mut self, keep: &[FileCommit]) -> Res {
+    fn abort_others(&mut self, attempt: Attempt, keep: &[FileCommit]) -> Res {
         let keep: BTreeSet<&str> = keep.iter().map(|commit| commit.staged.as_str()).collect();
         // Copies are removed too: by now the parts they were made of are committed.
         let stage = &self.places.stage;
@@ -139,7 +140,8 @@ impl Committer<FileCommit> for FileCommitter {
             let Some(name) = name.to_str() else {
                 return Err(UserError(format!("a strange file in `{}`", stage.display())).into());
             };
-            if !keep.contains(name) {
+            let earlier = self.places.attempt_of(name).is_some_and(|by| by < attempt);
+            if earlier && !keep.contains(name) {
                 remove(&entry.path()).map_err(Error::into_fail)?;
             }
         }

@@ -2,7 +2,7 @@
 
 use super::Error;
 use millrace_engine::connector::SinkCx;
-use millrace_protocol::ids::{JobUid, Uid};
+use millrace_protocol::ids::{Attempt, JobUid, Uid};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use std::fs::{self, File};
@@ -30,6 +30,8 @@ pub struct FileCommit {
 pub(super) struct Places {
     pub(super) dir: PathBuf,
     pub(super) stage: PathBuf,
+    /// The sink's uid as names begin with it.
+    uid: String,
 }
 
 impl Places {
@@ -50,7 +52,7 @@ impl Places {
         let probe = |dir: &Path| make_and_remove(dir).map_err(failed);
         probe(dir)?;
         probe(&home)?;
-        Ok(Self { dir: dir.to_path_buf(), stage })
+        Ok(Self { dir: dir.to_path_buf(), stage, uid: escape(uid.as_str()) })
     }
 
     /// The names of a part. Unique: an attempt is deployed once, and a subtask
@@ -62,6 +64,12 @@ impl Places {
         let slash = if partition.is_empty() { "" } else { "/" };
         let target = format!("{partition}{slash}{name}");
         FileCommit { staged: name, target, len: 0, closed: false }
+    }
+
+    /// The attempt that staged a file of this name, or of which this is a copy.
+    pub(super) fn attempt_of(&self, name: &str) -> Option<Attempt> {
+        let rest = name.strip_prefix(&self.uid)?.strip_prefix('-')?;
+        rest.split('-').nth(1)?.parse().ok().map(Attempt)
     }
 
     pub(super) fn staged(&self, commit: &FileCommit) -> PathBuf {

@@ -47,7 +47,7 @@ fn a_part_stays_open_over_barriers_and_is_restored_with_the_length_it_had() {
     let mut committer = committer(&sink);
     assert_eq!(committer.commit(open).unwrap(), Committed::Done);
     assert_eq!(committer.commit(open).unwrap(), Committed::Before);
-    committer.abort_others(&[]).unwrap();
+    committer.abort_others(Attempt(8), &[]).unwrap();
     assert_eq!(fs::read_to_string(dir.path().join(&open.target)).unwrap(), "1,a\n2,b\n");
     assert_eq!(fs::read_dir(committer_stage(dir.path())).unwrap().count(), 0);
 
@@ -90,7 +90,7 @@ fn leftovers_of_other_attempts_go_and_those_of_the_checkpoint_stay() {
     other.write(&mut batch).unwrap();
     let mut committer = committer(&sink);
     assert_eq!(fs::read_dir(committer_stage(dir.path())).unwrap().count(), 2);
-    committer.abort_others(&prepared[0].commit).unwrap();
+    committer.abort_others(Attempt(8), &prepared[0].commit).unwrap();
     assert_eq!(fs::read_dir(committer_stage(dir.path())).unwrap().count(), 1);
     assert_eq!(committer.commit(&prepared[0].commit[0]).unwrap(), Committed::Done);
 }

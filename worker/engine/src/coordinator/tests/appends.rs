@@ -38,6 +38,7 @@ fn record(version: u64, writer: u64) -> HeadRecord {
         retained: Vec::new(),
         pins: Vec::new(),
         restart: RestartBudget::default(),
+        restore_nonce: 0,
     }
 }
 

@@ -62,7 +62,7 @@ impl Process {
             Effect::AbortOthers { attempt, .. } => {
                 self.tell(Event::OthersAborted { attempt, result: Ok(()) });
             }
-            Effect::Deploy { attempt, base } => {
+            Effect::Deploy { attempt, base, .. } => {
                 let base = base.map(|base| (base.manifest.attempt, base.manifest.checkpoint));
                 sink.restored(attempt, base);
                 self.tell(Event::TasksDeployed { attempt });
@@ -124,6 +124,8 @@ fn run(seed: u64) {
         let effects = VecDeque::new();
         let mut process = Process { coordinator, effects, now: Duration::ZERO, ended: None };
         process.tell(Event::Start);
+        let worker = WorkerId { ordinal: 0, process: "p".into() };
+        process.tell(Event::WorkerJoined { worker, slots: 2 });
         process
     };
     let mut process = start(&mut random);
@@ -139,7 +141,7 @@ fn run(seed: u64) {
     }
     store.calm_down();
     for _ in 0..2000 {
-        if process.coordinator.activity() == Activity::Running {
+        if process.coordinator.status().state == JobState::Running {
             process.tell(Event::RequestStop { mode: StopMode::Suspend });
         }
         process.carry_out(&store, files.as_ref(), &mut sink);

@@ -4,6 +4,10 @@
 mod appends;
 mod faulty;
 mod model;
+mod proposals;
 mod scripts;
+mod size;
 mod slots;
+mod takeover;
+mod workers;
 mod world;

@@ -3,7 +3,7 @@
 use super::model::{config, spec};
 use crate::coordinator::effect::{BarrierKind, FilesIn};
 use crate::coordinator::*;
-use crate::store::{DirectoryStore, ObjectStore};
+use crate::store::{DirectoryOpener, DirectoryStore, ObjectStore};
 use millrace_protocol::head::{HeadRecord, Phase};
 use millrace_protocol::ids::{Attempt, CheckpointId, JobUid, Slot, Subtask, Uid};
 use millrace_protocol::manifest::*;
@@ -12,40 +12,46 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A coordinator and a store; store calls and joins are answered at once.
-struct Job {
-    coordinator: Coordinator,
-    store: Arc<DirectoryStore>,
-    now: Duration,
-    effects: Vec<Effect>,
+pub struct Job {
+    pub coordinator: Coordinator,
+    pub store: Arc<DirectoryStore>,
+    pub now: Duration,
+    pub effects: Vec<Effect>,
 }
 
-struct Place {
+pub struct Place {
     _directory: tempfile::TempDir,
-    store: Arc<DirectoryStore>,
+    pub store: Arc<DirectoryStore>,
 }
 
-fn place() -> Place {
+pub fn place() -> Place {
     let directory = tempfile::tempdir().unwrap();
     let store = Arc::new(DirectoryStore::open(directory.path()).unwrap());
     Place { _directory: directory, store }
 }
 
 impl Place {
-    fn job(&self, config: Config) -> Job {
+    pub fn store(&self) -> Arc<DirectoryStore> {
+        Arc::clone(&self.store)
+    }
+
+    pub fn job(&self, config: Config) -> Job {
         let (store, now) = (Arc::clone(&self.store), Duration::from_secs(100));
         let mut job = Job { coordinator: Coordinator::new(config), store, now, effects: vec![] };
         job.tell(Event::Start);
+        let worker = WorkerId { ordinal: 0, process: "p".into() };
+        job.tell(Event::WorkerJoined { worker, slots: 4 });
         job
     }
 
-    fn running(&self, config: Config) -> Job {
+    pub fn running(&self, config: Config) -> Job {
         let mut job = self.job(config);
         job.recover();
         job
     }
 
     /// A job stopped at checkpoint 1.
-    fn stopped(&self, config: Config) {
+    pub fn stopped(&self, config: Config) {
         let mut job = self.running(config);
         job.tell(Event::RequestStop { mode: StopMode::Suspend });
         let checkpoint = job.barrier().0;
@@ -56,7 +62,7 @@ impl Place {
 }
 
 impl Job {
-    fn tell(&mut self, event: Event) {
+    pub fn tell(&mut self, event: Event) {
         for effect in self.coordinator.step(event, self.now) {
             match effect {
                 Effect::Store(ticket, call) => {
@@ -68,26 +74,26 @@ impl Job {
         }
     }
 
-    fn later(&mut self, seconds: u64) {
+    pub fn later(&mut self, seconds: u64) {
         self.now += Duration::from_secs(seconds);
         self.tell(Event::Tick);
     }
 
     /// Takes the first effect that `pick` likes.
-    fn take<T>(&mut self, pick: impl Fn(&Effect) -> Option<T>) -> Option<T> {
+    pub fn take<T>(&mut self, pick: impl Fn(&Effect) -> Option<T>) -> Option<T> {
         let at = self.effects.iter().position(|effect| pick(effect).is_some())?;
         pick(&self.effects.remove(at))
     }
 
-    fn attempt(&self) -> Attempt {
+    pub fn attempt(&self) -> Attempt {
         self.coordinator.attempt().unwrap()
     }
 
-    fn head(&self) -> &HeadRecord {
+    pub fn head(&self) -> &HeadRecord {
         self.coordinator.head().unwrap()
     }
 
-    fn outcome(&mut self) -> Option<Outcome> {
+    pub fn outcome(&mut self) -> Option<Outcome> {
         if let Some(attempt) = self.take(|effect| match effect {
             Effect::CancelTasks { attempt } => Some(*attempt),
             _ => None,
@@ -100,7 +106,7 @@ impl Job {
         })
     }
 
-    fn refusal(&mut self) -> String {
+    pub fn refusal(&mut self) -> String {
         // Something damaged or missing is read twice.
         self.later(1);
         match self.outcome() {
@@ -110,7 +116,7 @@ impl Job {
     }
 
     /// Commits what there is; answers the payloads.
-    fn commit(&mut self) -> Vec<Vec<u8>> {
+    pub fn commit(&mut self) -> Vec<Vec<u8>> {
         let Some((batch, items)) = self.take(|effect| match effect {
             Effect::Commit(batch, items) => Some((*batch, items.clone())),
             _ => None,
@@ -123,7 +129,7 @@ impl Job {
     }
 
     /// Through recovery to running; answers the base.
-    fn recover(&mut self) -> Option<effect::Base> {
+    pub fn recover(&mut self) -> Option<effect::Base> {
         self.commit();
         let attempt = self.attempt();
         self.take(|effect| matches!(effect, Effect::AbortOthers { .. }).then_some(())).unwrap();
@@ -136,7 +142,7 @@ impl Job {
         base.unwrap()
     }
 
-    fn barrier(&mut self) -> (CheckpointId, Option<CheckpointId>, BarrierKind) {
+    pub fn barrier(&mut self) -> (CheckpointId, Option<CheckpointId>, BarrierKind) {
         self.take(|effect| match effect {
             Effect::TriggerBarrier { checkpoint, base, kind, .. } => {
                 Some((*checkpoint, *base, *kind))
@@ -146,7 +152,7 @@ impl Job {
         .expect("a barrier")
     }
 
-    fn slot(&mut self, checkpoint: CheckpointId, slot: u16, ready: &str, open: &str) {
+    pub fn slot(&mut self, checkpoint: CheckpointId, slot: u16, ready: &str, open: &str) {
         let attempt = self.attempt();
         let home = Home::new(&JobUid::from("job")).unwrap();
         let key = home.state_file(attempt, checkpoint, Slot(slot), 0);
@@ -179,12 +185,12 @@ impl Job {
         self.tell(Event::Acknowledge { attempt, checkpoint, snapshot });
     }
 
-    fn acknowledge(&mut self, checkpoint: CheckpointId, ready: &str) {
+    pub fn acknowledge(&mut self, checkpoint: CheckpointId, ready: &str) {
         self.slot(checkpoint, 0, ready, "");
         self.slot(checkpoint, 1, "", "");
     }
 
-    fn fail(&mut self) {
+    pub fn fail(&mut self) {
         let attempt = self.attempt();
         let failure = Failure {
             operator: Some("map".into()),
@@ -194,13 +200,13 @@ impl Job {
         self.tell(Event::TaskFailed { attempt, failure });
     }
 
-    fn joined(&mut self) {
+    pub fn joined(&mut self) {
         let attempt = self.attempt();
         self.take(|effect| matches!(effect, Effect::CancelTasks { .. }).then_some(())).unwrap();
         self.tell(Event::SlotsJoined { attempt });
     }
 
-    fn data(&self) -> Vec<String> {
+    pub fn data(&self) -> Vec<String> {
         let keys = self.store.list(&Prefix::all()).unwrap();
         let mut keys: Vec<_> = keys.iter().map(|key| key.to_string()).collect();
         keys.retain(|key| key.contains("/data/"));
@@ -209,7 +215,7 @@ impl Job {
     }
 }
 
-fn payloads(texts: &[&str]) -> Vec<Vec<u8>> {
+pub fn payloads(texts: &[&str]) -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
 }
 
@@ -444,10 +450,12 @@ fn a_savepoint_is_pinned_exported_once_committed_and_restored_elsewhere() {
     assert!(job.head().pins.is_empty());
 
     let path = target.path().join("s1");
-    let savepoint = crate::coordinator::export::find(path.to_str().unwrap()).unwrap().manifest;
+    let savepoint = crate::coordinator::export::find(&DirectoryOpener, path.to_str().unwrap())
+        .unwrap()
+        .manifest;
     let root = crate::coordinator::export::target_of(path.to_str().unwrap()).unwrap();
-    assert_eq!(root, target.path());
-    let to = DirectoryStore::open_to_read(&root);
+    assert_eq!(Some(root.as_str()), target.path().to_str());
+    let to = DirectoryStore::open_to_read(root.as_ref());
     assert!(savepoint.pending.is_empty() && savepoint.kind == ManifestKind::Savepoint);
     assert!(savepoint.files.iter().all(|file| to.size(&file.key).unwrap() == Some(file.len)));
 
@@ -455,13 +463,13 @@ fn a_savepoint_is_pinned_exported_once_committed_and_restored_elsewhere() {
     let from = RestoreChoice::Path("t/s1".into());
     let mut fork = elsewhere.job(Config { from, fresh_job: JobUid::from("fork"), ..config(2, 0) });
     fork.take(|e| matches!(e, Effect::ReadRestore { .. }).then_some(())).unwrap();
-    fork.tell(Event::RestoreRead { result: Ok(found()) });
+    fork.tell(Event::RestoreRead { path: String::new(), result: Ok(found()) });
     assert_eq!(fork.recover().unwrap().files, FilesIn::Savepoint("t/s1".into()));
     drop(fork);
     // The head remembers where it began until it has a checkpoint of its own.
     let mut fork = elsewhere.job(config(3, 0));
     fork.take(|e| matches!(e, Effect::ReadRestore { .. }).then_some(())).unwrap();
-    fork.tell(Event::RestoreRead { result: Ok(found()) });
+    fork.tell(Event::RestoreRead { path: String::new(), result: Ok(found()) });
     assert_eq!(fork.recover().unwrap().files, FilesIn::Savepoint("t/s1".into()));
     fork.later(1);
     assert_eq!(fork.barrier(), (CheckpointId(1), None, BarrierKind::Periodic));
@@ -511,14 +519,14 @@ fn whoever_is_fenced_stops_and_touches_nothing() {
     let mut new = place.running(config(2, 0));
     let before = new.data();
     old.acknowledge(first, "a");
-    assert_eq!(old.outcome(), Some(Outcome::Fenced));
+    assert!(matches!(old.outcome(), Some(Outcome::Fenced(Some(_)))));
     assert_eq!(old.commit(), payloads(&[]));
     assert!(before.iter().all(|key| new.data().contains(key)));
     assert_eq!(new.outcome(), None);
     // A rare writer learns it from the watch.
     let mut newest = place.running(config(3, 0));
     new.later(10);
-    assert_eq!(new.outcome(), Some(Outcome::Fenced));
+    assert!(matches!(new.outcome(), Some(Outcome::Fenced(Some(_)))));
     assert_eq!(newest.outcome(), None);
 }
 
@@ -597,7 +605,7 @@ fn a_checkpoint_of_another_job_is_refused() {
         let from = RestoreChoice::Path("p".into());
         let mut job = place.job(Config { from, ..config(2, 0) });
         let found = FoundManifest { manifest: Arc::new(manifest.clone()), sha256: "x".into() };
-        job.tell(Event::RestoreRead { result: Ok(found) });
+        job.tell(Event::RestoreRead { path: String::new(), result: Ok(found) });
         job
     };
     assert_eq!(ask(&manifest).recover().unwrap().manifest.checkpoint, CheckpointId(1));

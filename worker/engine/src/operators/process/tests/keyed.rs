@@ -9,7 +9,7 @@ use millrace_protocol::key::Key;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 enum Op {
     Add(u64),
     Register(Timer),

@@ -1,0 +1,255 @@
+//! The coordinator's side: it dials the workers that register, and holds them.
+
+use crate::token::Token;
+use crate::wire::coordinator_server::Coordinator;
+use crate::wire::worker_client::WorkerClient;
+use crate::wire::{
+    Attach, Beat, FromCoordinator, FromWorker, Registration, RegistrationAnswer, from_coordinator,
+    from_worker,
+};
+use crate::{Heartbeat, MAX_MESSAGE};
+use millrace_engine::coordinator::Event;
+use millrace_engine::job::Handle;
+use millrace_engine::job::crew::{Link, Member};
+use millrace_engine::job::order::{Order, Peer, Word};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::task::AbortHandle;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::Endpoint;
+use tonic::{Request, Response, Status, Streaming};
+
+/// How long a worker may take to answer a dial.
+const DIAL: Duration = Duration::from_secs(5);
+
+/// How often it is asked whether the job is owned yet.
+const OWNED: Duration = Duration::from_millis(10);
+
+/// A process of a worker: its ordinal and nonce.
+type Key = (u16, String);
+
+#[derive(Default)]
+struct State {
+    /// Processes that are dialled or held.
+    tasks: BTreeMap<Key, AbortHandle>,
+    /// Why workers could not be held, the last reason of each.
+    troubles: BTreeMap<u16, String>,
+    /// Processes that are held.
+    held: BTreeSet<Key>,
+    closed: bool,
+}
+
+/// All links of a coordinator.
+#[derive(Clone)]
+pub struct Links {
+    handle: Handle,
+    /// The nonce of this process.
+    process: String,
+    fingerprint: String,
+    token: Token,
+    heartbeat: Heartbeat,
+    state: Arc<Mutex<State>>,
+}
+
+/// The way to a worker in another process.
+struct Remote(UnboundedSender<FromCoordinator>);
+
+impl Link for Remote {
+    fn send(&self, order: Order) {
+        match postcard::to_stdvec(&order) {
+            Ok(bytes) => drop(self.0.send(message(from_coordinator::What::Order(bytes)))),
+            Err(error) => tracing::error!(%error, "an order cannot be encoded"),
+        }
+    }
+}
+
+fn message(what: from_coordinator::What) -> FromCoordinator {
+    FromCoordinator { what: Some(what) }
+}
+
+impl Links {
+    /// Of the coordinator that `handle` steers, in process `process`.
+    pub fn new(handle: Handle, process: String, token: Token, heartbeat: Heartbeat) -> Self {
+        let fingerprint = handle.graph().fingerprint();
+        Self { handle, process, fingerprint, token, heartbeat, state: Arc::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why workers could not be held: ordinal and reason.
+    pub fn troubles(&self) -> Vec<(u16, String)> {
+        self.lock().troubles.iter().map(|(ordinal, why)| (*ordinal, why.clone())).collect()
+    }
+
+    /// Lets go of all workers, which stop what they run, and dials no more.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        for (_, task) in std::mem::take(&mut state.tasks) {
+            task.abort();
+        }
+    }
+
+    /// Sees to it that a worker is dialled. Whether it is held already.
+    fn know(&self, key: Key, address: String) -> bool {
+        let mut state = self.lock();
+        if state.closed {
+            return false;
+        }
+        if !state.tasks.contains_key(&key) {
+            let (links, of) = (self.clone(), key.clone());
+            let task = tokio::spawn(async move { links.keep(of, address).await });
+            state.tasks.insert(key.clone(), task.abort_handle());
+        }
+        state.held.contains(&key)
+    }
+
+    /// Dials a worker and holds it until it is lost.
+    async fn keep(self, key: Key, address: String) {
+        let outcome = self.hold(&key, &address).await;
+        let (ordinal, process) = &key;
+        let held = {
+            let mut state = self.lock();
+            state.tasks.remove(&key);
+            let held = state.held.remove(&key);
+            if !held {
+                state.troubles.insert(*ordinal, outcome.clone());
+            }
+            held
+        };
+        if held {
+            self.handle.lost(*ordinal, process, &outcome);
+        } else {
+            tracing::warn!(worker = *ordinal, address, why = outcome, "a worker cannot be held");
+        }
+    }
+
+    /// Answers why it is over.
+    async fn hold(&self, key: &Key, address: &str) -> String {
+        // Who does not own the job yet has nothing to say to its workers.
+        while self.handle.head_version() == 0 {
+            sleep(OWNED).await;
+        }
+        let (orders, words) = match timeout(DIAL, self.dial(key, address)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(why)) => return why,
+            Err(_) => return format!("no answer from {address} within {DIAL:?}"),
+        };
+        self.attend(key, orders, words).await
+    }
+
+    async fn dial(
+        &self,
+        key: &Key,
+        address: &str,
+    ) -> Result<(UnboundedSender<FromCoordinator>, Streaming<FromWorker>), String> {
+        let told = |status: Status| format!("{address}: {}", status.message());
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|error| format!("{address} is no address: {error}"))?
+            .connect_timeout(DIAL)
+            .tcp_nodelay(true);
+        let channel = endpoint.connect().await.map_err(|error| {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            format!("cannot reach {address}: {}", cause.unwrap_or_else(|| error.to_string()))
+        })?;
+        let client = WorkerClient::with_interceptor(channel, self.token.shown());
+        let mut client =
+            client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
+        let (orders, outgoing) = unbounded_channel();
+        let attach = Attach {
+            coordinator: self.process.clone(),
+            head_version: self.handle.head_version(),
+            fingerprint: self.fingerprint.clone(),
+            process: key.1.clone(),
+        };
+        let _ = orders.send(message(from_coordinator::What::Attach(attach)));
+        let outgoing = Request::new(UnboundedReceiverStream::new(outgoing));
+        let words = client.attach(outgoing).await.map_err(told)?;
+        Ok((orders, words.into_inner()))
+    }
+
+    /// Passes words on, until the worker is gone or silent.
+    async fn attend(
+        &self,
+        key: &Key,
+        orders: UnboundedSender<FromCoordinator>,
+        mut words: Streaming<FromWorker>,
+    ) -> String {
+        let (ordinal, process) = key;
+        let mut ticks = interval(self.heartbeat.every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let silence = sleep(self.heartbeat.timeout);
+        tokio::pin!(silence);
+        loop {
+            let next = tokio::select! {
+                next = words.next() => next,
+                _ = ticks.tick() => {
+                    let head_version = self.handle.head_version();
+                    let beat = from_coordinator::What::Beat(Beat { head_version });
+                    let _ = orders.send(message(beat));
+                    continue;
+                }
+                () = &mut silence => return format!("silent for {:?}", self.heartbeat.timeout),
+            };
+            silence.as_mut().reset(tokio::time::Instant::now() + self.heartbeat.timeout);
+            let what = match next {
+                Some(Ok(message)) => message.what,
+                Some(Err(status)) => return status.message().to_owned(),
+                None => return "it closed its stream".to_owned(),
+            };
+            match what {
+                Some(from_worker::What::Welcome(welcome)) => {
+                    let member = Member {
+                        peer: Peer {
+                            ordinal: *ordinal,
+                            process: process.clone(),
+                            exchange: welcome.exchange,
+                        },
+                        slots: u16::try_from(welcome.slots).unwrap_or(u16::MAX),
+                        link: Box::new(Remote(orders.clone())),
+                        watch: None,
+                    };
+                    let mut state = self.lock();
+                    state.held.insert(key.clone());
+                    state.troubles.remove(ordinal);
+                    drop(state);
+                    self.handle.joined(member);
+                }
+                Some(from_worker::What::Word(bytes)) => {
+                    match postcard::from_bytes::<Word>(&bytes) {
+                        Ok(word) => self.handle.word(*ordinal, process, word),
+                        Err(error) => return format!("it said something unreadable: {error}"),
+                    }
+                }
+                Some(from_worker::What::Leaving(_)) => {
+                    tracing::info!(worker = *ordinal, "a worker is told to go: a checkpoint first");
+                    self.handle.event(Event::RequestCheckpoint);
+                }
+                Some(from_worker::What::Alive(_)) | None => {}
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Coordinator for Links {
+    async fn register(
+        &self,
+        request: Request<Registration>,
+    ) -> Result<Response<RegistrationAnswer>, Status> {
+        let Registration { ordinal, process, address } = request.into_inner();
+        let ordinal = u16::try_from(ordinal)
+            .map_err(|_| Status::invalid_argument(format!("no worker has ordinal {ordinal}")))?;
+        if process.is_empty() || process.len() > 64 || address.len() > 512 {
+            return Err(Status::invalid_argument("a registration without process or address"));
+        }
+        let attached = self.know((ordinal, process), address);
+        Ok(Response::new(RegistrationAnswer { attached }))
+    }
+}
