@@ -58,13 +58,25 @@ fn rate(
     parallelism: u16,
     build: impl Fn(&Env, u64, Digesting),
 ) -> Result<Rate> {
+    rate_on(runs, rows, parallelism, None, build)
+}
+
+/// The same, with its slots spread over workers that reach each other over loopback.
+fn rate_on(
+    runs: Runs,
+    rows: u64,
+    parallelism: u16,
+    workers: Option<u16>,
+    build: impl Fn(&Env, u64, Digesting),
+) -> Result<Rate> {
     let rows = runs.rows(rows);
     let run = || -> Result<u64> {
         let (env, sum) = (Env::new(), Digesting::default());
         build(&env, rows, sum.clone());
         let storage = tempfile::tempdir()?;
-        let outcome =
-            job::run(&Handle::new(env.into_graph()), options(storage.path(), parallelism));
+        let mut options = options(storage.path(), parallelism);
+        options.loopback = workers;
+        let outcome = job::run(&Handle::new(env.into_graph()), options);
         match outcome? {
             Outcome::Finished => Ok(sum.total()),
             other => Err(anyhow!("the job ended as {other:?}")),
@@ -82,7 +94,12 @@ fn events(env: &Env, rows: u64, keys: u64, splits: u32) -> DataStream<Event> {
 
 /// generate -> key_by -> 1 s tumbling event-time count -> digest.
 pub fn window_count(runs: Runs, rows: u64, keys: u64) -> Result<Rate> {
-    rate(runs, rows, PARALLELISM, |env, rows, sum| {
+    window_count_on(runs, rows, keys, None)
+}
+
+/// The same on that many workers.
+pub fn window_count_on(runs: Runs, rows: u64, keys: u64, workers: Option<u16>) -> Result<Rate> {
+    rate_on(runs, rows, PARALLELISM, workers, |env, rows, sum| {
         events(env, rows, keys, PARALLELISM.into())
             .key_by(|event| event.key)
             .window(TumblingWindows::of(Duration::from_millis(WINDOW_MS.unsigned_abs())))

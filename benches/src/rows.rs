@@ -25,6 +25,7 @@ pub const ROWS: &[Row] = &[
     Row { name: "chain", measure: chain },
     Row { name: "csv", measure: csv },
     Row { name: "exchange", measure: exchange },
+    Row { name: "workers", measure: workers },
     Row { name: "latency", measure: latency },
     Row { name: "idle", measure: idle },
     Row { name: "memory", measure: memory },
@@ -94,6 +95,29 @@ fn window_count_1m(runs: Runs, flink: &Flink) -> Result<Vec<Measured>> {
         at_least(24.0, Some(1.8)),
         &[("Flink, heap", peer)],
     )
+}
+
+fn workers(runs: Runs, _: &Flink) -> Result<Vec<Measured>> {
+    let mut lines = Vec::new();
+    for (name, rows, keys) in [
+        ("1 s tumbling count on 2 workers of 1 slot, 1 K keys", 100_000_000, 1_000),
+        ("1 s tumbling count on 2 workers of 1 slot, 1 M keys", 50_000_000, 1_000_000),
+    ] {
+        let spread = engine::window_count_on(runs, rows, keys, Some(2))?;
+        let one = engine::window_count(runs, rows, keys)?;
+        ensure!(spread.checksum == one.checksum, "{name}: the checksums differ");
+        lines.push(Measured {
+            name: name.to_owned(),
+            unit: MROWS,
+            ours: spread.mrows_per_s,
+            beside: Some(Beside {
+                what: "one worker of 2 slots".to_owned(),
+                value: one.mrows_per_s,
+            }),
+            target: Target { ours: None, ratio: Some(Bound::AtLeast(0.7)) },
+        });
+    }
+    Ok(lines)
 }
 
 fn running_reduce_1m(runs: Runs, flink: &Flink) -> Result<Vec<Measured>> {

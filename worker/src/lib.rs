@@ -54,6 +54,8 @@ mod guides {
     struct ProcessFunctions;
     #[doc = include_str!("../../docs/testing.md")]
     struct Testing;
+    #[doc = include_str!("../../docs/workers.md")]
+    struct Workers;
 }
 
 /// What derived code names.

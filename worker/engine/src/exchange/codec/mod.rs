@@ -2,7 +2,7 @@
 //!
 //! Both ends run the same program, which registration has checked, so there is no schema
 //! on the wire: fixed-width little-endian columns, and rows in the positional form of
-//! [`write`]. Who reads does not trust the bytes: nothing here panics, and no length is
+//! [`mod@write`]. Who reads does not trust the bytes: nothing here panics, and no length is
 //! believed beyond what the payload can hold.
 //!
 //! ```text

@@ -1,0 +1,94 @@
+//! The images that stories run, built from this checkout when first wanted.
+
+use crate::cluster::Cluster;
+use crate::shell::{cache, checkout, lab, run, run_aloud};
+use anyhow::{Context, Result};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+/// An image made of one of our binaries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Image {
+    /// The job of the scenarios (`e2e/counts`).
+    Counts,
+    /// The first example (`examples/flight-delays`).
+    FlightDelays,
+    /// The controller.
+    Operator,
+}
+
+impl Image {
+    /// What its pods call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Counts => "lab.millrace.dev/counts:1",
+            // The name in the example's YAML, which is applied as it stands.
+            Self::FlightDelays => "millrace.dev/examples/flight-delays:0.1.0",
+            Self::Operator => "lab.millrace.dev/operator:1",
+        }
+    }
+
+    fn package(self) -> &'static str {
+        match self {
+            Self::Counts => "counts",
+            Self::FlightDelays => "flight-delays",
+            Self::Operator => "millrace-operator",
+        }
+    }
+
+    /// What a program needs to run in a cluster with its state in S3.
+    fn features(self) -> &'static [&'static str] {
+        match self {
+            Self::Counts | Self::FlightDelays => &["--features", "millrace/cluster,millrace/s3"],
+            Self::Operator => &[],
+        }
+    }
+
+    /// Builds the binary, in the profile of the tests.
+    pub fn executable(self) -> Result<PathBuf> {
+        let package = self.package();
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut command = Command::new(cargo);
+        command.current_dir(checkout()).args(["build", "--message-format=json-render-diagnostics"]);
+        command.args(["--package", package, "--bin", package]).args(self.features());
+        let messages = run_aloud(&mut command)?;
+        let executable = messages.lines().rev().find_map(|line| {
+            let message: serde_json::Value = serde_json::from_str(line).ok()?;
+            message["executable"].as_str().map(PathBuf::from)
+        });
+        executable.with_context(|| format!("cargo built no {package}"))
+    }
+
+    /// An archive of it.
+    fn build(self) -> Result<PathBuf> {
+        let (package, executable) = (self.package(), self.executable()?);
+        // Named by the process: another run may make its own of the same name.
+        let archive = cache().join(format!("lab/images/{package}-{}.tar", std::process::id()));
+        run(lab("image.sh").arg(&archive).arg(self.name()).arg(executable))?;
+        Ok(archive)
+    }
+}
+
+/// Which of them the cluster has.
+#[derive(Debug, Default)]
+pub struct Images {
+    loaded: Mutex<BTreeSet<Image>>,
+}
+
+impl Images {
+    /// Sees to it that every node has the image, before pods want it. A given cluster gets
+    /// its images from its own registry.
+    pub fn provide(&self, cluster: &Cluster, image: Image) -> Result<()> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if cluster.is_lab() && !loaded.contains(&image) {
+            let archive = image.build()?;
+            let result = cluster.load(&[&archive]);
+            let _ = std::fs::remove_file(&archive);
+            result?;
+            loaded.insert(image);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,175 @@
+//! What pods say, and which of them are freed (P7).
+
+use super::action::Why;
+use super::upgrade::delete;
+use super::{Action, Draft, Verdict};
+use crate::observed::{Container, End, Observed, Pod};
+use crate::reasons::Reason;
+use serde::Deserialize;
+
+/// Last words of a process.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct LastWords {
+    code: String,
+    message: String,
+    remedy: String,
+}
+
+/// Message and remedy of a termination message.
+pub(super) fn told(text: &str) -> (String, String) {
+    match serde_json::from_str::<LastWords>(text) {
+        Ok(words) => (words.message, words.remedy),
+        Err(_) => (text.chars().take(1_000).collect(), String::new()),
+    }
+}
+
+/// How a pod's container ended, now or the last time.
+pub(super) fn end(pod: &Pod) -> Option<&End> {
+    match &pod.container {
+        Container::Ended(end) => Some(end),
+        _ => pod.last_end.as_ref(),
+    }
+}
+
+/// A process that ended with 2 wants an edit.
+pub(super) fn ended_by_user_error(o: &Observed) -> Option<(Reason, String)> {
+    let end = o
+        .workers()
+        .filter(|pod| pod.container != Container::Running)
+        .filter_map(end)
+        .find(|end| end.code == 2)?;
+    let words: LastWords = serde_json::from_str(&end.message).unwrap_or_default();
+    let reason = match words.code.as_str() {
+        "StorageUnusable" => Reason::StorageUnusable,
+        _ => Reason::InvalidProgram,
+    };
+    let (message, remedy) = told(&end.message);
+    Some((reason, format!("{message} {remedy}").trim().to_owned()))
+}
+
+const PULL: [&str; 7] = [
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "RunContainerError",
+];
+
+impl Draft<'_> {
+    /// Why there are not as many workers as there should be.
+    pub(super) fn pods_problem(&mut self, wanted: u32) -> Option<Verdict> {
+        if let Some((reason, message)) = ended_by_user_error(self.o) {
+            return Some(Verdict::stalled(reason, &message));
+        }
+        for pod in self.o.workers() {
+            if let Container::Waiting { reason, message } = &pod.container
+                && PULL.contains(&reason.as_str())
+            {
+                let what = format!("{}: {reason}: {message}", pod.name);
+                let mut verdict = Verdict::pending(Reason::ImagePullFailed, &what);
+                verdict.stalled = self.now - pod.created > 120_000;
+                self.look_again(10_000);
+                return Some(verdict);
+            }
+        }
+        if let Some(why) = self.o.workers().find_map(|pod| pod.unschedulable.as_ref()) {
+            return Some(Verdict::pending(
+                Reason::PodsPending,
+                &format!("Pods cannot be scheduled: {why}"),
+            ));
+        }
+        let there = u32::try_from(self.o.workers().count()).unwrap_or(u32::MAX);
+        if there < wanted {
+            self.look_again(5_000);
+            let committed = self.o.set.as_ref().map_or(self.now, |set| set.commit.at_ms);
+            let looked = self.o.memory.looked_at_events;
+            let stale = looked.is_none_or(|at| self.now - at > 10_000);
+            if stale && self.now - committed > 10_000 {
+                self.act(Action::LookAtSetEvents);
+            }
+            if let Some(why) = &self.o.forbidden {
+                let mut verdict = Verdict::pending(
+                    Reason::PodsForbidden,
+                    &format!("The cluster refuses to make pods: {why}"),
+                );
+                verdict.stalled = self.o.set.as_ref().is_some_and(|set| self.overdue(set));
+                return Some(verdict);
+            }
+        }
+        None
+    }
+
+    /// Rows 8, 40-42.
+    pub(super) fn free_pods(&mut self) {
+        for pod in self.o.workers() {
+            if pod.failed.as_deref() == Some("Evicted") && pod.deleting.is_none() {
+                self.event(true, Reason::PodEvicted, &format!("{} was evicted.", pod.name));
+            }
+            let lost = self.lost(pod);
+            if lost {
+                let what = format!(
+                    "{} on node {} was freed.",
+                    pod.name,
+                    pod.node.as_deref().unwrap_or("?")
+                );
+                self.event(true, Reason::FreedLostPod, &what);
+                self.act(delete(pod, Why::LostNode));
+                continue;
+            }
+            if let Some((since, grace)) = pod.deleting {
+                let over = self.now - since > grace + 60_000;
+                if over && self.node_ready(pod) == Some(true) {
+                    self.event(true, Reason::PodStuck, &format!("{} does not end.", pod.name));
+                }
+                self.look_again(5_000);
+                continue;
+            }
+            if self.crash_loops(pod) {
+                self.event(true, Reason::FreedCrashedPod, &format!("{} was replaced.", pod.name));
+                self.act(delete(pod, Why::CrashLoop));
+            }
+        }
+    }
+
+    fn crash_loops(&self, pod: &Pod) -> bool {
+        let backing_off = matches!(&pod.container,
+            Container::Waiting { reason, .. } if reason == "CrashLoopBackOff");
+        let signal = end(pod).is_some_and(|end| end.code > 128 || end.reason == "OOMKilled");
+        let ordinal = pod.ordinal.unwrap_or(0);
+        let patient = self.o.memory.crash_deletes.get(&ordinal).is_none_or(|(last, times)| {
+            self.now - last >= 60_000i64.saturating_mul(1 << (*times).min(10))
+        });
+        backing_off && signal && patient
+    }
+
+    fn node_ready(&self, pod: &Pod) -> Option<bool> {
+        let node = self.o.nodes.get(pod.node.as_ref()?)?;
+        Some(node.ready && !node.out_of_service)
+    }
+
+    /// Its node is lost, and so is the worker, both for long enough.
+    fn lost(&self, pod: &Pod) -> bool {
+        let timeout = i64::try_from(self.o.job.spec.lost_node_timeout_ms()).unwrap_or(i64::MAX);
+        let ordinal = pod.ordinal.unwrap_or(0);
+        let worker = match self.o.memory.worker_lost.get(&ordinal) {
+            Some(since) => self.now - since >= timeout,
+            None => false,
+        };
+        let Some(name) = &pod.node else { return false };
+        let node = match (self.o.nodes.get(name), self.o.memory.node_gone.get(name)) {
+            (Some(node), _) => {
+                (!node.ready || node.out_of_service) && self.now - node.since >= timeout
+            }
+            (None, Some(gone)) => self.now - gone >= timeout,
+            // Nodes are not ours to look at: only a deletion that its kubelet never
+            // confirmed tells.
+            (None, None) => {
+                pod.deleting.is_some_and(|(since, grace)| self.now - since >= grace + 300_000)
+            }
+        };
+        worker && node
+    }
+}

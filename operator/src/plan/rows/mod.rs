@@ -1,0 +1,7 @@
+//! The rows of the reconcile, each a test by its number and name.
+
+mod fixture;
+mod running;
+mod starting;
+mod stopping;
+mod upgrading;

@@ -1,0 +1,252 @@
+//! Rows 17 to 28: another revision.
+
+use super::fixture::*;
+use crate::observed::*;
+use crate::plan::Action;
+use millrace_crds::revision::hash;
+use millrace_protocol::control::State;
+use serde_json::{Value, json};
+
+fn b() -> Value {
+    with(json!({"image": "acme/orders:2"}))
+}
+
+/// A runs, the user wants B.
+fn edited() -> Case {
+    let mut case = Case::running(spec());
+    case.edit(b());
+    case
+}
+
+/// The same, and B's check passed.
+fn checked() -> Case {
+    let mut case = edited();
+    case.store(&b());
+    case.pass();
+    case.checked(0, "");
+    case
+}
+
+/// B is committed, and its pods run.
+fn committed() -> Case {
+    let mut case = checked();
+    case.answer(State::Held);
+    case.pass();
+    let status = case.o.job.status.clone();
+    case.commit(&b());
+    case.o.set.as_mut().unwrap().commit.after_checkpoint = 7;
+    case.o.job.status = status;
+    case
+}
+
+#[test]
+fn row_17_check_before_anything_stops() {
+    let mut case = edited();
+    let plan = case.pass();
+    plan.state("Upgrading").ready("False", "CheckingUpgrade");
+    assert_eq!(plan.creates(), [format!("ConfigMap/orders-millrace-{}", hash(&b()))]);
+    assert!(plan.actions.iter().any(|action| matches!(action, Action::DryRun { .. })));
+    assert_eq!(plan.condition("Available").unwrap().0, "True");
+    case.store(&b());
+    case.o.memory.dry_run = Some((hash(&b()), Ok(())));
+    let plan = case.pass();
+    assert_eq!(plan.creates(), [format!("Pod/orders-millrace-check-{}", hash(&b()))]);
+    assert!(plan.applies_set().is_none() && !plan.actions.contains(&Action::HoldStop));
+}
+
+#[test]
+fn row_18_a_failed_check_leaves_the_job_alone() {
+    let mut case = checked();
+    case.checked(2, &json!({"message": "operator window lost", "remedy": "dropState"}).to_string());
+    let plan = case.pass();
+    plan.ready("False", "CheckFailed").stalled("CheckFailed");
+    assert_eq!(plan.condition("Available").unwrap().0, "True");
+    assert!(plan.applies_set().is_none() && plan.deletes_pods() == 0);
+    case.pass();
+    let plan = case.plan();
+    plan.ready("False", "CheckFailed").state("Running");
+    assert!(plan.status.conditions[0].message.contains("operator window lost dropState"));
+    // What can be taken over live still is.
+    case.edit({
+        let mut next = b();
+        next["workers"] = json!(3);
+        next
+    });
+    assert_eq!(case.plan().applies_set(), Some((3, hash(&spec()))));
+    // The API server's refusal is a failed check too.
+    let mut case = edited();
+    case.store(&b());
+    case.o.memory.dry_run = Some((hash(&b()), Err("unknown field".to_owned())));
+    case.plan().ready("False", "CheckFailed");
+    // And so is a check that cannot start in time.
+    let mut case = checked();
+    case.o.pods.last_mut().unwrap().container = waiting("ImagePullBackOff");
+    assert!(case.plan().condition("Stalled").is_none());
+    case.now += 601_000;
+    case.plan().ready("False", "CheckFailed");
+}
+
+#[test]
+fn row_19_a_passed_check_asks_for_a_held_stop() {
+    let mut case = checked();
+    let plan = case.pass();
+    plan.ready("False", "StoppingWithSavepoint");
+    assert!(plan.actions.contains(&Action::HoldStop));
+    assert!(plan.event("UpgradePlanned") && plan.applies_set().is_none());
+    assert!(plan.requeue_ms <= 1_000, "the hold is repeated");
+    case.o.job.check_only = true;
+    let plan = case.plan();
+    plan.ready("False", "CheckPassed");
+    assert!(!plan.actions.contains(&Action::HoldStop));
+}
+
+#[test]
+fn row_20_without_a_savepoint_the_newest_checkpoint_must_do() {
+    let mut case = checked();
+    case.pass();
+    case.now += 601_000;
+    let plan = case.pass();
+    assert!(plan.event("UsedCheckpoint"));
+    assert_eq!(plan.applies_set(), Some((0, hash(&spec()))), "the template stays");
+    case.o.set.as_mut().unwrap().replicas = 0;
+    case.plan().ready("False", "StoppingPods");
+    assert!(case.plan().applies_set().is_none());
+    case.no_pods();
+    assert_eq!(case.plan().applies_set(), Some((2, hash(&b()))));
+    let mut case = checked();
+    let mut at_once = b();
+    at_once["upgrade"] = json!({"mode": "LastCheckpoint"});
+    case.o.job.spec = serde_json::from_value(at_once).unwrap();
+    let plan = case.plan();
+    assert!(plan.event("UsedCheckpoint") && !plan.actions.contains(&Action::HoldStop));
+}
+
+#[test]
+fn row_21_a_stopped_job_is_committed_in_one_apply() {
+    let mut case = checked();
+    case.answer(State::Held);
+    let plan = case.plan();
+    plan.ready("False", "ReplacingPods");
+    assert_eq!(plan.applies_set(), Some((2, hash(&b()))));
+    let at = |kind: &str| {
+        plan.actions.iter().position(
+            |action| matches!(action, Action::Apply { object, .. } if object["kind"] == kind),
+        )
+    };
+    assert!(at("ConfigMap") < at("StatefulSet"), "the new pods read the new live part");
+}
+
+#[test]
+fn row_22_outdated_pods_go_at_once_also_after_a_crash() {
+    let mut case = committed();
+    let old = hash(&spec());
+    case.o.pods = vec![pod(0, &old), pod(1, &old)];
+    case.o.coordinator = Coordinator::Absent;
+    let plan = case.plan();
+    assert_eq!(plan.deletes_pods(), 2);
+    let mut leaving = pod(0, &old);
+    leaving.deleting = Some((NOW, 60_000));
+    case.o.pods = vec![leaving, pod(1, &hash(&b()))];
+    assert_eq!(case.plan().deletes_pods(), 0);
+}
+
+#[test]
+fn row_23_a_third_edit_keeps_a_held_stop_held() {
+    let mut case = checked();
+    case.pass();
+    case.answer(State::Held);
+    let c = with(json!({"image": "acme/orders:3"}));
+    case.edit(c.clone());
+    let plan = case.pass();
+    assert_eq!(plan.creates(), [format!("ConfigMap/orders-millrace-{}", hash(&c))]);
+    assert!(plan.applies_set().is_none(), "not before its own check");
+    assert!(!plan.actions.contains(&Action::ReleaseStop));
+    assert!(plan.actions.iter().any(|a| matches!(a, Action::Delete { kind: "v1/Pod", .. })));
+    case.store(&c);
+    case.checked(0, "");
+    assert_eq!(case.plan().applies_set(), Some((2, hash(&c))));
+}
+
+#[test]
+fn row_24_an_edit_that_is_undone_releases_the_stop() {
+    let mut case = checked();
+    case.pass();
+    case.answer(State::Held);
+    case.edit(spec());
+    let plan = case.plan();
+    assert!(plan.actions.contains(&Action::ReleaseStop) && plan.event("UpgradeCancelled"));
+    assert!(plan.applies_set().is_none() && plan.deletes_pods() == 0);
+}
+
+#[test]
+fn row_25_an_edit_after_the_commit_replaces_what_does_not_run() {
+    let mut case = committed();
+    case.o.coordinator = Coordinator::Absent;
+    for ordinal in 0..2 {
+        case.pod(ordinal).container = waiting("CrashLoopBackOff");
+    }
+    let c = with(json!({"image": "acme/orders:3"}));
+    case.edit(c.clone());
+    case.store(&c);
+    let plan = case.plan();
+    assert_eq!(plan.applies_set(), Some((2, hash(&c))));
+    assert_eq!(plan.deletes_pods(), 2);
+}
+
+#[test]
+fn row_26_an_unhealthy_revision_is_rolled_back_or_kept() {
+    let mut case = committed();
+    case.o.coordinator = Coordinator::Absent;
+    for ordinal in 0..2 {
+        case.pod(ordinal).container = waiting("CrashLoopBackOff");
+    }
+    assert!(case.plan().applies_set().is_none(), "it has its time");
+    let mut kept = case.o.clone();
+    case.now += 601_000;
+    let plan = case.pass();
+    assert_eq!(plan.applies_set(), Some((2, hash(&spec()))));
+    assert_eq!(plan.status.revision.as_ref().unwrap().failed, hash(&b()));
+    // A runs again.
+    let status = case.o.job.status.clone();
+    case.commit(&spec());
+    case.o.job.status = status;
+    case.answer(State::Running);
+    let plan = case.pass();
+    plan.ready("False", "RolledBack").stalled("RolledBack").state("Running");
+    assert_eq!(plan.condition("Available").unwrap().0, "True");
+    let message = &plan.status.conditions.iter().find(|c| c.type_ == "Ready").unwrap().message;
+    assert!(message.contains("kubectl get configmap"), "{message}");
+    // Keep waits.
+    let mut spec = kept.job.stored.clone();
+    spec["upgrade"] = json!({"onFailure": "Keep"});
+    kept.job.spec = serde_json::from_value(spec).unwrap();
+    let plan = crate::plan::plan(&kept, NOW + 601_000);
+    plan.stalled("UpgradeFailed");
+    assert!(plan.applies_set().is_none());
+}
+
+#[test]
+fn row_27_a_revision_with_a_checkpoint_is_not_rolled_back() {
+    let mut case = committed();
+    case.answer(State::Running).last_checkpoint.as_mut().unwrap().id = 8;
+    let plan = case.pass();
+    let known = plan.status.revision.clone().unwrap();
+    assert_eq!((known.current, known.previous), (hash(&b()), hash(&spec())));
+    assert_eq!(plan.condition("UpgradeSucceeded"), Some(("True", "Upgraded")));
+    case.answer(State::Failed);
+    case.now += 10_000_000;
+    let plan = case.plan();
+    assert!(plan.applies_set().is_none());
+    plan.stalled("RestartsExhausted");
+}
+
+#[test]
+fn row_28_without_an_attempt_an_edit_is_committed_at_once() {
+    let mut case = Case::running(spec());
+    case.answer(State::Failed);
+    case.edit(b());
+    case.store(&b());
+    let plan = case.plan();
+    assert_eq!(plan.applies_set(), Some((2, hash(&b()))));
+    assert!(!plan.actions.iter().any(|action| matches!(action, Action::DryRun { .. })));
+}

@@ -1,0 +1,298 @@
+//! The committed revision is the right one: workers, parallelism, live settings, suspend.
+
+use super::{Action, Draft, Target, Verdict};
+use crate::observed::{Coordinator, Kind, Set};
+use crate::reasons::Reason;
+use millrace_crds::names;
+use millrace_protocol::config::Live;
+use millrace_protocol::control::{self, State};
+
+impl Draft<'_> {
+    pub(super) fn scale(&mut self, target: &Target, set: &Set) -> Verdict {
+        let state = self.o.state();
+        match state {
+            Some(State::Superseded) => {
+                self.replicas(set, 0);
+                let told = self.o.answer().map(|answer| answer.message.clone()).unwrap_or_default();
+                return Verdict::stalled(Reason::TakenOver, &told);
+            }
+            Some(State::Finished) if !self.nonce_grew(set) => {
+                self.set_complete(true);
+                self.replicas(set, 0);
+                return Verdict::ready("Finished", Reason::Finished);
+            }
+            _ => {}
+        }
+        if self.complete() {
+            self.replicas(set, 0);
+            return Verdict::ready("Finished", Reason::Finished);
+        }
+        self.set_complete(false);
+        if target.suspended { self.suspend(target, set) } else { self.run(target, set) }
+    }
+
+    fn suspend(&mut self, target: &Target, set: &Set) -> Verdict {
+        let refused = self.refused(target);
+        if set.replicas == 0 {
+            self.apply_live(target);
+            if self.o.workers().next().is_some() {
+                self.look_again(2_000);
+                return Verdict::new("Suspending", Reason::Suspending, "");
+            }
+            return refused.unwrap_or_else(|| Verdict::ready("Suspended", Reason::Suspended));
+        }
+        self.look_again(1_000);
+        if self.o.state() == Some(State::Suspended) || self.none_runs() {
+            self.apply_live(target);
+            self.replicas(set, 0);
+        } else {
+            self.propose(target);
+        }
+        Verdict::new("Suspending", Reason::Suspending, "")
+    }
+
+    fn run(&mut self, target: &Target, set: &Set) -> Verdict {
+        let wanted = target.workers;
+        if set.replicas == 0 {
+            self.apply_live(target);
+            self.replicas(set, wanted);
+            self.look_again(1_000);
+            return Verdict::new("Starting", Reason::Starting, "");
+        }
+        if set.replicas < wanted {
+            self.replicas(set, wanted);
+        }
+        let running = self.o.answer().filter(|answer| answer.state() == State::Running).cloned();
+        let Some(answer) = running else { return self.not_running(target, set) };
+        self.settle(set);
+        let here = connected(&answer, wanted);
+        let fits =
+            answer.workers_wanted == wanted && Some(answer.parallelism) == parallelism(target);
+        let generation = u64::try_from(self.o.job.generation).unwrap_or(0);
+        let growing = answer.workers_wanted < wanted;
+        if growing && here < wanted {
+            self.look_again(1_000);
+            let refused = self.refused(target);
+            let problem = self.pods_problem(wanted.max(set.replicas)).map(|mut problem| {
+                problem.state = "Rescaling";
+                problem
+            });
+            let what = format!("{here} of {wanted} workers are there.");
+            return refused
+                .or(problem)
+                .unwrap_or_else(|| Verdict::new("Rescaling", Reason::WaitingForWorkers, &what));
+        }
+        if answer.accepted_generation != generation || self.live_differs(target) {
+            self.propose(target);
+        }
+        if answer.accepted_generation < generation || !fits {
+            self.look_again(1_000);
+            let (state, reason) = match fits {
+                true => ("Running", Reason::Applying),
+                false => ("Rescaling", Reason::Rescaling),
+            };
+            return self.refused(target).unwrap_or_else(|| Verdict::new(state, reason, ""));
+        }
+        if answer.accepted_generation > generation {
+            return Verdict::new("Running", Reason::Applying, "");
+        }
+        // The attempt runs below the cut: the rest may go, highest ordinals first.
+        let least = in_use(&answer).max(wanted);
+        if set.replicas > least {
+            self.replicas(set, least);
+        }
+        if self.o.workers().any(|pod| pod.ordinal.is_some_and(|ordinal| ordinal >= wanted)) {
+            self.look_again(2_000);
+        }
+        self.refused(target).unwrap_or_else(|| Verdict::ready("Running", Reason::Running))
+    }
+
+    fn not_running(&mut self, target: &Target, set: &Set) -> Verdict {
+        self.look_again(2_000);
+        let first = self.o.job.status.attempt.is_none();
+        let (state, reason) =
+            if first { ("Starting", Reason::Starting) } else { ("Restarting", Reason::Restarting) };
+        let problem = self.pods_problem(set.replicas.min(target.workers));
+        let verdict = match &self.o.coordinator {
+            Coordinator::Answered(answer) => {
+                let answer = answer.clone();
+                self.propose(target);
+                self.answered(&answer, Verdict::new(state, reason, &answer.message), problem)
+            }
+            Coordinator::Unreachable { since, why } => {
+                self.apply_live(target);
+                let ready = self.o.worker(0).is_some_and(|pod| pod.ready);
+                match problem {
+                    Some(problem) => problem,
+                    None if ready && self.now - since > 30_000 => {
+                        Verdict::new("Unknown", Reason::CoordinatorUnreachable, &unreachable(why))
+                    }
+                    None if ready => self.as_before(state, reason),
+                    None => Verdict::new(state, reason, ""),
+                }
+            }
+            Coordinator::Absent => {
+                self.apply_live(target);
+                problem.unwrap_or_else(|| Verdict::new(state, reason, &self.crash_words()))
+            }
+        };
+        let kept = self.keep_failed(target, set);
+        self.refused(target).or(kept).unwrap_or(verdict)
+    }
+
+    fn answered(
+        &mut self,
+        answer: &control::Status,
+        or: Verdict,
+        problem: Option<Verdict>,
+    ) -> Verdict {
+        let told = format!("{} {}", answer.message, answer.remedy).trim().to_owned();
+        match answer.state() {
+            State::Failed => {
+                Verdict { state: "Failed", ..Verdict::stalled(Reason::RestartsExhausted, &told) }
+            }
+            State::Refused => {
+                let reason = Reason::parse(&answer.reason).filter(|r| r.entry().stalled);
+                Verdict::stalled(reason.unwrap_or(Reason::InvalidProgram), &told)
+            }
+            State::Suspended | State::Held => or,
+            _ => problem.unwrap_or(or),
+        }
+    }
+
+    /// The edit was tried and refused; what runs is the revision before it.
+    fn refused(&self, target: &Target) -> Option<Verdict> {
+        let known = self.status.revision.as_ref()?;
+        if known.failed != target.desired {
+            return None;
+        }
+        let reason = self.upgrade_reason().unwrap_or(Reason::CheckFailed);
+        let mut verdict = Verdict::refused(reason, "");
+        // The condition's message already ends with the remedy.
+        let message = self.upgrade_message();
+        verdict.what =
+            message.strip_suffix(reason.entry().remedy).unwrap_or(&message).trim().to_owned();
+        if target.suspended {
+            verdict.state = "Suspended";
+        }
+        Some(verdict)
+    }
+
+    /// An upgrade that is not to be rolled back, or cannot be.
+    fn keep_failed(&mut self, target: &Target, set: &Set) -> Option<Verdict> {
+        let known = self.status.revision.clone().unwrap_or_default();
+        let upgrading = !known.current.is_empty() && known.current != set.revision;
+        if !upgrading || target.back {
+            return None;
+        }
+        if self.overdue(set) {
+            let pods = super::pods::ended_by_user_error(self.o).map(|(_, message)| message);
+            let mut verdict = Verdict::stalled(Reason::UpgradeFailed, &pods.unwrap_or_default());
+            verdict.state = "Upgrading";
+            return Some(verdict);
+        }
+        None
+    }
+
+    /// A single unanswered call is no news.
+    fn as_before(&self, state: &'static str, reason: Reason) -> Verdict {
+        let current = self.o.job.status.observed_generation == Some(self.o.job.generation);
+        match self.status_of("Ready") {
+            Some("True") if current => Verdict::ready("Running", Reason::Running),
+            _ => Verdict::new(state, reason, ""),
+        }
+    }
+
+    fn crash_words(&self) -> String {
+        let newest = self.o.workers().filter_map(super::pods::end).max_by_key(|end| end.at);
+        newest.map(|end| super::pods::told(&end.message).0).unwrap_or_default()
+    }
+
+    /// A revision that runs becomes the current one at its first complete checkpoint.
+    fn settle(&mut self, set: &Set) {
+        let known = self.status.revision.clone().unwrap_or_default();
+        if known.current == set.revision {
+            return;
+        }
+        let first = known.current.is_empty();
+        if !first && !super::target::healthy(self.o, set) {
+            self.look_again(2_000);
+            return;
+        }
+        self.remember(|revision| {
+            revision.previous = std::mem::take(&mut revision.current);
+            revision.current.clone_from(&set.revision);
+        });
+        if !first {
+            self.upgrade_condition("True", Reason::Upgraded, "");
+            self.event(
+                false,
+                Reason::Upgraded,
+                &format!("Revision {} completed its first checkpoint.", set.revision),
+            );
+        }
+    }
+
+    /// Tells the coordinator and writes the file, if either says something else.
+    fn propose(&mut self, target: &Target) {
+        self.apply_live(target);
+        let (Some(answer), Some(live)) = (self.o.answer().cloned(), &target.live) else { return };
+        let generation = live.generation;
+        if answer.accepted_generation > generation {
+            // The cluster's own store went back in time; make sure before overruling.
+            if self.o.job.quorum {
+                self.event(true, Reason::GenerationReset, "");
+                self.act(Action::Propose { live: live.clone(), force: true });
+            } else {
+                self.act(Action::QuorumGet);
+            }
+            self.look_again(1_000);
+        } else if answer.accepted_generation < generation {
+            self.act(Action::Propose { live: live.clone(), force: false });
+        }
+    }
+
+    fn live_differs(&self, target: &Target) -> bool {
+        let key = (Kind::ConfigMap, names::live(&self.o.job.id.name));
+        let text =
+            self.o.children.get(&key).and_then(|child| child.body["data"]["live.json"].as_str());
+        let stored = text.and_then(|text| Live::decode("live", text.as_bytes()).ok());
+        stored.is_some() && stored != target.live
+    }
+
+    fn replicas(&mut self, set: &Set, replicas: u32) {
+        if set.replicas != replicas
+            && let Ok(object) = self.set(&set.revision, replicas, set.commit)
+        {
+            self.act(Action::Apply { uid: set.uid.clone(), object });
+        }
+    }
+
+    fn nonce_grew(&self, set: &Set) -> bool {
+        let stored = self.o.revisions.get(&set.revision).map(|revision| revision.nonce);
+        let wanted = self.o.job.spec.restore_from.as_ref().map(|from| from.nonce);
+        let done = self.o.job.status.restore_nonce.unwrap_or(0);
+        stored.is_some_and(|stored| stored != self.o.job.spec.restart_nonce.unwrap_or(0))
+            || wanted.is_some_and(|nonce| nonce > done)
+    }
+}
+
+fn parallelism(target: &Target) -> Option<u32> {
+    target.live.as_ref().map(|live| u32::from(live.parallelism))
+}
+
+/// Workers below the cut that are connected.
+fn connected(answer: &control::Status, below: u32) -> u32 {
+    let here = answer.workers.iter().filter(|w| w.connected && w.ordinal < below).count();
+    u32::try_from(here).unwrap_or(u32::MAX)
+}
+
+/// One more than the highest ordinal whose slots the attempt uses.
+fn in_use(answer: &control::Status) -> u32 {
+    let used = answer.workers.iter().filter(|worker| !worker.slots_in_use.is_empty());
+    used.map(|worker| worker.ordinal + 1).max().unwrap_or(0)
+}
+
+fn unreachable(why: &str) -> String {
+    format!("Pod 0 is ready, and port {} does not answer ({why}).", names::PORT_CONTROL)
+}

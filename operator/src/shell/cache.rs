@@ -1,0 +1,207 @@
+//! What the API server has told us: a cache of all that is watched, by kind and namespace.
+
+use super::Shell;
+use super::kinds::What;
+use super::options::Options;
+use futures::StreamExt;
+use kube::api::{Api, DynamicObject};
+use kube::core::PartialObjectMeta;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event};
+use millrace_crds::names;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::mpsc::UnboundedSender;
+
+/// Namespace and name of a StreamJob.
+pub(crate) type JobKey = (String, String);
+
+type Objects = BTreeMap<String, Arc<DynamicObject>>;
+
+/// The cache.
+#[derive(Default)]
+pub(crate) struct Cache {
+    objects: Mutex<BTreeMap<(What, String), Objects>>,
+    expected: AtomicUsize,
+    ready: AtomicUsize,
+}
+
+impl Cache {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(What, String), Objects>> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn get(&self, what: What, namespace: &str, name: &str) -> Option<Arc<DynamicObject>> {
+        self.lock().get(&(what, namespace.to_owned()))?.get(name).cloned()
+    }
+
+    pub fn list(&self, what: What, namespace: &str) -> Vec<Arc<DynamicObject>> {
+        let key = (what, namespace.to_owned());
+        self.lock().get(&key).map(|all| all.values().cloned().collect()).unwrap_or_default()
+    }
+
+    /// What we wrote ourselves is known before the watch tells.
+    pub fn put(&self, what: What, object: DynamicObject) {
+        let namespace = object.metadata.namespace.clone().unwrap_or_default();
+        let name = object.metadata.name.clone().unwrap_or_default();
+        self.lock().entry((what, namespace)).or_default().insert(name, Arc::new(object));
+    }
+
+    fn remove(&self, what: What, namespace: &str, name: &str) {
+        if let Some(all) = self.lock().get_mut(&(what, namespace.to_owned())) {
+            all.remove(name);
+        }
+    }
+
+    fn keep(&self, what: What, scope: Option<&str>, seen: &BTreeSet<(String, String)>) {
+        for ((kind, namespace), all) in self.lock().iter_mut() {
+            if *kind == what && scope.is_none_or(|scope| scope == namespace) {
+                all.retain(|name, _| seen.contains(&(namespace.clone(), name.clone())));
+            }
+        }
+    }
+
+    /// Every watch has delivered its first list.
+    pub fn is_ready(&self) -> bool {
+        let expected = self.expected.load(Ordering::Acquire);
+        expected > 0 && self.ready.load(Ordering::Acquire) >= expected
+    }
+}
+
+/// Starts a watch for each kind and namespace.
+pub(crate) fn watch_all(shell: &Arc<Shell>, options: &Options, dirty: UnboundedSender<JobKey>) {
+    let scopes: Vec<Option<String>> = match options.namespaces.as_slice() {
+        [] => vec![None],
+        some => some.iter().cloned().map(Some).collect(),
+    };
+    let mut kinds = vec![
+        What::StreamJob,
+        What::Savepoint,
+        What::ConfigMap,
+        What::ServiceAccount,
+        What::Service,
+        What::DisruptionBudget,
+        What::StatefulSet,
+        What::Pod,
+    ];
+    let nodes = usize::from(options.watch_nodes);
+    shell.cache.expected.store(kinds.len() * scopes.len() + nodes, Ordering::Release);
+    for scope in scopes {
+        for what in kinds.clone() {
+            tokio::spawn(watch(shell.clone(), what, scope.clone(), dirty.clone()));
+        }
+    }
+    if options.watch_nodes {
+        kinds.clear();
+        tokio::spawn(watch(shell.clone(), What::Node, None, dirty));
+    }
+}
+
+async fn watch(
+    shell: Arc<Shell>,
+    what: What,
+    scope: Option<String>,
+    dirty: UnboundedSender<JobKey>,
+) {
+    let api: Api<DynamicObject> = what.scope(&shell.client, scope.as_deref());
+    let config = match what {
+        What::StreamJob | What::Savepoint | What::Node => watcher::Config::default(),
+        _ => watcher::Config::default().labels("app.kubernetes.io/managed-by=millrace"),
+    };
+    match what {
+        // Bodies of these are not needed, or read once by who needs them.
+        What::ConfigMap | What::ServiceAccount => {
+            // Its successor wants a static type, and ours are dynamic.
+            #[allow(deprecated)]
+            let stream = watcher::metadata_watcher(api, config).default_backoff();
+            let stream = stream.map(|event| event.map(bare));
+            follow(&shell, what, scope.as_deref(), stream, &dirty).await;
+        }
+        _ => {
+            let stream = watcher::watcher(api, config).default_backoff();
+            follow(&shell, what, scope.as_deref(), stream, &dirty).await;
+        }
+    }
+}
+
+fn bare(event: Event<PartialObjectMeta<DynamicObject>>) -> Event<DynamicObject> {
+    let full = |meta: PartialObjectMeta<DynamicObject>| DynamicObject {
+        types: None,
+        metadata: meta.metadata,
+        data: serde_json::Value::Null,
+    };
+    match event {
+        Event::Apply(object) => Event::Apply(full(object)),
+        Event::Delete(object) => Event::Delete(full(object)),
+        Event::InitApply(object) => Event::InitApply(full(object)),
+        Event::Init => Event::Init,
+        Event::InitDone => Event::InitDone,
+    }
+}
+
+async fn follow(
+    shell: &Shell,
+    what: What,
+    scope: Option<&str>,
+    stream: impl futures::Stream<Item = watcher::Result<Event<DynamicObject>>>,
+    dirty: &UnboundedSender<JobKey>,
+) {
+    let mut stream = std::pin::pin!(stream);
+    let mut seen = BTreeSet::new();
+    let mut first = true;
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(Event::Init) => seen.clear(),
+            Ok(Event::InitApply(object)) => {
+                let meta = &object.metadata;
+                let namespace = meta.namespace.clone().unwrap_or_default();
+                seen.insert((namespace, meta.name.clone().unwrap_or_default()));
+                store(shell, what, object, dirty);
+            }
+            Ok(Event::InitDone) => {
+                shell.cache.keep(what, scope, &seen);
+                if std::mem::take(&mut first) {
+                    shell.cache.ready.fetch_add(1, Ordering::AcqRel);
+                }
+            }
+            Ok(Event::Apply(object)) => store(shell, what, object, dirty),
+            Ok(Event::Delete(object)) => {
+                mark(what, &object, dirty);
+                let meta = object.metadata;
+                let namespace = meta.namespace.unwrap_or_default();
+                shell.cache.remove(what, &namespace, &meta.name.unwrap_or_default());
+            }
+            Err(error) => {
+                shell.metrics.watch_errors.inc();
+                tracing::warn!(kind = ?what, %error, "watch broken, tried again");
+            }
+        }
+    }
+}
+
+fn store(shell: &Shell, what: What, mut object: DynamicObject, dirty: &UnboundedSender<JobKey>) {
+    mark(what, &object, dirty);
+    // Who wrote which field is half of an object, and none of our business.
+    object.metadata.managed_fields = None;
+    shell.cache.put(what, object);
+}
+
+fn mark(what: What, object: &DynamicObject, dirty: &UnboundedSender<JobKey>) {
+    let meta = &object.metadata;
+    let namespace = meta.namespace.clone().unwrap_or_default();
+    let job = match what {
+        What::StreamJob => meta.name.clone(),
+        What::Savepoint => Some(savepoint_key(object)),
+        _ => meta.labels.as_ref().and_then(|labels| labels.get(names::LABEL_JOB)).cloned(),
+    };
+    if let Some(job) = job {
+        // Nobody listens only while we end.
+        let _ = dirty.send((namespace, job));
+    }
+}
+
+/// A savepoint is seen to with its job; a registered one has none.
+pub(crate) fn savepoint_key(object: &DynamicObject) -> String {
+    object.data["spec"]["jobRef"]["name"].as_str().unwrap_or("").to_owned()
+}

@@ -1,0 +1,99 @@
+//! The control API of a job's coordinator: pod 0, by its address.
+
+use hmac::{Hmac, Mac};
+use millrace_crds::names::PORT_CONTROL;
+use millrace_protocol::control;
+use millrace_protocol::control::control_client::ControlClient;
+use sha2::Sha256;
+use std::time::Duration;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The token of a job: only who has the master key can make it, and nobody need store it.
+pub(crate) fn token(master_key: &[u8], uid: &str) -> anyhow::Result<String> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(master_key)?;
+    mac.update(b"millrace control token v1\0");
+    mac.update(uid.as_bytes());
+    Ok(mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// One coordinator.
+pub(crate) struct Coordinator {
+    client: ControlClient<Channel>,
+    bearer: MetadataValue<Ascii>,
+}
+
+/// What went wrong, in words.
+pub(crate) type Failure = String;
+
+impl Coordinator {
+    pub fn new(ip: &str, token: &str) -> Result<Self, Failure> {
+        let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+        let endpoint = Endpoint::from_shared(format!("http://{host}:{PORT_CONTROL}"))
+            .map_err(|error| error.to_string())?
+            .connect_timeout(PATIENCE)
+            .timeout(PATIENCE);
+        let bearer = format!("Bearer {token}").parse().map_err(|_| "bad token".to_owned())?;
+        Ok(Self { client: ControlClient::new(endpoint.connect_lazy()), bearer })
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("authorization", self.bearer.clone());
+        request
+    }
+
+    pub async fn status(&mut self) -> Result<control::Status, Failure> {
+        let request = self.request(control::StatusRequest {});
+        self.client.get_status(request).await.map(tonic::Response::into_inner).map_err(words)
+    }
+
+    pub async fn propose(&mut self, live: Vec<u8>, force: bool) -> Result<(), Failure> {
+        let request =
+            self.request(control::Proposal { live, revision: Vec::new(), r#override: force });
+        let answer = self.client.propose(request).await.map_err(words)?.into_inner();
+        match answer.verdict() {
+            control::proposal_answer::Verdict::Invalid => Err(answer.message),
+            // The status tells what became of it.
+            _ => Ok(()),
+        }
+    }
+
+    pub async fn hold(&mut self) -> Result<(), Failure> {
+        let request = self.request(control::HoldStopRequest { hold_ms: 60_000 });
+        self.client.hold_stop(request).await.map(drop).map_err(words)
+    }
+
+    pub async fn release(&mut self) -> Result<(), Failure> {
+        let request = self.request(control::ReleaseStopRequest {});
+        self.client.release_stop(request).await.map(drop).map_err(words)
+    }
+
+    pub async fn want(&mut self, wanted: &[(String, String)]) -> Result<(), Failure> {
+        let wanted = wanted
+            .iter()
+            .map(|(id, target)| control::WantedSavepoint { id: id.clone(), target: target.clone() })
+            .collect();
+        let request = self.request(control::WantedSavepoints { wanted });
+        self.client.want_savepoints(request).await.map(drop).map_err(words)
+    }
+}
+
+fn words(status: Status) -> Failure {
+    format!("{}: {}", status.code(), status.message())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_token_hangs_on_key_and_job() {
+        let token = |key: &[u8], uid: &str| super::token(key, uid).unwrap();
+        assert_eq!(token(b"k", "a"), token(b"k", "a"));
+        assert_eq!(token(b"k", "a").len(), 64);
+        assert_ne!(token(b"k", "a"), token(b"k", "b"));
+        assert_ne!(token(b"k", "a"), token(b"l", "a"));
+    }
+}

@@ -1,0 +1,285 @@
+//! Does what a plan asks for, one action after the other.
+
+use super::Shell;
+use super::kinds::What;
+use super::observe::ownership;
+use super::pass::{Remembered, now};
+use super::{calls, coordinator};
+use crate::observed::{Child, Kind, Observed, Ownership};
+use crate::plan::Action;
+use anyhow::{Context, bail, ensure};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use millrace_crds::config::Identity;
+use millrace_crds::names;
+use millrace_crds::render::{self, Owner};
+use serde_json::{Value, json};
+
+/// Does one action.
+pub(crate) async fn execute(
+    shell: &Shell,
+    id: &Identity,
+    observed: &Observed,
+    memory: &mut Remembered,
+    action: Action,
+) -> anyhow::Result<()> {
+    ensure!(shell.leader.leads(), "the lead is lost");
+    let text = format!("{action:?}");
+    let name = text.split([' ', '(']).next().unwrap_or_default().to_owned();
+    tracing::info!(namespace = id.namespace, job = id.name, action = summary(&action), "acts");
+    shell.metrics.actions.get_or_create(&vec![("action".to_owned(), name)]).inc();
+    match action {
+        Action::Create(object) => create(shell, id, memory, object).await,
+        Action::CreateToken => {
+            let token = coordinator::token(&shell.master_key, &id.uid)?;
+            let owner = Owner { id, version: env!("CARGO_PKG_VERSION") };
+            let object: DynamicObject = serde_json::from_value(render::secret(&owner, &token))?;
+            let api = What::Secret.api(&shell.client, &id.namespace);
+            match api.create(&manager(), &object).await {
+                Err(error) if !taken(&error) => Err(error).context("the token's Secret"),
+                _ => Ok(()),
+            }
+        }
+        Action::Apply { uid, object } => apply(shell, memory, uid, object).await,
+        Action::DryRun { revision, object } => {
+            dry_run(shell, observed, memory, revision, object).await
+        }
+        Action::Delete { kind, name, uid } => {
+            let what = What::parse(kind).context("a kind that nobody deletes")?;
+            delete(shell, what, &id.namespace, &name, uid, false).await
+        }
+        Action::DeletePod { name, uid, force, why } => {
+            if why == crate::plan::Why::CrashLoop
+                && let Some(ordinal) = names::ordinal(&id.name, &name)
+            {
+                let entry = memory.plan.crash_deletes.entry(ordinal).or_insert((0, 0));
+                *entry = (now(), entry.1.saturating_add(1));
+            }
+            delete(shell, What::Pod, &id.namespace, &name, uid, force).await
+        }
+        Action::QuorumGet => {
+            memory.quorum = true;
+            Ok(())
+        }
+        Action::LookAtSetEvents => {
+            memory.plan.looked_at_events = Some(now());
+            if let Some(set) = &observed.set {
+                let main = names::main(&id.name);
+                memory.forbidden =
+                    calls::set_failure(&shell.client, &id.namespace, &main, &set.uid).await?;
+            }
+            Ok(())
+        }
+        Action::Finalizer(on) => {
+            finalizer(shell, What::StreamJob, &id.namespace, &id.name, on).await
+        }
+        Action::SavepointFinalizer { name, on } => {
+            finalizer(shell, What::Savepoint, &id.namespace, &name, on).await
+        }
+        Action::AnnotateSavepoint { name, path } => {
+            let patch = json!({"metadata": {"annotations": {names::ANNOTATION_PATH: path}}});
+            let api = What::Savepoint.api(&shell.client, &id.namespace);
+            let written = api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+            shell.cache.put(What::Savepoint, written);
+            Ok(())
+        }
+        call => told(memory, call).await,
+    }
+}
+
+/// Calls to the coordinator.
+async fn told(memory: &mut Remembered, call: Action) -> anyhow::Result<()> {
+    let Some((_, coordinator)) = &mut memory.coordinator else { return Ok(()) };
+    let result = match call {
+        Action::Propose { live, force } => coordinator.propose(live.encode()?, force).await,
+        Action::HoldStop => coordinator.hold().await,
+        Action::ReleaseStop => coordinator.release().await,
+        Action::WantSavepoints(wanted) => coordinator.want(&wanted).await,
+        other => bail!("nobody does {other:?}"),
+    };
+    result.map_err(|why| anyhow::anyhow!("the coordinator: {why}"))
+}
+
+fn manager() -> PostParams {
+    PostParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PostParams::default() }
+}
+
+fn taken(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409 && status.reason == "AlreadyExists")
+}
+
+/// What and by which name.
+fn target(object: &Value) -> anyhow::Result<(What, String, String)> {
+    let what = object["kind"].as_str().and_then(What::parse).context("a kind without a name")?;
+    let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default().to_owned();
+    Ok((what, text("namespace"), text("name")))
+}
+
+async fn create(
+    shell: &Shell,
+    id: &Identity,
+    memory: &mut Remembered,
+    object: Value,
+) -> anyhow::Result<()> {
+    let (what, namespace, name) = target(&object)?;
+    let api = what.api(&shell.client, &namespace);
+    let made: DynamicObject = serde_json::from_value(object)?;
+    match api.create(&manager(), &made).await {
+        Ok(made) => {
+            written(shell, memory, what, made);
+            Ok(())
+        }
+        Err(error) if taken(&error) => {
+            // Ours that the cache does not show yet, or not ours: the next pass must know.
+            let Some(there) = api.get_metadata_opt(&name).await? else { return Ok(()) };
+            let there = DynamicObject { types: None, metadata: there.metadata, data: Value::Null };
+            let owner = ownership(&there, id);
+            let kind = child_kind(what);
+            if let (Some(kind), true) = (kind, owner != Ownership::Ours) {
+                let uid = there.metadata.uid.unwrap_or_default();
+                memory.foreign.insert((kind, name), Child { uid, owner, body: Value::Null });
+                return Ok(());
+            }
+            bail!("{name} exists and is not in the cache yet")
+        }
+        Err(error) => Err(error).with_context(|| format!("creating {what:?} {name}")),
+    }
+}
+
+fn child_kind(what: What) -> Option<Kind> {
+    match what {
+        What::ConfigMap => Some(Kind::ConfigMap),
+        What::ServiceAccount => Some(Kind::ServiceAccount),
+        What::Service => Some(Kind::Service),
+        What::DisruptionBudget => Some(Kind::DisruptionBudget),
+        What::StatefulSet => Some(Kind::StatefulSet),
+        _ => None,
+    }
+}
+
+/// The cache shows what we wrote before its watch does, and a set's generation tells
+/// later whether anyone else wrote.
+fn written(shell: &Shell, memory: &mut Remembered, what: What, object: DynamicObject) {
+    if what == What::StatefulSet {
+        let uid = object.metadata.uid.clone().unwrap_or_default();
+        memory.set_generation = Some((uid, object.metadata.generation.unwrap_or(0)));
+    }
+    let mut object = object;
+    object.metadata.managed_fields = None;
+    shell.cache.put(what, object);
+}
+
+async fn apply(
+    shell: &Shell,
+    memory: &mut Remembered,
+    uid: String,
+    mut object: Value,
+) -> anyhow::Result<()> {
+    let (what, namespace, name) = target(&object)?;
+    // The uid makes it an update of what was seen to be ours, never a create or an adoption.
+    object["metadata"]["uid"] = json!(uid);
+    let api = what.api(&shell.client, &namespace);
+    let params = PatchParams::apply(names::FIELD_MANAGER).force();
+    let applied = api
+        .patch(&name, &params, &Patch::Apply(&object))
+        .await
+        .with_context(|| format!("applying {what:?} {name}"))?;
+    written(shell, memory, what, applied);
+    Ok(())
+}
+
+async fn dry_run(
+    shell: &Shell,
+    observed: &Observed,
+    memory: &mut Remembered,
+    revision: String,
+    mut object: Value,
+) -> anyhow::Result<()> {
+    let (what, namespace, name) = target(&object)?;
+    let Some(set) = &observed.set else { return Ok(()) };
+    object["metadata"]["uid"] = json!(set.uid);
+    let params = PatchParams::apply(names::FIELD_MANAGER).force().dry_run();
+    let api = what.api(&shell.client, &namespace);
+    let result = match api.patch(&name, &params, &Patch::Apply(&object)).await {
+        Ok(_) => Ok(()),
+        // Only a verdict on the object is one; anything else is tried again.
+        Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
+            Err(status.message.chars().take(1_000).collect())
+        }
+        Err(error) => return Err(error).context("dry run"),
+    };
+    memory.plan.dry_run = Some((revision, result));
+    Ok(())
+}
+
+async fn delete(
+    shell: &Shell,
+    what: What,
+    namespace: &str,
+    name: &str,
+    uid: String,
+    force: bool,
+) -> anyhow::Result<()> {
+    let params = DeleteParams {
+        preconditions: Some(Preconditions { uid: Some(uid), resource_version: None }),
+        grace_period_seconds: force.then_some(0),
+        ..DeleteParams::background()
+    };
+    match what.api(&shell.client, namespace).delete(name, &params).await {
+        // Gone, or another object of that name: both are what was wanted.
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("deleting {what:?} {name}")),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Puts our finalizer on an object, or takes it off, leaving others' alone.
+pub(crate) async fn finalizer(
+    shell: &Shell,
+    what: What,
+    namespace: &str,
+    name: &str,
+    on: bool,
+) -> anyhow::Result<()> {
+    let api = what.api(&shell.client, namespace);
+    let Some(object) = api.get_metadata_opt(name).await? else { return Ok(()) };
+    let mut list = object.metadata.finalizers.clone().unwrap_or_default();
+    list.retain(|name| name != names::FINALIZER);
+    if on {
+        list.push(names::FINALIZER.to_owned());
+    }
+    let version = &object.metadata.resource_version;
+    let patch = json!({"metadata": {"finalizers": list, "resourceVersion": version}});
+    match api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(error) => Err(error).context("writing the finalizer"),
+        Ok(written) => {
+            if on {
+                shell.cache.put(what, written);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// For the log: never a body, which may hold what a user would not log.
+fn summary(action: &Action) -> String {
+    let named = |verb: &str, object: &Value| {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        format!("{verb} {} {}", text(&object["kind"]), text(&object["metadata"]["name"]))
+    };
+    match action {
+        Action::Create(object) => named("create", object),
+        Action::Apply { object, .. } => named("apply", object),
+        Action::DryRun { object, .. } => named("dry-run", object),
+        Action::Delete { kind, name, .. } => format!("delete {kind} {name}"),
+        Action::DeletePod { name, why, .. } => format!("delete pod {name} ({why:?})"),
+        Action::Propose { live, force } => {
+            format!(
+                "propose generation {}{}",
+                live.generation,
+                if *force { " by force" } else { "" }
+            )
+        }
+        other => format!("{other:?}"),
+    }
+}

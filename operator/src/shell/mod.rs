@@ -1,0 +1,99 @@
+//! The shell around `plan`: watches, calls, clocks. No decisions.
+
+mod cache;
+mod calls;
+mod coordinator;
+mod execute;
+mod kinds;
+mod leader;
+mod metrics;
+mod observe;
+pub mod options;
+mod pass;
+mod pods;
+mod queue;
+pub mod release;
+mod serve;
+
+use anyhow::Context;
+use cache::Cache;
+use kube::Client;
+use kube::runtime::events::{Recorder, Reporter};
+use leader::Leader;
+use metrics::Metrics;
+use options::Options;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+/// What every pass needs.
+pub(crate) struct Shell {
+    pub client: Client,
+    pub cache: Cache,
+    pub recorder: Recorder,
+    pub leader: Leader,
+    pub metrics: Metrics,
+    pub controller: String,
+    pub cluster: String,
+    pub master_key: Vec<u8>,
+    pub watches_nodes: bool,
+}
+
+/// Runs until told to end.
+pub async fn run(mut options: Options) -> anyhow::Result<()> {
+    if options.identity.is_empty() {
+        options.identity = format!("{}-{:08x}", options.name, fastrand::u32(..));
+    }
+    let master_key = std::fs::read(&options.master_key_file).with_context(|| {
+        format!(
+            "the master key {} cannot be read: mount the chart's Secret there",
+            options.master_key_file.display()
+        )
+    })?;
+    anyhow::ensure!(master_key.len() >= 16, "the master key has fewer than 16 bytes");
+    let client = Client::try_default().await.context("no way to the API server")?;
+    let cluster = calls::cluster_id(&client).await;
+    let controller = format!("{}/{}", options.own_namespace, options.name);
+    let reporter =
+        Reporter { controller: "millrace".to_owned(), instance: Some(options.identity.clone()) };
+    let context = Arc::new(Shell {
+        recorder: Recorder::new(client.clone(), reporter),
+        cache: Cache::default(),
+        leader: Leader::default(),
+        metrics: Metrics::default(),
+        controller,
+        cluster,
+        master_key,
+        watches_nodes: options.watch_nodes,
+        client,
+    });
+    let (stop, stopped) = watch::channel(false);
+    let listener = tokio::net::TcpListener::bind(options.listen)
+        .await
+        .with_context(|| format!("{} cannot be listened on", options.listen))?;
+    tokio::spawn(serve::serve(listener, context.clone()));
+    tokio::spawn(signals(stop));
+    let (dirty, marked) = mpsc::unbounded_channel();
+    let leads = leader::campaign(context.clone(), &options, stopped.clone());
+    let work = async {
+        // Caches are warm before we lead, so that a change of leaders is short.
+        cache::watch_all(&context, &options, dirty.clone());
+        context.leader.first(stopped.clone()).await;
+        queue::work(context.clone(), marked, stopped.clone()).await;
+    };
+    let (led, ()) = tokio::join!(leads, work);
+    led
+}
+
+async fn signals(stop: watch::Sender<bool>) {
+    let (Ok(mut term), Ok(mut int)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return;
+    };
+    tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+    tracing::info!("told to end");
+    let _ = stop.send(true);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+}

@@ -1,0 +1,324 @@
+//! Gathers what a plan looks at: from the cache, from immutable bodies read once, and from
+//! the job's coordinator.
+
+use super::Shell;
+use super::cache::savepoint_key;
+use super::coordinator::{self, Coordinator};
+use super::kinds::What;
+use super::pass::Remembered;
+use super::pods;
+use crate::observed::{
+    self, Child, Job, Kind, Millis, Observed, Ownership, Revision, SavepointObject, Set, Us,
+};
+use anyhow::Context;
+use kube::api::DynamicObject;
+use millrace_crds::config::Identity;
+use millrace_crds::names;
+use millrace_crds::render::Commit;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+const CHILDREN: [(Kind, What); 5] = [
+    (Kind::ConfigMap, What::ConfigMap),
+    (Kind::ServiceAccount, What::ServiceAccount),
+    (Kind::Service, What::Service),
+    (Kind::DisruptionBudget, What::DisruptionBudget),
+    (Kind::StatefulSet, What::StatefulSet),
+];
+
+/// The StreamJob as a plan sees it.
+pub(crate) fn job(shell: &Shell, object: &DynamicObject, quorum: bool) -> anyhow::Result<Job> {
+    let meta = &object.metadata;
+    let stored = object.data["spec"].clone();
+    let annotations = meta.annotations.as_ref();
+    Ok(Job {
+        id: Identity {
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            name: meta.name.clone().unwrap_or_default(),
+            uid: meta.uid.clone().unwrap_or_default(),
+            cluster: shell.cluster.clone(),
+        },
+        generation: meta.generation.unwrap_or(0),
+        deleting: meta.deletion_timestamp.as_ref().map(|at| at.0.as_millisecond()),
+        finalizer: meta.finalizers.iter().flatten().any(|name| name == names::FINALIZER),
+        check_only: annotations
+            .and_then(|all| all.get(names::ANNOTATION_CHECK_ONLY))
+            .is_some_and(|value| value == "true"),
+        spec: serde_json::from_value(stored.clone())
+            .context("the stored spec is not understood")?,
+        stored,
+        status: match &object.data["status"] {
+            Value::Null => Default::default(),
+            status => serde_json::from_value(status.clone())
+                .context("the stored status is not understood")?,
+        },
+        quorum,
+    })
+}
+
+/// A Savepoint as a plan sees it.
+pub(crate) fn savepoint(object: &DynamicObject) -> anyhow::Result<SavepointObject> {
+    let meta = &object.metadata;
+    let annotation = |key: &str| meta.annotations.as_ref().and_then(|all| all.get(key)).cloned();
+    Ok(SavepointObject {
+        name: meta.name.clone().unwrap_or_default(),
+        uid: meta.uid.clone().unwrap_or_default(),
+        generation: meta.generation.unwrap_or(0),
+        created: meta.creation_timestamp.as_ref().map_or(0, |at| at.0.as_millisecond()),
+        deleting: meta.deletion_timestamp.as_ref().map(|at| at.0.as_millisecond()),
+        finalizer: meta.finalizers.iter().flatten().any(|name| name == names::FINALIZER),
+        annotated_path: annotation(names::ANNOTATION_PATH),
+        scheduled: meta.labels.iter().flatten().any(|(key, _)| key == names::LABEL_SCHEDULED_FOR),
+        spec: serde_json::from_value(object.data["spec"].clone())?,
+        status: match &object.data["status"] {
+            Value::Null => Default::default(),
+            status => serde_json::from_value(status.clone())?,
+        },
+    })
+}
+
+/// Everything about a job.
+pub(crate) async fn observe(
+    shell: &Shell,
+    job: Job,
+    memory: &mut Remembered,
+    now: Millis,
+) -> anyhow::Result<Observed> {
+    let (namespace, name) = (job.id.namespace.clone(), job.id.name.clone());
+    let mut children = std::mem::take(&mut memory.foreign);
+    let mut revisions = BTreeMap::new();
+    let mut set = None;
+    for (kind, what) in CHILDREN {
+        for object in shell.cache.list(what, &namespace) {
+            let labelled = label(&object, names::LABEL_JOB) == Some(name.as_str());
+            if !labelled {
+                continue;
+            }
+            let owner = ownership(&object, &job.id);
+            let child_name = object.metadata.name.clone().unwrap_or_default();
+            let mut body = object.data.clone();
+            if owner == Ownership::Ours && kind == Kind::ConfigMap {
+                body = config_map(shell, memory, &object).await?;
+                if let Some(hash) = label(&object, names::LABEL_REVISION) {
+                    revisions.insert(hash.to_owned(), revision(&object, &body));
+                }
+            }
+            if owner == Ownership::Ours && kind == Kind::StatefulSet {
+                set = Some(stateful_set(&object, memory));
+            }
+            if kind == Kind::StatefulSet || kind == Kind::ServiceAccount {
+                body = Value::Null;
+            } else if kind != Kind::ConfigMap {
+                body = whole(&object, what);
+            }
+            let uid = object.metadata.uid.clone().unwrap_or_default();
+            children.insert((kind, child_name), Child { uid, owner, body });
+        }
+    }
+    let objects: Vec<_> = shell
+        .cache
+        .list(What::Pod, &namespace)
+        .into_iter()
+        .filter(|pod| label(pod, names::LABEL_JOB_UID) == Some(job.id.uid.as_str()))
+        .collect();
+    let pods: Vec<_> = objects.iter().map(|object| pods::pod(&name, object)).collect();
+    let zero = pods.iter().position(|pod| pod.ordinal == Some(0));
+    let address = zero
+        .filter(|at| pods[*at].container == observed::Container::Running)
+        .and_then(|at| pods::ip(&objects[at]).map(str::to_owned));
+    let coordinator = ask(shell, &job.id.uid, address, memory, now).await;
+    remember_losses(&coordinator, &pods, memory, now);
+    let mut nodes = BTreeMap::new();
+    if shell.watches_nodes {
+        for name in pods.iter().filter_map(|pod| pod.node.clone()) {
+            match shell.cache.get(What::Node, "", &name) {
+                Some(node) => {
+                    memory.plan.node_gone.remove(&name);
+                    nodes.insert(name, pods::node(&node));
+                }
+                None => {
+                    memory.plan.node_gone.entry(name).or_insert(now);
+                }
+            }
+        }
+    }
+    let savepoints = shell.cache.list(What::Savepoint, &namespace);
+    let restores = job.spec.restore_from.as_ref().and_then(|from| from.savepoint_ref.clone());
+    let savepoints = savepoints
+        .iter()
+        .filter(|object| {
+            let named = restores.as_ref().map(|named| &named.name);
+            savepoint_key(object) == name || object.metadata.name.as_ref() == named
+        })
+        .filter_map(|object| savepoint(object).ok())
+        .collect();
+    let namespace_terminating = job.deleting.is_some()
+        && job.finalizer
+        && super::calls::terminating(&shell.client, &namespace).await?;
+    Ok(Observed {
+        children,
+        set,
+        revisions,
+        pods,
+        coordinator,
+        savepoints,
+        nodes,
+        forbidden: memory.forbidden.clone(),
+        namespace_terminating,
+        memory: memory.plan.clone(),
+        us: Us {
+            controller: shell.controller.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        },
+        job,
+    })
+}
+
+pub(crate) fn label<'a>(object: &'a DynamicObject, key: &str) -> Option<&'a str> {
+    object.metadata.labels.as_ref()?.get(key).map(String::as_str)
+}
+
+/// Whose an object is, by its controller reference and nothing else.
+pub(crate) fn ownership(object: &DynamicObject, id: &Identity) -> Ownership {
+    let owners = object.metadata.owner_references.iter().flatten();
+    match owners.into_iter().find(|owner| owner.controller == Some(true)) {
+        Some(owner) if owner.uid == id.uid => Ownership::Ours,
+        Some(owner) if owner.kind == "StreamJob" && owner.name == id.name => Ownership::Earlier,
+        _ => Ownership::Stranger,
+    }
+}
+
+// Objects of a list come without their kind.
+fn whole(object: &DynamicObject, what: What) -> Value {
+    let resource = what.resource();
+    let mut body = object.data.clone();
+    body["metadata"] = json!(object.metadata);
+    body["apiVersion"] = json!(resource.api_version);
+    body["kind"] = json!(resource.kind);
+    body
+}
+
+/// The body of a ConfigMap: watched by its metadata, read when its version is new.
+async fn config_map(
+    shell: &Shell,
+    memory: &mut Remembered,
+    object: &DynamicObject,
+) -> anyhow::Result<Value> {
+    let meta = &object.metadata;
+    let name = meta.name.clone().unwrap_or_default();
+    let version = (meta.uid.clone(), meta.resource_version.clone());
+    if let Some((known, body)) = memory.bodies.get(&name)
+        && *known == version
+    {
+        return Ok(body.clone());
+    }
+    let namespace = meta.namespace.clone().unwrap_or_default();
+    let read = What::ConfigMap.api(&shell.client, &namespace).get(&name).await?;
+    let version = (read.metadata.uid.clone(), read.metadata.resource_version.clone());
+    memory.bodies.insert(name, (version, read.data.clone()));
+    Ok(read.data)
+}
+
+fn revision(object: &DynamicObject, body: &Value) -> Revision {
+    let text = |key: &str| body["data"][key].as_str().unwrap_or_default().to_owned();
+    let annotation = |key: &str| {
+        let all = object.metadata.annotations.as_ref();
+        all.and_then(|all| all.get(key)).cloned().unwrap_or_default()
+    };
+    Revision {
+        uid: object.metadata.uid.clone().unwrap_or_default(),
+        config_hash: text("revision-hash"),
+        set: text("statefulset.json"),
+        image: text("image"),
+        nonce: annotation(names::ANNOTATION_NONCE).parse().unwrap_or(0),
+        rendered_by: annotation(names::ANNOTATION_RENDERED_BY),
+    }
+}
+
+fn stateful_set(object: &DynamicObject, memory: &Remembered) -> Set {
+    let number = |key: &str| {
+        let all = object.metadata.annotations.as_ref();
+        all.and_then(|all| all.get(key)).and_then(|text| text.parse().ok())
+    };
+    let uid = object.metadata.uid.clone().unwrap_or_default();
+    let known = (uid.clone(), object.metadata.generation.unwrap_or(0));
+    // The label of the template is the truth; the one on the set is for people.
+    let template = &object.data["spec"]["template"]["metadata"]["labels"];
+    let replicas = object.data["spec"]["replicas"].as_u64().unwrap_or(1);
+    Set {
+        revision: template[names::LABEL_REVISION].as_str().unwrap_or_default().to_owned(),
+        replicas: u32::try_from(replicas).unwrap_or(u32::MAX),
+        commit: Commit {
+            at_ms: number(names::ANNOTATION_COMMITTED_AT).unwrap_or(0),
+            after_checkpoint: number(names::ANNOTATION_COMMITTED_AFTER)
+                .and_then(|id| u64::try_from(id).ok())
+                .unwrap_or(0),
+        },
+        drifted: memory.set_generation.as_ref() != Some(&known),
+        deleting: object.metadata.deletion_timestamp.is_some(),
+        uid,
+    }
+}
+
+async fn ask(
+    shell: &Shell,
+    uid: &str,
+    address: Option<String>,
+    memory: &mut Remembered,
+    now: Millis,
+) -> observed::Coordinator {
+    let Some(address) = address else {
+        (memory.coordinator, memory.unreachable) = (None, None);
+        return observed::Coordinator::Absent;
+    };
+    if memory.coordinator.as_ref().is_none_or(|(known, _)| *known != address) {
+        let made = coordinator::token(&shell.master_key, uid)
+            .map_err(|error| error.to_string())
+            .and_then(|token| Coordinator::new(&address, &token));
+        memory.coordinator = made.ok().map(|made| (address.clone(), made));
+    }
+    let answer = match &mut memory.coordinator {
+        Some((_, coordinator)) => coordinator.status().await,
+        None => Err("its address makes no sense".to_owned()),
+    };
+    match answer {
+        // Facts of a record that is not the newest are no facts.
+        Ok(status) if status.head_version < memory.plan.head_version => {
+            unreachable(memory, now, "a coordinator of the past answered".to_owned())
+        }
+        Ok(status) => {
+            memory.unreachable = None;
+            memory.plan.head_version = status.head_version;
+            observed::Coordinator::Answered(Box::new(status))
+        }
+        Err(why) => unreachable(memory, now, why),
+    }
+}
+
+fn unreachable(memory: &mut Remembered, now: Millis, why: String) -> observed::Coordinator {
+    let since = *memory.unreachable.get_or_insert(now);
+    observed::Coordinator::Unreachable { since, why }
+}
+
+/// Since when each worker is lost, as far as this process has seen.
+fn remember_losses(
+    coordinator: &observed::Coordinator,
+    pods: &[observed::Pod],
+    memory: &mut Remembered,
+    now: Millis,
+) {
+    let here: Vec<u32> = match coordinator {
+        observed::Coordinator::Answered(status) => {
+            status.workers.iter().filter(|w| w.connected).map(|w| w.ordinal).collect()
+        }
+        _ => Vec::new(),
+    };
+    let lost = &mut memory.plan.worker_lost;
+    for ordinal in pods.iter().filter_map(|pod| pod.ordinal) {
+        if here.contains(&ordinal) {
+            lost.remove(&ordinal);
+        } else {
+            lost.entry(ordinal).or_insert(now);
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The command line.
+
+use clap::{Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// The controller of Millrace: StreamJob and Savepoint objects into running jobs.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Options {
+    /// A namespace to watch; may be repeated. None: the whole cluster.
+    #[arg(long = "namespace", env = "MILLRACE_NAMESPACES", value_delimiter = ',')]
+    pub namespaces: Vec<String>,
+    /// The controller's own namespace: its lease is there.
+    #[arg(long, env = "MILLRACE_OWN_NAMESPACE", default_value = "default")]
+    pub own_namespace: String,
+    /// The controller's name, unique in its namespace.
+    #[arg(long, env = "MILLRACE_NAME", default_value = "millrace")]
+    pub name: String,
+    /// This process, among those that could lead.
+    #[arg(long, env = "MILLRACE_IDENTITY", default_value = "")]
+    pub identity: String,
+    /// A file with the key from which the tokens of jobs are made.
+    #[arg(long, env = "MILLRACE_MASTER_KEY_FILE", default_value = "/etc/millrace/master/key")]
+    pub master_key_file: PathBuf,
+    /// Where metrics, health and readiness are served.
+    #[arg(long, env = "MILLRACE_LISTEN", default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
+    /// Look at nodes, to free pods of lost ones sooner.
+    #[arg(long, env = "MILLRACE_WATCH_NODES")]
+    pub watch_nodes: bool,
+    /// How logs are written.
+    #[arg(long, env = "MILLRACE_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+    /// Something else than to control.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Something else than to control.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Take finalizers and our name off all objects, so that nothing waits for us.
+    Release,
+    /// Succeed if a controller of our name leads and the API server knows our resources.
+    Probe,
+    /// Print the table of reasons.
+    Reasons,
+}

@@ -1,0 +1,145 @@
+//! One look at one job: observe, plan, write the status, tell, act.
+
+use super::Shell;
+use super::cache::{JobKey, savepoint_key};
+use super::coordinator::Coordinator;
+use super::kinds::What;
+use super::{execute, observe};
+use crate::observed::{Child, Kind, Memory, Millis};
+use crate::plan::{self, Event};
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DynamicObject, PostParams};
+use kube::runtime::events;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// Uid and resource version.
+pub(crate) type Version = (Option<String>, Option<String>);
+
+/// What is kept of a job between two passes; may be lost at any time.
+#[derive(Default)]
+pub(crate) struct Remembered {
+    pub plan: Memory,
+    /// Objects that were in the way of a POST, for the next pass.
+    pub foreign: BTreeMap<(Kind, String), Child>,
+    pub bodies: BTreeMap<String, (Version, Value)>,
+    /// Uid and generation of the StatefulSet after our last write.
+    pub set_generation: Option<(String, i64)>,
+    pub forbidden: Option<String>,
+    pub coordinator: Option<(String, Coordinator)>,
+    pub unreachable: Option<Millis>,
+    pub quorum: bool,
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now() -> Millis {
+    Timestamp::now().as_millisecond()
+}
+
+/// When to look again; `None`: the job is gone.
+pub(crate) async fn pass(
+    shell: &Shell,
+    key: &JobKey,
+    memory: &mut Remembered,
+) -> anyhow::Result<Option<u64>> {
+    let (namespace, name) = key;
+    let quorum = std::mem::take(&mut memory.quorum);
+    let object = if quorum {
+        What::StreamJob.api(&shell.client, namespace).get_opt(name).await?
+    } else {
+        shell.cache.get(What::StreamJob, namespace, name).map(|object| (*object).clone())
+    };
+    tracing::debug!(namespace = %namespace, job = %name, there = object.is_some(), "looks");
+    let Some(object) = object else {
+        orphans(shell, key).await?;
+        return Ok(None);
+    };
+    let job = observe::job(shell, &object, quorum)?;
+    let id = job.id.clone();
+    let observed = observe::observe(shell, job, memory, now()).await?;
+    let plan = plan::plan(&observed, now());
+    anyhow::ensure!(shell.leader.leads(), "the lead is lost");
+    if plan.status != observed.job.status {
+        let written = write_status(shell, What::StreamJob, &object, json!(plan.status)).await?;
+        shell.cache.put(What::StreamJob, written);
+    }
+    for (name, status) in &plan.savepoints {
+        if let Some(stored) = shell.cache.get(What::Savepoint, namespace, name)
+            && stored.data["status"] != json!(status)
+        {
+            let written = write_status(shell, What::Savepoint, &stored, json!(status)).await?;
+            shell.cache.put(What::Savepoint, written);
+        }
+    }
+    for event in &plan.events {
+        tell(shell, &object, event).await;
+    }
+    for action in plan.actions {
+        execute::execute(shell, &id, &observed, memory, action).await?;
+    }
+    Ok(Some(plan.requeue_ms))
+}
+
+/// Savepoints whose job is not there.
+async fn orphans(shell: &Shell, (namespace, name): &JobKey) -> anyhow::Result<()> {
+    for object in shell.cache.list(What::Savepoint, namespace) {
+        if savepoint_key(&object) != *name {
+            continue;
+        }
+        let (status, let_go) = plan::orphan(&observe::savepoint(&object)?, now());
+        anyhow::ensure!(shell.leader.leads(), "the lead is lost");
+        if object.data["status"] != json!(status) {
+            let written = write_status(shell, What::Savepoint, &object, json!(status)).await?;
+            shell.cache.put(What::Savepoint, written);
+        }
+        if let_go {
+            let name = object.metadata.name.clone().unwrap_or_default();
+            execute::finalizer(shell, What::Savepoint, namespace, &name, false).await?;
+        }
+    }
+    Ok(())
+}
+
+/// PUT with the version that was seen: a status decided on old facts is refused.
+async fn write_status(
+    shell: &Shell,
+    what: What,
+    object: &DynamicObject,
+    status: Value,
+) -> anyhow::Result<DynamicObject> {
+    let mut object = object.clone();
+    object.data["status"] = status;
+    let resource = what.resource();
+    object.types =
+        Some(kube::api::TypeMeta { api_version: resource.api_version, kind: resource.kind });
+    let namespace = object.metadata.namespace.clone().unwrap_or_default();
+    let name = object.metadata.name.clone().unwrap_or_default();
+    shell.metrics.status_writes.inc();
+    let api = what.api(&shell.client, &namespace);
+    Ok(api.replace_status(&name, &PostParams::default(), &object).await?)
+}
+
+/// An event that cannot be written is lost: the conditions say the same.
+async fn tell(shell: &Shell, object: &DynamicObject, event: &Event) {
+    let label = vec![("reason".to_owned(), event.reason.to_owned())];
+    shell.metrics.events.get_or_create(&label).inc();
+    let reference = ObjectReference {
+        api_version: Some("millrace.dev/v1alpha1".to_owned()),
+        kind: Some("StreamJob".to_owned()),
+        name: object.metadata.name.clone(),
+        namespace: object.metadata.namespace.clone(),
+        uid: object.metadata.uid.clone(),
+        ..ObjectReference::default()
+    };
+    let event = events::Event {
+        type_: if event.warning { events::EventType::Warning } else { events::EventType::Normal },
+        reason: event.reason.to_owned(),
+        note: Some(event.message.chars().take(1_000).collect()),
+        action: event.reason.to_owned(),
+        secondary: None,
+    };
+    if let Err(error) = shell.recorder.publish(&event, &reference).await {
+        tracing::debug!(%error, reason = event.reason, "event not written");
+    }
+}
