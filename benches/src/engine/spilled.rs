@@ -11,7 +11,7 @@ use crate::measure::resident_bytes;
 use anyhow::{Context, Result, bail, ensure};
 use millrace::prelude::*;
 use millrace_engine::graph::SpillTo;
-use millrace_engine::state::budget::{Budget, Shares};
+use millrace_engine::state::budget::{Budget, FIXED, LEAST, Shares};
 use millrace_rocksdb::{LocalDir, RocksTiers};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -106,8 +106,8 @@ pub fn main(half: &str, keys: &str, skew: &str) -> Result<()> {
     let skew = if skew == "zipf" { Skew::Zipf } else { Skew::Uniform };
     let keys = Keys::new(keys.parse()?, skew);
     let tables = keys.keys * TABLE_BYTES / TIMES;
-    let total = tables * 100 / 45;
-    ensure!(total >= 32 << 20, "too few keys: the memory for them would be too small to work");
+    let total = FIXED + tables / 40 * 100;
+    ensure!(total >= LEAST, "too few keys: the memory for them would be too small to work");
     let result = match half {
         OURS => ours(keys, total)?,
         BARE => bare(keys, total)?,

@@ -28,6 +28,7 @@ const ROUNDS: u64 = 2;
 /// Keys that have seen all their rows: how many, and their sum.
 static COMPLETE: AtomicU64 = AtomicU64::new(0);
 static KEYS: AtomicU64 = AtomicU64::new(0);
+static ROWS: AtomicU64 = AtomicU64::new(0);
 
 fn keys() -> u64 {
     5 * Shares::of(TOTAL).tables / (PAYLOAD as u64 + 60)
@@ -49,6 +50,7 @@ fn the_job() {
         .key_by(|row: &(u64, u64, Vec<u8>)| row.0)
         .reduce("sums", |sum, row| sum.1 += row.1)
         .map(|row| {
+            ROWS.fetch_add(1, Ordering::Relaxed);
             if row.1 == ROUNDS {
                 COMPLETE.fetch_add(1, Ordering::Relaxed);
                 KEYS.fetch_add(row.0, Ordering::Relaxed);
@@ -60,12 +62,31 @@ fn the_job() {
     options.parallelism = 2;
     let interval = Some(Duration::from_millis(300));
     options.checkpoints = CheckpointPolicy { interval, ..CheckpointPolicy::default() };
-    options.spill = Some(SpillTo { tiers: Arc::new(tiers), budget: Budget::new(shares.tables) });
+    let spill = SpillTo { tiers: Arc::new(tiers), budget: Budget::new(shares.tables) };
+    options.spill = Some(spill.clone());
+    std::thread::spawn(move || tell(&spill));
     let outcome = job::run(&Handle::new(env.into_graph()), options).unwrap();
     assert!(matches!(outcome, Outcome::Finished), "{outcome:?}");
     // Nothing failed, so nothing was counted twice.
     assert_eq!(COMPLETE.load(Ordering::Relaxed), keys, "every key has all its rows");
     assert_eq!(KEYS.load(Ordering::Relaxed), keys * (keys - 1) / 2);
+}
+
+/// Says every second where the memory is.
+fn tell(spill: &SpillTo) {
+    for second in 0.. {
+        let (tables, tier) = (spill.budget.used() >> 20, spill.tiers.stats());
+        let (memory, disk) = (tier.memory >> 20, tier.disk >> 20);
+        let resident = |name| status(std::process::id(), name).unwrap_or(0) >> 20;
+        let (anonymous, files) = (resident("RssAnon:"), resident("RssFile:"));
+        println!(
+            "{second} s: MiB of tables {tables}, tier {memory} (disk {disk}); resident \
+             {anonymous}, of files {files}; rows {}{}",
+            ROWS.load(Ordering::Relaxed),
+            if spill.budget.pressed() { ", sources held back" } else { "" }
+        );
+        std::thread::sleep(Duration::from_secs(1));
+    }
 }
 
 /// A memory cgroup of version 1 or 2 below this process's own.
@@ -98,9 +119,9 @@ impl Drop for Group {
     }
 }
 
-fn resident(pid: u32) -> Option<u64> {
+fn status(pid: u32, name: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|l| l.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
 }
 
@@ -124,7 +145,7 @@ fn a_job_with_five_times_its_budget_stays_within_it() {
     child.stdin.take().unwrap().write_all(b"\n").unwrap();
     let mut most = 0;
     let status = loop {
-        most = most.max(resident(child.id()).unwrap_or(0));
+        most = most.max(status(child.id(), "VmRSS:").unwrap_or(0));
         if let Some(status) = child.try_wait().unwrap() {
             break status;
         }

@@ -361,12 +361,14 @@ impl<K: Key, R: Row> StateTable for Table<K, R> {
 
     fn completed(&mut self, checkpoint: CheckpointId) {
         self.epochs.completed(checkpoint);
+        self.relieve_after(true);
     }
 
     fn aborted(&mut self, checkpoint: CheckpointId) {
         if self.epochs.aborted(checkpoint) {
             self.drop_side();
         }
+        self.relieve_after(false);
     }
 
     fn load(&mut self, block: &Block<'_>) -> Res {

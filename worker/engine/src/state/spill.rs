@@ -54,6 +54,8 @@ pub(crate) struct Spill<K> {
     /// About the bytes of these.
     pub bytes: u64,
     looked: u32,
+    /// The segment that sheds next.
+    next: usize,
     /// What went wrong where no error can be returned; the next call that can, does.
     failed: Option<Fail>,
 }
@@ -164,6 +166,8 @@ impl<K: Key, R: Row> Table<K, R> {
     /// [`Table::get`] and its kin are asked for a key, it has to be [wanted](Table::want)
     /// and [fetched](Table::fetch) since the last [`Table::tend`].
     pub fn spill_to(&mut self, tier: Box<dyn Tier>, budget: &Arc<Budget>) {
+        // Of an attempt that has ended.
+        budget.checkpoint_ended(true);
         self.spill = Some(Box::new(Spill {
             tier,
             held: budget.reservation(),
@@ -174,6 +178,7 @@ impl<K: Key, R: Row> Table<K, R> {
             count: 0,
             bytes: 0,
             looked: 0,
+            next: 0,
             failed: None,
         }));
     }
@@ -352,16 +357,66 @@ impl<K: Key, R: Row> Table<K, R> {
             spill.looked = 0;
             self.look();
         }
-        let segments = self.segments.len();
-        for next in 0..AT_ONCE.min(segments) {
+        for _ in 0..AT_ONCE.min(self.segments.len()) {
             if !self.is_over() {
                 return;
             }
-            let shed = self.shed((self.tended + next) % segments);
-            if let Some(spill) = self.spill.as_ref().filter(|_| !shed) {
-                warn_if_far_over(spill.held.budget());
+            self.shed_next();
+        }
+        // A part was not enough: everything that may leave, before sources are held back.
+        if self.is_far_over()
+            && !self.relieve(false)
+            && let Some(spill) = &self.spill
+        {
+            let budget = spill.held.budget();
+            budget.press();
+            warn_once(budget);
+        }
+    }
+
+    /// Lets a part of the next segment in turn leave.
+    fn shed_next(&mut self) {
+        let segments = self.segments.len();
+        if let Some(spill) = &mut self.spill {
+            let at = spill.next % segments.max(1);
+            spill.next = at + 1;
+            self.shed(at);
+        }
+    }
+
+    /// Lets as much leave as is too much, and says what is held exactly; whether that
+    /// sufficed. `room`: until there is some for a while.
+    fn relieve(&mut self, room: bool) -> bool {
+        for at in 0..self.segments.len() {
+            self.look();
+            // By parts, for what leaves is copied on its way.
+            loop {
+                let Some(spill) = &self.spill else { return true };
+                let (used, limit) = (spill.held.budget().used(), spill.held.budget().limit());
+                if used <= if room { limit - limit / 16 } else { limit } {
+                    return true;
+                }
+                if !self.shed(at) {
+                    break;
+                }
             }
         }
+        self.look();
+        !self.is_over()
+    }
+
+    /// A checkpoint has ended: if it is complete, what it holds may leave.
+    pub(super) fn relieve_after(&mut self, complete: bool) {
+        if complete && self.is_over() {
+            self.relieve(true);
+        }
+        if let Some(spill) = &self.spill {
+            spill.held.budget().checkpoint_ended(complete);
+        }
+    }
+
+    fn is_far_over(&self) -> bool {
+        self.spill.as_ref().is_some_and(|s| s.held.budget().far_over())
     }
 
     /// While files are loaded: rows hold memory of their own, which nothing asks for.
@@ -420,14 +475,14 @@ impl<K: Key, R: Row> Table<K, R> {
     }
 }
 
-fn warn_if_far_over(budget: &Budget) {
-    let (used, limit) = (budget.used(), budget.limit());
-    if used > limit.saturating_add(limit / 8) && budget.first_warning() {
+fn warn_once(budget: &Budget) {
+    if budget.first_warning() {
         tracing::warn!(
-            used,
-            limit,
+            used = budget.used(),
+            limit = budget.limit(),
             "more state was written since the last checkpoint than the memory budget holds: \
-             take checkpoints more often, or give the job more memory"
+             sources wait for checkpoints, which are taken early; give the job more memory, or \
+             a shorter interval"
         );
     }
 }
