@@ -106,7 +106,7 @@ pub fn main(half: &str, keys: &str, skew: &str) -> Result<()> {
     let skew = if skew == "zipf" { Skew::Zipf } else { Skew::Uniform };
     let keys = Keys::new(keys.parse()?, skew);
     let tables = keys.keys * TABLE_BYTES / TIMES;
-    let total = FIXED + tables / 40 * 100;
+    let total = FIXED + tables / 35 * 100;
     ensure!(total >= LEAST, "too few keys: the memory for them would be too small to work");
     let result = match half {
         OURS => ours(keys, total)?,
