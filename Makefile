@@ -14,6 +14,9 @@ DENY_VERSION := 0.20.2
 DENY := $(TOOLS)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 BENCH := $(CARGO_TARGET_DIR)/release/millrace-bench
 
+# What only tests use yet.
+FEATURES := --features millrace-engine/tls
+
 # Arguments for run, bench and bench-flink, as in: make bench ARGS='--scale 0.1 chain'
 ARGS ?=
 
@@ -27,16 +30,16 @@ build: ## Build everything, unoptimised
 
 .PHONY: test
 test: lint policy doc ## All that CI checks: lint, licences, docs, tests
-	cargo test --workspace
+	cargo test --workspace $(FEATURES)
 
 .PHONY: lint
 lint: ## Formatting and clippy
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets $(FEATURES) -- -D warnings
 
 .PHONY: doc
 doc: ## API documentation; a warning is an error
-	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' cargo doc --workspace --no-deps
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' cargo doc --workspace --no-deps $(FEATURES)
 
 # Advisories are not part of it: their database is fetched from the network at
 # every run, and a build must not turn red for what nobody changed.
@@ -56,9 +59,28 @@ $(DENY):
 run: ## Run the flight-delays example; ARGS='--input FILE --output DIR ...'
 	cargo run --package flight-delays -- run $(ARGS)
 
+.PHONY: e2e
+e2e: ## Play the stories on a cluster of our own (root; the first time 10 min more); ARGS=names
+	MILLRACE_E2E=1 cargo test --package millrace-e2e --test scenarios -- $(ARGS)
+
+.PHONY: image
+image: ## OCI archives of the example and the operator, from release binaries
+	cargo build --release --package flight-delays --features millrace/cluster,millrace/s3
+	cargo build --release --package millrace-operator
+	e2e/lab/image.sh $(CARGO_TARGET_DIR)/image/flight-delays.tar millrace.dev/examples/flight-delays:0.1.0 $(CARGO_TARGET_DIR)/release/flight-delays
+	e2e/lab/image.sh $(CARGO_TARGET_DIR)/image/operator.tar millrace.dev/operator:0.1.0 $(CARGO_TARGET_DIR)/release/millrace-operator
+
+.PHONY: s3-cross-check
+s3-cross-check: ## The store contract on MinIO too; ten minutes to build it the first time
+	cargo test --package millrace-s3 --test store -- --ignored
+
+.PHONY: crds
+crds: ## Write the chart's resource definitions anew from their types
+	cargo run --package millrace-crds -- charts/millrace/templates/crds
+
 .PHONY: chaos
-chaos: ## Kill the example with SIGKILL 50 times and compare its output
-	cargo test --package flight-delays --test chaos -- --ignored --nocapture
+chaos: ## Kill the example hundreds of times, in one process and in several, and compare its output
+	cargo test --package flight-delays -- --ignored --nocapture
 
 $(BENCH): FORCE
 	cargo build --release --package millrace-benches

@@ -1,10 +1,13 @@
 //! The definitions: the chart's files are what the types say, small, and of one piece.
 
 use millrace_crds::crd;
-use std::path::Path;
+use std::path::PathBuf;
 
-fn folder() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/millrace/templates/crds")
+/// Of the checkout that is tested: the test may have been built in another one that
+/// shares its target directory.
+fn folder() -> PathBuf {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default();
+    PathBuf::from(package).join("../charts/millrace/templates/crds")
 }
 
 #[test]

@@ -120,7 +120,7 @@ impl<'a> Scenario<'a> {
         let timeout = format!("{}s", PATIENCE.as_secs());
         let mut args = vec!["install", release, chart, "--namespace", namespace];
         args.extend(["--wait", "--timeout", timeout.as_str()]);
-        args.extend(values.iter().flat_map(|value| ["--set", value]));
+        args.extend(values.iter().flat_map(|value| ["--set-string", value]));
         self.cluster()?.helm(args).map(drop)
     }
 

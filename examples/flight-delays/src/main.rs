@@ -8,6 +8,7 @@ use clap::Args;
 use delays::Delays;
 use flight::Flight;
 use millrace::cli::parse_duration;
+use millrace::connectors::file::join;
 use millrace::connectors::format::Csv;
 use millrace::prelude::*;
 use sessions::{Airline, Names, Session, Work};
@@ -18,12 +19,13 @@ use std::time::Duration;
 /// The options of this program.
 #[derive(Args, Clone)]
 struct Options {
-    /// Departures: a CSV file (plain, gzip or zip), or a directory of such files
+    /// Departures: a CSV file (plain, gzip or zip), or a directory of such files, or either
+    /// in S3: s3://bucket/prefix
     /// [default: January 2013, shipped with the example]
     #[arg(long, value_name = "FILE_OR_DIR")]
     input: Option<PathBuf>,
     /// Where to write: delays/, sessions/ and late/ are made in it
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR|URL")]
     output: PathBuf,
     /// How far behind the latest departure a row may come before it is late
     #[arg(long, value_name = "TIME", default_value = "2h", value_parser = parse_duration)]
@@ -64,8 +66,8 @@ fn build(env: &Env, options: &Options) -> Res {
         .window(TumblingWindows::of(HOUR))
         .late_to(&LATE)
         .aggregate("delays", Delays, |origin, window, delays| delays.row(origin, window));
-    delays.side_output(&LATE).sink("late", FileSink::csv(options.output.join("late")));
-    delays.sink("delays-out", FileSink::csv(options.output.join("delays")));
+    delays.side_output(&LATE).sink("late", FileSink::csv(join(&options.output, "late")));
+    delays.sink("delays-out", FileSink::csv(join(&options.output, "delays")));
 
     let airlines = options.airlines.clone().unwrap_or_else(|| shipped("airlines.csv"));
     let airlines =
@@ -78,7 +80,7 @@ fn build(env: &Env, options: &Options) -> Res {
         .key_by_ref(|session| &session.carrier)
         .connect_broadcast(airlines.broadcast())
         .process("airline-names", Names)
-        .sink("sessions-out", FileSink::csv(options.output.join("sessions")));
+        .sink("sessions-out", FileSink::csv(join(&options.output, "sessions")));
     Ok(())
 }
 

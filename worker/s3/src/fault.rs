@@ -8,7 +8,7 @@ use std::error::Error;
 use std::io;
 
 /// What came back instead of a result.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Refusal {
     /// HTTP's status, if there was an answer.
     pub(crate) status: Option<u16>,

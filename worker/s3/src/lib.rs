@@ -16,6 +16,7 @@ mod fault;
 mod leftovers;
 mod location;
 mod opener;
+mod staged;
 mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -23,7 +24,9 @@ mod threads;
 mod upload;
 
 pub use bucket::{Bucket, Listed};
+pub use leftovers::Unfinished;
 pub use location::{BadLocation, Location};
-pub use opener::S3Opener;
+pub use opener::{S3Opener, default_server, set_default_server};
+pub use staged::{Completed, Sent, StagedPart, Staging};
 pub use store::S3Store;
 pub use upload::Upload;

@@ -6,7 +6,21 @@ use millrace_engine::store::{
     Access, Certainty, DirectoryOpener, Fault, ObjectStore, Opener, StoreError, StoreResult,
 };
 use millrace_protocol::config::{S3Storage, Storage};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+static SERVER: OnceLock<S3Storage> = OnceLock::new();
+
+/// Makes this the server of files in S3 whose URLs name none: that of the job's storage,
+/// told once when the process starts. Bucket and prefix do not count.
+pub fn set_default_server(settings: S3Storage) {
+    // A second one is the same job's.
+    let _ = SERVER.set(settings);
+}
+
+/// The server of files in S3 whose URLs name none.
+pub fn default_server() -> S3Storage {
+    SERVER.get().cloned().unwrap_or_default()
+}
 
 /// Opens `s3://bucket/prefix`, and directories as well.
 #[derive(Debug, Clone, Default)]

@@ -66,7 +66,16 @@ impl ObjectStore for S3Store {
         self.bucket.delete(&self.key(key))
     }
 
-    fn discard_uploads(&self, prefix: &Prefix, before_ms: i64) -> StoreResult<usize> {
-        self.bucket.discard_uploads(&format!("{}{}", self.root, prefix.as_str()), before_ms)
+    fn unfinished(&self, prefix: &Prefix) -> StoreResult<Vec<ObjectKey>> {
+        let found = self.bucket.unfinished(&format!("{}{}", self.root, prefix.as_str()))?;
+        let keys = found.iter().filter_map(|upload| upload.key.strip_prefix(&self.root));
+        Ok(keys.filter_map(|key| ObjectKey::parse(key).ok()).collect())
+    }
+
+    fn discard_unfinished(&self, key: &ObjectKey) -> StoreResult<()> {
+        let key = self.key(key);
+        let mut found = self.bucket.unfinished(&key)?;
+        found.retain(|upload| upload.key == key);
+        found.iter().try_for_each(|upload| self.bucket.abort(upload))
     }
 }

@@ -4,7 +4,7 @@ use crate::cli::place::Server;
 use crate::cli::progress;
 use crate::cli::state::StateOptions;
 use clap::Args;
-use millrace_engine::coordinator::{CheckpointPolicy, RestartPolicy};
+use millrace_engine::coordinator::{CheckpointPolicy, RestartPolicy, Unclaimed};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -76,6 +76,11 @@ pub struct RunOptions {
 }
 
 impl RunOptions {
+    /// What becomes of state that no operator claims.
+    pub fn unclaimed(&self) -> Unclaimed {
+        if self.allow_unclaimed_state { Unclaimed::Dropped } else { Unclaimed::Refused }
+    }
+
     /// When checkpoints are taken and kept.
     pub fn checkpoints(&self) -> CheckpointPolicy {
         CheckpointPolicy {
@@ -132,6 +137,7 @@ pub fn parse_restart(text: &str) -> Result<RestartPolicy, String> {
                         multiplier,
                         jitter,
                         reset_after,
+                        limit: None,
                     })
                 }
                 other => Ok(other),

@@ -37,6 +37,7 @@ impl Server {
             path_style: self.s3_path_style,
             ..Default::default()
         };
+        millrace_s3::set_default_server(defaults.clone());
         Arc::new(millrace_s3::S3Opener::new(defaults))
     }
 
@@ -98,6 +99,7 @@ impl Place {
             Storage::Directory { .. } => Self::new(&location, &Server::default()),
             #[cfg(feature = "s3")]
             Storage::S3(s3) => {
+                millrace_s3::set_default_server(s3.clone());
                 Self { location, opener: Arc::new(millrace_s3::S3Opener::new(s3.clone())) }
             }
             #[cfg(not(feature = "s3"))]

@@ -47,7 +47,7 @@ pub fn run(
     job.checkpoints = options.checkpoints();
     job.restart = options.restart.clone();
     job.from = origin(&options.from, storage.opener.as_ref())?;
-    job.allow_unclaimed_state = options.allow_unclaimed_state;
+    job.unclaimed = options.unclaimed();
     graph.check(job.parallelism, job.max_parallelism).map_err(Trouble::User)?;
     job.spill = spill(&options.state)?;
     // From here on the directory is this process's. Of storage elsewhere it is only known

@@ -12,7 +12,6 @@ pub enum Trouble {
     #[error("{0}")]
     User(String),
     /// The user must change something about the place of the job's data.
-    #[cfg(feature = "cluster")]
     #[error("{0}")]
     Storage(String),
     /// It failed.
@@ -37,9 +36,7 @@ impl Trouble {
         #[cfg(feature = "cluster")]
         crate::cli::cluster::last_words::of_trouble(self);
         ExitCode::from(match self {
-            Self::User(_) => USER_ERROR,
-            #[cfg(feature = "cluster")]
-            Self::Storage(_) => USER_ERROR,
+            Self::User(_) | Self::Storage(_) => USER_ERROR,
             Self::Failed(_) => FAILED,
         })
     }
@@ -49,6 +46,7 @@ impl From<JobError> for Trouble {
     fn from(error: JobError) -> Self {
         match error {
             JobError::User(why) => Self::User(why),
+            JobError::Storage(why) => Self::Storage(why),
             JobError::Failed(why) => Self::Failed(why),
         }
     }

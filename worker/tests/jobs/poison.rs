@@ -54,6 +54,7 @@ fn a_failing_function_restarts_the_job_and_its_output_is_exactly_once() {
             multiplier: 2.0,
             jitter: 0.5,
             reset_after: Duration::from_secs(60),
+            limit: None,
         },
         RestartPolicy::FailureRate {
             failures: times,

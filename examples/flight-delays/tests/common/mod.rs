@@ -5,6 +5,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+pub mod job;
+
 /// The directory of the example.
 pub fn example() -> PathBuf {
     PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap())
@@ -26,13 +28,18 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
-    pub fn start(&self) -> Child {
+    pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_flight-delays"));
         command.arg("run").arg("--input").arg(self.input).arg("--output").arg(self.output);
         command.arg("--storage").arg(self.storage);
         command.arg("--parallelism").arg(self.parallelism.to_string());
         command.arg("--checkpoint-interval").arg(self.interval).args(self.more);
-        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    }
+
+    pub fn start(&self) -> Child {
+        self.command().spawn().unwrap()
     }
 
     /// Runs to the end; panics with the program's log if it fails.

@@ -1,7 +1,7 @@
 //! Opens a file for reading, through its compression.
 
+use super::place::{Contents, Files};
 use super::source::Error;
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
@@ -35,8 +35,11 @@ impl Packing {
     }
 
     /// Looks at a file; one that is named `.gz` and holds something else is an error.
-    pub(super) fn detect(path: &Path) -> Result<(Self, File), Error> {
-        let mut file = File::open(path).map_err(|e| Error::open(path, e))?;
+    pub(super) fn detect(
+        files: &dyn Files,
+        path: &Path,
+    ) -> Result<(Self, Box<dyn Contents>), Error> {
+        let mut file = files.open(path)?;
         let mut magic = [0; 4];
         let mut len = 0;
         while len < magic.len() {
@@ -74,10 +77,10 @@ pub(super) struct Input {
 
 impl Input {
     /// Opens a file at its beginning.
-    pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        let (packing, file) = Packing::detect(path)?;
+    pub(super) fn open(files: &dyn Files, path: &Path) -> Result<Self, Error> {
+        let (packing, file) = Packing::detect(files, path)?;
         let reader: Box<dyn Read> = match packing {
-            Packing::Plain => Box::new(file),
+            Packing::Plain => file,
             #[cfg(feature = "gzip")]
             Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(buffered(file))),
             #[cfg(feature = "zstd")]
@@ -96,19 +99,19 @@ impl Input {
     }
 
     /// Opens a file at an offset: by seeking, or by decompressing what is before.
-    pub(super) fn open_at(path: &Path, offset: u64) -> Result<Self, Error> {
-        let mut input = Self::open(path)?;
+    pub(super) fn open_at(files: &dyn Files, path: &Path, offset: u64) -> Result<Self, Error> {
+        let mut input = Self::open(files, path)?;
         if offset == 0 {
             return Ok(input);
         }
         let read = |e| Error::read(path, offset, e);
         if input.plain {
-            let mut file = File::open(path).map_err(|e| Error::open(path, e))?;
-            if file.metadata().map_err(read)?.len() < offset {
+            let mut file = files.open(path)?;
+            if file.seek(SeekFrom::End(0)).map_err(read)? < offset {
                 return Err(Error::Shrunk { path: path.into(), offset });
             }
             file.seek(SeekFrom::Start(offset)).map_err(read)?;
-            input.reader = Box::new(file);
+            input.reader = file;
         } else {
             let skipped = io::copy(&mut (&mut input.reader).take(offset), &mut io::sink());
             if skipped.map_err(read)? < offset {
@@ -131,6 +134,6 @@ impl Read for Input {
 }
 
 #[cfg(any(feature = "gzip", feature = "zstd"))]
-fn buffered(file: File) -> io::BufReader<File> {
+fn buffered(file: Box<dyn Contents>) -> io::BufReader<Box<dyn Contents>> {
     io::BufReader::with_capacity(128 * 1024, file)
 }

@@ -19,14 +19,27 @@
 //! directories they are in are flushed before the checkpoint is acknowledged. If
 //! a part is gone and its target does not exist, the loss is reported. The
 //! directory must be one file system, shared by all workers.
+//!
+//! **S3.** Written to `s3://bucket/prefix`, a part is a multipart upload of its final
+//! key, which becomes visible when it is completed: nothing is staged elsewhere and
+//! nothing copied. Parts in the making take memory, 8 MiB each and 64 MiB in a
+//! subtask; beyond that the largest is closed early. At a checkpoint what is not
+//! sent yet of an open part goes into its upload, as a part of its own that later
+//! ones replace. What attempts left is found in the list of unfinished uploads,
+//! which takes the permission `s3:ListBucketMultipartUploads`; on a server that
+//! cannot list them (MinIO) its own rule for old uploads removes them.
 
 mod commit;
+mod local;
 mod names;
 mod part;
+mod place;
+#[cfg(feature = "s3")]
+mod s3;
 mod writer;
 
 pub use commit::FileCommitter;
-pub use names::FileCommit;
+pub use names::{FileCommit, Upload, UploadPart};
 pub use writer::FileWriter;
 
 #[cfg(feature = "csv")]
@@ -37,7 +50,6 @@ use crate::format::JsonLines;
 use millrace_engine::connector::{Sink, SinkCx};
 use millrace_engine::data::{Fail, Res, UserError};
 use millrace_protocol::ids::{JobUid, Uid};
-use names::Places;
 use std::io;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
@@ -156,7 +168,8 @@ impl<T> FileSink<T, JsonLines> {
 }
 
 impl<T, F> FileSink<T, F> {
-    /// Writes to files in `dir`, which is created if necessary.
+    /// Writes to files in `dir`, which is created if necessary: a directory, or
+    /// `s3://bucket/prefix`.
     pub fn new(dir: impl AsRef<Path>, format: F) -> Self {
         let config = Config {
             dir: dir.as_ref().to_path_buf(),
@@ -208,14 +221,13 @@ impl<T: 'static, F: Encode<T>> Sink<T> for FileSink<T, F> {
     type Committer = FileCommitter;
 
     fn writer(&self, cx: SinkCx) -> Res<Self::Writer> {
-        let places =
-            Places::create(&self.config.dir, &cx.job, &cx.uid).map_err(Error::into_fail)?;
-        Ok(FileWriter::new(self.config.clone(), places, cx))
+        let place = place::open(&self.config.dir, &cx.job, &cx.uid).map_err(Error::into_fail)?;
+        Ok(FileWriter::new(self.config.clone(), place, cx))
     }
 
     fn committer(&self, job: &JobUid, uid: &Uid) -> Res<Self::Committer> {
-        let places = Places::create(&self.config.dir, job, uid).map_err(Error::into_fail)?;
-        Ok(FileCommitter::new(places))
+        let place = place::open(&self.config.dir, job, uid).map_err(Error::into_fail)?;
+        Ok(FileCommitter::new(place))
     }
 }
 

@@ -5,6 +5,11 @@
 //! by gzip, zstd or zip (of a single file); its first bytes tell. Its content must
 //! not change: files are for appending whole.
 //!
+//! **S3** (feature `s3`). `s3://bucket/prefix` is read like a directory, and
+//! `s3://bucket/key` like a file, by ranges; the server's settings may follow as in
+//! `?endpoint=https://…&region=…`. An object appears whole, so
+//! [`Arrival::Renamed`] fits.
+//!
 //! **Splits.** A plain file is cut every [`FileSource::split_bytes`] if its format
 //! says that every line break ends a row ([`Csv::splittable`](crate::format::Csv::splittable),
 //! JSON lines always); a row belongs to the split that its first byte lies in.
@@ -24,6 +29,7 @@ mod reader;
 
 pub use reader::FileReader;
 
+use super::place::{self, Files};
 #[cfg(feature = "csv")]
 use crate::format::Csv;
 use crate::format::Decode;
@@ -36,6 +42,7 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// What to do with a row that cannot be understood.
@@ -78,6 +85,8 @@ pub enum Arrival {
 pub struct FileSource<T, F> {
     config: Config<F>,
     discovery: Discovery,
+    /// Opened when first needed, once for all readers.
+    files: Arc<OnceLock<Arc<dyn Files>>>,
     rows: PhantomData<fn() -> T>,
 }
 
@@ -94,7 +103,12 @@ struct Config<F> {
 
 impl<T, F: Clone> Clone for FileSource<T, F> {
     fn clone(&self) -> Self {
-        Self { config: self.config.clone(), discovery: self.discovery.clone(), rows: PhantomData }
+        Self {
+            config: self.config.clone(),
+            discovery: self.discovery.clone(),
+            files: Arc::clone(&self.files),
+            rows: PhantomData,
+        }
     }
 }
 
@@ -126,7 +140,15 @@ impl<T, F> FileSource<T, F> {
             arrival: Arrival::default(),
             on_error: OnError::default(),
         };
-        Self { config, discovery: Discovery::default(), rows: PhantomData }
+        Self { config, discovery: Discovery::default(), files: Arc::default(), rows: PhantomData }
+    }
+
+    fn files(&self) -> Result<Arc<dyn Files>, Error> {
+        if let Some(files) = self.files.get() {
+            return Ok(Arc::clone(files));
+        }
+        let files = place::files(&self.config.path)?;
+        Ok(Arc::clone(self.files.get_or_init(|| files)))
     }
 
     /// Size of the splits of a plain file whose format is splittable: 32 MiB by
@@ -192,7 +214,10 @@ impl<T: Send + 'static, F: Decode<T>> Source for FileSource<T, F> {
     fn discover(&mut self, known: &[FileSplit]) -> Res<Vec<FileSplit>> {
         let splittable = self.config.format.splittable().then_some(self.config.split_bytes);
         let settled = self.config.watch.is_some() && self.config.arrival == Arrival::Settled;
-        self.discovery.look(&self.config.path, known, splittable, settled).map_err(Error::into_fail)
+        let files = self.files().map_err(Error::into_fail)?;
+        let root = &self.config.path;
+        let found = self.discovery.look(files.as_ref(), root, known, splittable, settled);
+        found.map_err(Error::into_fail)
     }
 
     fn discover_every(&self) -> Option<Duration> {
@@ -200,7 +225,8 @@ impl<T: Send + 'static, F: Decode<T>> Source for FileSource<T, F> {
     }
 
     fn reader(&self, cx: SourceCx) -> Res<Self::Reader> {
-        Ok(FileReader::new(self.config.clone(), cx))
+        let files = self.files().map_err(Error::into_fail)?;
+        Ok(FileReader::new(self.config.clone(), files, cx))
     }
 }
 
@@ -212,6 +238,22 @@ pub enum Error {
     Missing {
         /// The path.
         path: PathBuf,
+    },
+    /// A place in S3 that this program knows nothing of.
+    #[cfg(not(feature = "s3"))]
+    #[error("cannot read `{path}`: this program is built without feature `s3`")]
+    NoS3 {
+        /// The place.
+        path: PathBuf,
+    },
+    /// A place in S3 that cannot be used.
+    #[cfg(feature = "s3")]
+    #[error("cannot read `{path}`: {why}")]
+    Place {
+        /// The place.
+        path: PathBuf,
+        /// Why.
+        why: String,
     },
     /// A file cannot be opened.
     #[error("cannot open input `{path}`: {source}")]

@@ -4,7 +4,7 @@
 //! checksum), one member besides directories and `__MACOSX/`, stored or deflated;
 //! Zip64 for what is large. The checksum is verified at the member's end.
 
-use std::fs::File;
+use super::place::Contents;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
 /// The end-of-central-directory record: 22 bytes and a comment of at most 64 KiB.
@@ -21,8 +21,8 @@ const STORED: u16 = 0;
 const DEFLATED: u16 = 8;
 
 /// The only member, decompressed.
-pub(super) fn open(mut file: File) -> io::Result<impl Read> {
-    let member = find(&mut file)?;
+pub(super) fn open(mut file: Box<dyn Contents>) -> io::Result<impl Read> {
+    let member = find(file.as_mut())?;
     let mut local = [0; LOCAL_LEN];
     file.seek(SeekFrom::Start(member.at))?;
     file.read_exact(&mut local)?;
@@ -49,7 +49,7 @@ struct Member {
 }
 
 /// Finds the only member.
-fn find(file: &mut File) -> io::Result<Member> {
+fn find(file: &mut dyn Contents) -> io::Result<Member> {
     let len = file.seek(SeekFrom::End(0))?;
     let tail_at = len.saturating_sub((END_LEN + 0xffff + LOCATOR64_LEN) as u64);
     let mut tail = Vec::new();

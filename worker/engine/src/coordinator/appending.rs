@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Keys per delete call: bounds how long one takes.
-const DELETE_AT_ONCE: usize = 500;
+pub(super) const DELETE_AT_ONCE: usize = 500;
 
 /// So often an append is repeated that only the user could help.
 const APPEND_TRIES: u32 = 8;

@@ -165,6 +165,29 @@ impl ProgramSpec {
 /// and the reason, as a fragment of a sentence.
 pub type ShapeCheck = fn(stored: &ShapeBytes, wanted: &ShapeBytes) -> Result<(), String>;
 
+/// What becomes of a checkpoint's state that no operator of the program claims.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Unclaimed {
+    /// The job is refused.
+    #[default]
+    Refused,
+    /// It is dropped.
+    Dropped,
+    /// It is dropped if it is these operators'; else the job is refused.
+    DroppedOf(Vec<Uid>),
+}
+
+impl Unclaimed {
+    /// Whether state of this operator may be dropped.
+    pub fn may_drop(&self, uid: &Uid) -> bool {
+        match self {
+            Self::Refused => false,
+            Self::Dropped => true,
+            Self::DroppedOf(uids) => uids.contains(uid),
+        }
+    }
+}
+
 /// Everything a coordinator is told at its start.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -196,8 +219,8 @@ pub struct Config {
     pub restore: Option<(u64, Option<String>)>,
     /// What the process was started for.
     pub desired: Desired,
-    /// Start although state is left that no operator claims.
-    pub allow_unclaimed_state: bool,
+    /// What becomes of state that no operator claims.
+    pub unclaimed: Unclaimed,
     /// When checkpoints are taken and kept.
     pub checkpoints: CheckpointPolicy,
     /// What happens after a failure.

@@ -38,6 +38,16 @@ pub enum StoreCall {
         /// Which.
         keys: Vec<ObjectKey>,
     },
+    /// List what was begun and not finished.
+    ListUnfinished {
+        /// What.
+        prefix: Prefix,
+    },
+    /// Take that back at all of these.
+    DiscardUnfinished {
+        /// Which.
+        keys: Vec<ObjectKey>,
+    },
 }
 
 impl StoreCall {
@@ -56,6 +66,11 @@ impl StoreCall {
             Self::List { prefix } => StoreAnswer::Keys(store.list(prefix)?),
             Self::Delete { keys } => {
                 keys.iter().try_for_each(|key| store.delete(key))?;
+                StoreAnswer::Deleted
+            }
+            Self::ListUnfinished { prefix } => StoreAnswer::Keys(store.unfinished(prefix)?),
+            Self::DiscardUnfinished { keys } => {
+                keys.iter().try_for_each(|key| store.discard_unfinished(key))?;
                 StoreAnswer::Deleted
             }
         })

@@ -1,6 +1,7 @@
 //! What an owner does beside: looks whether it was fenced, sweeps leftovers of
 //! older attempts, truncates the chain, repeats calls.
 
+use super::appending::DELETE_AT_ONCE;
 use super::calls::Call;
 use super::chain::Truncate;
 use super::effect::{Level, StoreCall};
@@ -46,6 +47,8 @@ impl Coordinator {
         let runs = matches!(self.stage, Stage::Running);
         if let Some(attempt) = self.attempt().filter(|_| runs && self.now >= self.sweep_at) {
             self.sweep_at = self.now + self.config.sweep_every;
+            let unfinished = StoreCall::ListUnfinished { prefix: data.clone() };
+            self.call(Purpose::SweepUnfinished(attempt), unfinished);
             self.call(Purpose::SweepList(attempt), StoreCall::List { prefix: data });
         }
     }
@@ -63,6 +66,7 @@ impl Coordinator {
         match call.purpose {
             Purpose::Watch(version) => self.watched(version, &answer),
             Purpose::SweepList(attempt) => self.sweep(attempt, answer),
+            Purpose::SweepUnfinished(attempt) => self.discard(attempt, answer),
             Purpose::Truncate => {
                 let Some(truncating) = &mut self.truncating else { return };
                 let next = truncating.answered(&answer);
@@ -107,12 +111,31 @@ impl Coordinator {
         }
     }
 
-    fn is_leftover(&self, key: &ObjectKey, attempt: Attempt) -> bool {
-        let object = self.chain.as_ref().and_then(|chain| chain.home.parse(key));
-        let older = match object {
+    /// Takes back what older attempts began and did not finish: they are frozen, so that
+    /// nothing names it.
+    fn discard(&mut self, attempt: Attempt, answer: StoreAnswer) {
+        let StoreAnswer::Keys(mut keys) = answer else { return };
+        if self.attempt() != Some(attempt) || !self.owns() {
+            return;
+        }
+        keys.retain(|key| self.is_older(key, attempt));
+        for keys in keys.chunks(DELETE_AT_ONCE) {
+            self.call(Purpose::Delete, StoreCall::DiscardUnfinished { keys: keys.to_vec() });
+        }
+    }
+
+    /// Whether it is of an attempt below this.
+    fn is_older(&self, key: &ObjectKey, attempt: Attempt) -> bool {
+        match self.chain.as_ref().and_then(|chain| chain.home.parse(key)) {
             Some(Object::Manifest(by, _) | Object::State(by)) => by < attempt,
             _ => false,
-        };
+        }
+    }
+
+    fn is_leftover(&self, key: &ObjectKey, attempt: Attempt) -> bool {
+        let older = self.is_older(key, attempt);
+        #[cfg(test)]
+        let object = self.chain.as_ref().and_then(|chain| chain.home.parse(key));
         #[cfg(test)]
         let older = older
             || self.mutated(super::state::Mutation::SweepOwnAttempt)

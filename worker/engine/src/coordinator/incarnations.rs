@@ -187,11 +187,33 @@ impl Coordinator {
         let Some(chain) = &self.chain else { return };
         let prefix = chain.home.data();
         self.stage = Stage::Deleting(Vec::new());
+        self.call(Purpose::Empty, StoreCall::ListUnfinished { prefix });
+    }
+
+    fn list_data(&mut self) {
+        let Some(chain) = &self.chain else { return };
+        let prefix = chain.home.data();
         self.call(Purpose::Empty, StoreCall::List { prefix });
     }
 
     pub(super) fn emptied(&mut self, call: StoreCall, tries: u32, answer: StoreAnswer) {
         let Stage::Deleting(left) = &mut self.stage else { return };
+        match (&call, &answer) {
+            (StoreCall::ListUnfinished { .. }, StoreAnswer::Keys(keys)) if !keys.is_empty() => {
+                let discard = StoreCall::DiscardUnfinished { keys: keys.clone() };
+                return self.call(Purpose::Empty, discard);
+            }
+            (StoreCall::ListUnfinished { .. }, StoreAnswer::Error(error)) => {
+                let why = format!("what was not finished stays in the storage: {error}");
+                self.note(Level::Warn, why);
+                return self.list_data();
+            }
+            (StoreCall::ListUnfinished { .. }, _)
+            | (StoreCall::DiscardUnfinished { .. }, StoreAnswer::Deleted) => {
+                return self.list_data();
+            }
+            _ => {}
+        }
         match answer {
             StoreAnswer::Keys(keys) => *left = keys,
             StoreAnswer::Deleted => {}

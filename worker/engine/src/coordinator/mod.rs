@@ -35,7 +35,7 @@ pub mod workers;
 
 pub use config::{
     CheckpointPolicy, ClaimRule, Config, Desired, Existing, ListSpec, OperatorSpec, ProgramSpec,
-    RestoreChoice, Role, ShapeCheck,
+    RestoreChoice, Role, ShapeCheck, Unclaimed,
 };
 pub use effect::{
     BarrierKind, Base, CheckpointReport, Effect, FilesIn, Level, Note, Outcome, StopMode, StoreCall,

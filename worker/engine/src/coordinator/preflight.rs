@@ -1,7 +1,7 @@
 //! What is checked before anything is claimed, committed or written. Pure;
 //! every refusal is the user's to resolve and names what it is about.
 
-use super::config::{CheckpointPolicy, Config, ProgramSpec};
+use super::config::{CheckpointPolicy, Config, ProgramSpec, ShapeCheck, Unclaimed};
 use super::workers::Proposal;
 use millrace_protocol::head::HeadRecord;
 use millrace_protocol::ids::{JobUid, Uid};
@@ -195,7 +195,16 @@ pub fn describe(manifest: &Manifest) -> String {
 
 /// Checks that the program can be restored from `base`.
 pub fn check_base(config: &Config, base: &Manifest) -> Result<(), Refusal> {
-    let program = &config.program;
+    check_program_on(&config.program, base, &config.unclaimed, config.shapes)
+}
+
+/// Checks that `program` can be restored from `base`.
+pub fn check_program_on(
+    program: &ProgramSpec,
+    base: &Manifest,
+    unclaimed: &Unclaimed,
+    shapes: ShapeCheck,
+) -> Result<(), Refusal> {
     let what = || describe(base);
     let (stored, wanted) = (base.max_parallelism.get(), program.max_parallelism.get());
     if stored != wanted {
@@ -216,7 +225,14 @@ pub fn check_base(config: &Config, base: &Manifest) -> Result<(), Refusal> {
             (&state.name, &state.shape, wanted.map(|s| &s.shape))
         });
         for (state, shape, wanted) in keyed.chain(lists) {
-            check_state(config, base, (&stored.uid, &stored.name), state, shape, wanted)?;
+            check_state(
+                (unclaimed, shapes),
+                base,
+                (&stored.uid, &stored.name),
+                state,
+                shape,
+                wanted,
+            )?;
         }
     }
     if base.kind == ManifestKind::Savepoint {
@@ -230,7 +246,7 @@ pub fn check_base(config: &Config, base: &Manifest) -> Result<(), Refusal> {
 }
 
 fn check_state(
-    config: &Config,
+    (unclaimed, shapes): (&Unclaimed, ShapeCheck),
     base: &Manifest,
     (uid, name): (&Uid, &str),
     state: &str,
@@ -239,10 +255,10 @@ fn check_state(
 ) -> Result<(), Refusal> {
     let (what, uid, state) = (describe(base), uid.clone(), state.to_owned());
     match wanted {
-        None if config.allow_unclaimed_state => Ok(()),
+        None if unclaimed.may_drop(&uid) => Ok(()),
         None => Err(Refusal::Unclaimed { what, uid, name: name.to_owned(), state }),
         Some(wanted) => {
-            (config.shapes)(stored, wanted).map_err(|why| Refusal::Shape { what, uid, state, why })
+            shapes(stored, wanted).map_err(|why| Refusal::Shape { what, uid, state, why })
         }
     }
 }

@@ -15,7 +15,7 @@ pub enum RestartPolicy {
         /// How long after.
         delay: Duration,
     },
-    /// Restart for ever, each time later.
+    /// Restart, each time later.
     ExponentialBackoff {
         /// The first delay.
         initial: Duration,
@@ -25,8 +25,11 @@ pub enum RestartPolicy {
         multiplier: f64,
         /// Delays vary by this share, up and down: `0.0..=1.0`.
         jitter: f64,
-        /// A job that ran so long begins with the first delay again.
+        /// A job that ran so long begins with the first delay again, and has all its
+        /// restarts before it.
         reset_after: Duration,
+        /// How often; `None`: for ever.
+        limit: Option<u32>,
     },
     /// Restart after `delay`, unless there were more than `failures` within `interval`.
     FailureRate {
@@ -47,6 +50,7 @@ impl Default for RestartPolicy {
             multiplier: 2.0,
             jitter: 0.1,
             reset_after: Duration::from_secs(600),
+            limit: None,
         }
     }
 }
@@ -95,9 +99,19 @@ impl Restarts {
                 self.used += 1;
                 Decision::Restart(delay)
             }
-            RestartPolicy::ExponentialBackoff { initial, max, multiplier, jitter, reset_after } => {
+            RestartPolicy::ExponentialBackoff {
+                initial,
+                max,
+                multiplier,
+                jitter,
+                reset_after,
+                limit,
+            } => {
                 if healthy >= reset_after {
                     self.used = 0;
+                }
+                if limit.is_some_and(|limit| self.used >= limit) {
+                    return Decision::GiveUp;
                 }
                 let (initial, max) = (initial.as_secs_f64(), max.as_secs_f64());
                 let exponent = i32::try_from(self.used.min(64)).unwrap_or(64);
@@ -147,6 +161,7 @@ mod tests {
             multiplier: 2.0,
             jitter: 0.5,
             reset_after: 60 * SECOND,
+            limit: None,
         });
         for expected in [1, 2, 4, 5, 5] {
             assert_eq!(restarts.failed(SECOND, SECOND, 0.5), Decision::Restart(expected * SECOND));
@@ -156,6 +171,23 @@ mod tests {
         }
         assert_eq!(restarts.failed(SECOND, SECOND, 0.0), Decision::Restart(SECOND * 5 / 2));
         assert_eq!(restarts.failed(SECOND, 60 * SECOND, 0.5), Decision::Restart(SECOND));
+    }
+
+    #[test]
+    fn backoff_may_have_a_limit_which_health_gives_back() {
+        let mut restarts = Restarts::new(RestartPolicy::ExponentialBackoff {
+            initial: SECOND,
+            max: SECOND,
+            multiplier: 1.0,
+            jitter: 0.0,
+            reset_after: 60 * SECOND,
+            limit: Some(2),
+        });
+        for healthy in [0, 0, 60, 0] {
+            let decision = restarts.failed(SECOND, healthy * SECOND, 0.5);
+            assert_eq!(decision, Decision::Restart(SECOND), "{healthy}");
+        }
+        assert_eq!(restarts.failed(SECOND, SECOND, 0.5), Decision::GiveUp);
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub(super) enum Purpose {
     Delete,
     Watch(Version),
     SweepList(Attempt),
+    SweepUnfinished(Attempt),
     Truncate,
     PutConfig(String),
     GetConfig(ConfigRef),

@@ -26,7 +26,7 @@ pub use proposed::Proposed;
 pub use shell::{JobError, Lead, lead, run, run_owned};
 
 use crate::connector::DeadLetters;
-use crate::coordinator::{CheckpointPolicy, RestartPolicy, RestoreChoice};
+use crate::coordinator::{CheckpointPolicy, RestartPolicy, RestoreChoice, Unclaimed};
 use crate::data::{Fail, Res};
 use crate::graph::SpillTo;
 use crate::store::{Access, DirectoryOpener, ObjectStore, Opener};
@@ -53,8 +53,8 @@ pub struct JobOptions {
     pub checkpoints: CheckpointPolicy,
     /// What happens after a failure.
     pub restart: RestartPolicy,
-    /// Start although state is left that no operator claims.
-    pub allow_unclaimed_state: bool,
+    /// What becomes of state that no operator claims.
+    pub unclaimed: Unclaimed,
     /// Where bad rows go.
     pub dead_letters: Arc<dyn DeadLetters>,
     /// Spreads the slots over so many workers that all live in this process and reach each
@@ -91,7 +91,7 @@ impl JobOptions {
             from: RestoreChoice::Latest,
             checkpoints: CheckpointPolicy::default(),
             restart: RestartPolicy::default(),
-            allow_unclaimed_state: false,
+            unclaimed: Unclaimed::Refused,
             dead_letters: Arc::new(LogDeadLetters),
             loopback: None,
             spill: None,

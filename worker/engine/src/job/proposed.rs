@@ -135,6 +135,7 @@ pub fn restart_policy(settings: &RestartSettings) -> RestartPolicy {
                 multiplier,
                 jitter,
                 reset_after: Duration::from_millis(settings.reset_after_ms),
+                limit: settings.max_restarts,
             }
         }
         other => other,

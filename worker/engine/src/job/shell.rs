@@ -21,7 +21,7 @@ use crate::runtime::source::wall_clock;
 use crate::store::directory::DirectoryStore;
 use crate::store::lock::OwnerLock;
 use crate::store::opener::is_url;
-use crate::store::{Access, ObjectStore, Opener, StoreError, probe};
+use crate::store::{Access, ObjectStore, Opener, StoreError, probe_patiently};
 use millrace_protocol::config::Live;
 use millrace_protocol::head::{ConfigRef, Owner};
 use millrace_protocol::ids::{Attempt, JobUid};
@@ -39,6 +39,9 @@ pub enum JobError {
     /// The user must change something; nothing was touched.
     #[error("{0}")]
     User(String),
+    /// The same, about the place of the job's data.
+    #[error("{0}")]
+    Storage(String),
     /// It failed.
     #[error("{0}")]
     Failed(String),
@@ -149,8 +152,8 @@ pub fn lead(
     let max = options.max_parallelism;
     handle.graph.check(options.parallelism, max).map_err(JobError::User)?;
     let mut rng = fastrand::Rng::new();
-    probe(store.as_ref(), &format!("{:016x}", rng.u64(..)))
-        .map_err(|e| JobError::User(e.to_string()))?;
+    probe_patiently(store.as_ref(), || format!("{:016x}", rng.u64(..)))
+        .map_err(|e| JobError::Storage(e.to_string()))?;
     let program = describe(&handle.graph, options.parallelism, max);
     let mut config = Config {
         owner: lead.owner,
@@ -170,7 +173,7 @@ pub fn lead(
         from: options.from.clone(),
         restore: None,
         desired: lead.desired,
-        allow_unclaimed_state: options.allow_unclaimed_state,
+        unclaimed: options.unclaimed.clone(),
         checkpoints: options.checkpoints.clone(),
         restart: options.restart.clone(),
         shapes: check_shapes,
@@ -296,10 +299,8 @@ impl Shell {
                 }
             }
             let effects = self.coordinator.step(event, self.begun.elapsed());
-            if self.coordinator.attempt().is_some() {
-                let version = self.coordinator.head().map_or(0, |head| head.version.0);
-                lock(&self.shared).head_version = version;
-            }
+            let owned = self.coordinator.attempt().and_then(|_| self.coordinator.head());
+            lock(&self.shared).head_version = owned.map_or(0, |head| head.version.0);
             for effect in effects {
                 if let Some(outcome) = self.carry_out(effect) {
                     if let Some(why) = self.refused.take() {
@@ -344,7 +345,8 @@ impl Shell {
                     "a worker is there"
                 );
                 let slots = member.slots;
-                if let Some(replaced) = lock(&self.shared).crew.join(member)
+                let replaced = lock(&self.shared).crew.join(member);
+                if let Some(replaced) = replaced
                     && let Some(joined) = self.gone(ordinal, &replaced.peer.process)
                 {
                     let _ = self.tell.send(Msg::Event(joined));
@@ -354,7 +356,8 @@ impl Shell {
             }
             Msg::Lost(ordinal, process, cause) => {
                 tracing::warn!(worker = ordinal, process, cause, "a worker is lost");
-                if let Some(attempt) = lock(&self.shared).crew.runs(ordinal, &process) {
+                let attempt = lock(&self.shared).crew.runs(ordinal, &process);
+                if let Some(attempt) = attempt {
                     let cause = format!("worker {ordinal} is lost: {cause}");
                     let failure = Failure { operator: None, subtask: None, cause };
                     self.note_failure(Some(attempt), Some(ordinal), &failure);

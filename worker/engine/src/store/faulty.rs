@@ -188,12 +188,16 @@ impl ObjectStore for FaultyStore {
         self.inner.delete(key)
     }
 
-    fn discard_uploads(&self, prefix: &Prefix, before_ms: i64) -> StoreResult<usize> {
+    fn unfinished(&self, prefix: &Prefix) -> StoreResult<Vec<ObjectKey>> {
+        self.inner.unfinished(prefix)
+    }
+
+    fn discard_unfinished(&self, key: &ObjectKey) -> StoreResult<()> {
         self.slow();
         if self.shared.happens(self.faults.delete_fails) {
-            return Err(injected("delete", prefix.as_str(), Certainty::Unknown));
+            return Err(injected("delete", key.as_str(), Certainty::Unknown));
         }
-        self.inner.discard_uploads(prefix, before_ms)
+        self.inner.discard_unfinished(key)
     }
 }
 

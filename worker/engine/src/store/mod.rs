@@ -110,12 +110,17 @@ pub trait ObjectStore: Send + Sync + 'static {
     /// Deletes an object. No error if there is none.
     fn delete(&self, key: &ObjectKey) -> StoreResult<()>;
 
-    /// Takes back large objects below `prefix` that were begun before `before_ms`
-    /// (milliseconds since 1970, by the store's clock) and never finished: what a dead
-    /// process left, if the store keeps such things. How many.
-    fn discard_uploads(&self, prefix: &Prefix, before_ms: i64) -> StoreResult<usize> {
-        let _ = (prefix, before_ms);
-        Ok(0)
+    /// Keys below `prefix` of large objects that were begun and not finished, as far as the
+    /// store keeps and lists them: what dead processes left, and what others write now.
+    fn unfinished(&self, prefix: &Prefix) -> StoreResult<Vec<ObjectKey>> {
+        let _ = prefix;
+        Ok(Vec::new())
+    }
+
+    /// Takes back what was begun at this key and not finished. An object there stays.
+    fn discard_unfinished(&self, key: &ObjectKey) -> StoreResult<()> {
+        let _ = key;
+        Ok(())
     }
 }
 
@@ -129,6 +134,31 @@ pub trait ObjectWriter: Send {
 
     /// Removes what was written.
     fn abort(self: Box<Self>);
+}
+
+/// How often a store is asked that gives no answer, and the pause after the first time.
+const PROBES: u32 = 6;
+const PROBE_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// Probes a store, again and again while it gives no answer that the user could help.
+/// `nonce` makes a new one.
+pub fn probe_patiently(
+    store: &dyn ObjectStore,
+    mut nonce: impl FnMut() -> String,
+) -> StoreResult<()> {
+    let mut tries = 1;
+    loop {
+        match probe(store, &nonce()) {
+            Err(error)
+                if tries < PROBES && error.action != "use" && error.fault == Fault::Other =>
+            {
+                tracing::warn!(%error, "the storage is probed again");
+                std::thread::sleep(PROBE_PAUSE * 2_u32.pow(tries - 1));
+                tries += 1;
+            }
+            other => return other,
+        }
+    }
 }
 
 /// Asks a store whether it honours put-if-absent, with a key made of `nonce`,

@@ -121,10 +121,14 @@ impl Drop for Server {
 
 /// What the script builds.
 fn program(kind: &str) -> PathBuf {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("lab/server.sh");
-    let made = Command::new(&script).arg(kind).stderr(Stdio::inherit()).output();
-    let made = made.unwrap_or_else(|error| panic!("cannot run {}: {error}", script.display()));
-    assert!(made.status.success(), "{} {kind} failed: see above", script.display());
+    // Within the program: the checkout that it was built in need not be there any more.
+    let script = include_str!("../../lab/server.sh");
+    let made = Command::new("bash")
+        .args(["-c", script, "server.sh", kind])
+        .stderr(Stdio::inherit())
+        .output();
+    let made = made.unwrap_or_else(|error| panic!("cannot run bash: {error}"));
+    assert!(made.status.success(), "lab/server.sh {kind} failed: see above");
     PathBuf::from(String::from_utf8(made.stdout).unwrap().trim())
 }
 

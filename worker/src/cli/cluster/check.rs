@@ -3,7 +3,7 @@
 //! nothing, and changes nothing of the job.
 
 use crate::cli::cluster::last_words;
-use crate::cli::cluster::worker::{read_live, read_revision};
+use crate::cli::cluster::worker::{read_live, read_revision, refuse_unsupported, unclaimed};
 use crate::cli::home::{Stored, is_storage};
 use crate::cli::place::Place;
 use crate::cli::trouble::Trouble;
@@ -11,7 +11,7 @@ use clap::Args;
 use millrace_engine::api::env::Env;
 use millrace_engine::data::Res;
 use millrace_engine::job::{Comparison, compare};
-use millrace_engine::store::{Access, probe};
+use millrace_engine::store::{Access, probe_patiently};
 use millrace_protocol::config::Revision;
 use millrace_protocol::keygroup::MaxParallelism;
 use serde_json::{Map, json};
@@ -40,15 +40,16 @@ pub fn check(
     revision: &Revision,
     build: impl FnOnce(&Env) -> Res,
 ) -> Result<String, Trouble> {
+    refuse_unsupported(revision)?;
     let live = read_live(&options.live)?;
+    let place = Place::of_storage(&revision.storage);
     let env = Env::new();
     build(&env).map_err(Trouble::user)?;
     let graph = env.into_graph();
     let max = MaxParallelism::new(revision.max_parallelism).map_err(Trouble::user)?;
     graph.check(live.parallelism, max).map_err(Trouble::User)?;
-    let place = Place::of_storage(&revision.storage);
     let store = place.open(Access::Write).map_err(|e| Trouble::Storage(e.to_string()))?;
-    probe(store.as_ref(), &format!("{:016x}", fastrand::u64(..)))
+    probe_patiently(store.as_ref(), || format!("{:016x}", fastrand::u64(..)))
         .map_err(|e| Trouble::Storage(e.to_string()))?;
     let stored = if is_storage(&place)? { Some(Stored::read(&place)?) } else { None };
     let latest = stored.as_ref().and_then(|stored| {
@@ -56,9 +57,10 @@ pub fn check(
         Some(stored.manifest(latest))
     });
     let base = latest.transpose()?;
-    let dropped = &revision.drop_state;
+    let dropped = unclaimed(revision);
+    let compared = base.as_ref().map(|base| compare(&graph, live.parallelism, max, base, &dropped));
     let Comparison { keeps, drops } =
-        compare(&graph, live.parallelism, max, base.as_ref(), dropped).map_err(Trouble::User)?;
+        compared.transpose().map_err(Trouble::User)?.unwrap_or_default();
     let from = match &base {
         None => "there is no checkpoint yet".to_owned(),
         Some(base) => format!(

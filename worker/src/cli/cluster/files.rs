@@ -58,6 +58,12 @@ impl Files {
             .map_err(bad)
     }
 
+    /// Removes them: the job has ended.
+    pub fn remove(&self) {
+        // What is left is replaced by the next run.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+
     /// What the job should be now.
     pub fn read_live(&self) -> Result<Live, Trouble> {
         let path = self.live();

@@ -18,17 +18,13 @@ pub fn in_pod() -> bool {
 /// Says why the process ends, if it is in a pod.
 pub fn of_trouble(trouble: &Trouble) {
     let text = trouble.to_string();
-    let (code, remedy) = match trouble {
-        Trouble::Storage(_) => (
-            "StorageUnusable",
-            "check bucket, endpoint, credentials and permissions in spec.storage",
-        ),
-        Trouble::User(_) => {
-            ("InvalidProgram", "change spec.job, spec.image or what the message names")
-        }
-        Trouble::Failed(_) => ("Failed", ""),
+    let code = match trouble {
+        Trouble::Storage(_) => "StorageUnusable",
+        Trouble::User(_) => "InvalidProgram",
+        Trouble::Failed(_) => "Failed",
     };
-    say(code, &text, remedy, Map::new());
+    // The message says what to do; the operator knows where in the StreamJob.
+    say(code, &text, "", Map::new());
 }
 
 /// Says something, with more that only its reader knows.

@@ -54,6 +54,9 @@ pub fn rescale(
         if generation.is_some_and(|generation| generation >= live.generation) {
             return Ok(format!("parallelism {parallelism} on {workers} workers"));
         }
+        if files.read_live().is_err() {
+            return Err(Trouble::failed("the job ended before it was rescaled"));
+        }
         std::thread::sleep(POLL);
     }
     Err(Trouble::failed(format!(

@@ -9,9 +9,9 @@ use crate::cli::trouble::Trouble;
 use clap::{Args, Subcommand};
 use millrace_engine::api::env::Env;
 use millrace_engine::coordinator::export::find;
-use millrace_engine::coordinator::{Desired, Existing, Outcome};
+use millrace_engine::coordinator::{Desired, Existing, Outcome, Unclaimed};
 use millrace_engine::data::Res;
-use millrace_engine::job::{Handle, JobError, JobOptions, Lead, lead};
+use millrace_engine::job::{Handle, JobOptions, Lead, lead};
 use millrace_engine::store::Access;
 use millrace_engine::store::opener::{join, split};
 use millrace_protocol::config::Revision;
@@ -100,7 +100,7 @@ fn delete(
     let store = place.open(Access::Write).map_err(|e| Trouble::Storage(e.to_string()))?;
     let mut options = JobOptions::new(&revision.name, &place.location);
     options.opener = place.opener.clone();
-    options.allow_unclaimed_state = true;
+    options.unclaimed = Unclaimed::Dropped;
     let owner = Owner {
         pod: std::env::var("MILLRACE_POD_UID").unwrap_or_default(),
         process: std::process::id(),
@@ -118,8 +118,7 @@ fn delete(
             Ok(told(format!("another job has taken the place over: {by}; nothing is deleted"), &[]))
         }
         Ok(other) => Err(Trouble::failed(format!("the data is not deleted: {other:?}"))),
-        Err(JobError::User(why)) => Err(Trouble::User(why)),
-        Err(JobError::Failed(why)) => Err(Trouble::Failed(why)),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -94,6 +94,7 @@ pub fn supervise(options: &RunOptions, screen: &Screen, workers: u16) -> Result<
     };
     drop(progress);
     watcher.leave();
+    watcher.files.remove();
     match end.code() {
         Some(0) => Ok(()),
         Some(code) if code == i32::from(USER_ERROR) => {

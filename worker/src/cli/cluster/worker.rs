@@ -15,13 +15,14 @@ use millrace_cluster::process::{Leader, Process, ProcessSpec};
 use millrace_cluster::token::Token;
 use millrace_connectors::DeadLetterFile;
 use millrace_engine::api::env::Env;
-use millrace_engine::coordinator::{ClaimRule, Existing};
+use millrace_engine::coordinator::{ClaimRule, Existing, Unclaimed};
 use millrace_engine::data::Res;
 use millrace_engine::job::{Handle, JobOptions, Lead, Proposed};
 use millrace_engine::store::opener::is_url;
-use millrace_engine::store::{Access, DirectoryStore, OwnerLock, StoreError, probe};
-use millrace_protocol::config::{Live, OnExistingState, Revision};
+use millrace_engine::store::{Access, DirectoryStore, OwnerLock, StoreError};
+use millrace_protocol::config::{Backend, ExchangeSecurity, Live, OnExistingState, Revision};
 use millrace_protocol::head::Owner;
+use millrace_protocol::ids::Uid;
 use millrace_protocol::keygroup::MaxParallelism;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -103,20 +104,23 @@ pub fn worker(
     revision: &Revision,
     build: impl FnOnce(&Env) -> Res,
 ) -> Result<(), Trouble> {
+    let in_pod = last_words::in_pod();
+    let told = in_pod.then(pod::Told::listen).transpose().map_err(Trouble::failed)?;
     if options.supervised {
         end_with_parent()?;
     }
     let index = options.index.map_or_else(index_of_pod, Ok)?;
+    // Before the dataflow is built: files of the program are on the server of the storage.
+    let place = match (run_options, &options.storage_location) {
+        (Some(run), Some(location)) => Place::new(location, &run.server),
+        _ => Place::of_storage(&revision.storage),
+    };
+    refuse_unsupported(revision)?;
     let env = Env::new();
     build(&env).map_err(Trouble::user)?;
     let graph = Arc::new(env.into_graph());
     let live = read_live(&options.live)?;
     let hash = revision.hash().map_err(Trouble::failed)?;
-    let place = match (run_options, &options.storage_location) {
-        (Some(run), Some(location)) => Place::new(location, &run.server),
-        _ => Place::of_storage(&revision.storage),
-    };
-    let in_pod = last_words::in_pod();
     let storage = if in_pod { PathBuf::from(STATE_DIR) } else { place.here() };
     let mut job = JobOptions::new(&revision.name, &place.location);
     job.opener = Arc::clone(&place.opener);
@@ -126,14 +130,15 @@ pub fn worker(
     if let Some(run) = run_options {
         job.checkpoints = run.checkpoints();
         job.restart = run.restart.clone();
-        job.allow_unclaimed_state = run.allow_unclaimed_state;
+        job.unclaimed = run.unclaimed();
+    } else {
+        job.unclaimed = unclaimed(revision);
     }
     let letters = run_options.and_then(|run| run.dead_letters.clone());
     let letters = letters.unwrap_or_else(|| storage.join("dead-letters"));
-    let name = match index {
-        0 => revision.name.clone(),
-        index => format!("{}-{index}", revision.name),
-    };
+    // In a cluster the name is `namespace/name`.
+    let name = revision.name.replace('/', ".");
+    let name = if index == 0 { name } else { format!("{name}-{index}") };
     let letters = Arc::new(DeadLetterFile::open(&letters, &name).map_err(Trouble::user)?);
     job.dead_letters = Arc::clone(&letters) as _;
     let owned = if index == 0 { Some(own(&storage)?) } else { None };
@@ -147,9 +152,6 @@ pub fn worker(
     job.spill = spill_of_worker(revision, state, (index, neighbours), &storage)?;
     let bad_storage = |error: StoreError| Trouble::Storage(error.to_string());
     let store = place.open(Access::Write).map_err(bad_storage)?;
-    if index == 0 {
-        probe(store.as_ref(), &format!("{:016x}", fastrand::u64(..))).map_err(bad_storage)?;
-    }
     let spec = ProcessSpec {
         ordinal: index,
         graph,
@@ -167,7 +169,12 @@ pub fn worker(
     };
     let process = Process::start(spec).map_err(Trouble::failed)?;
     let Some(lock) = owned else {
-        return pod::serve_until_told(process).map_err(Trouble::failed);
+        let told = match told {
+            Some(told) => told,
+            None => pod::Told::listen().map_err(Trouble::failed)?,
+        };
+        pod::serve_until_told(process, told);
+        return Ok(());
     };
     if let Some(file) = &options.leader_file {
         replace(file, process.address().as_bytes())
@@ -186,12 +193,12 @@ pub fn worker(
         }
     };
     let leftovers = Arc::new(Mutex::new(socket));
-    if in_pod {
-        pod::leave_with_checkpoint(handle.clone())
-    } else {
-        run::stop_on_signals(&running, &leftovers, &Screen::default())
+    match told {
+        Some(told) => pod::leave_with_checkpoint(handle.clone(), told),
+        None => run::stop_on_signals(&running, &leftovers, &Screen::default()),
     }
     .map_err(|e| Trouble::failed(format!("cannot listen for signals: {e}")))?;
+    pod::watch_over(handle.clone()).map_err(Trouble::failed)?;
     watch(&options.live, live.clone(), hash, handle);
     let owner = Owner {
         pod: std::env::var("MILLRACE_POD_UID").unwrap_or_else(|_| "local".to_owned()),
@@ -229,6 +236,26 @@ pub fn worker(
     drop(leftovers);
     drop(lock);
     told.map(drop)
+}
+
+/// State of these operators may be dropped, and no other.
+pub fn unclaimed(revision: &Revision) -> Unclaimed {
+    Unclaimed::DroppedOf(revision.drop_state.iter().map(|uid| Uid(uid.clone())).collect())
+}
+
+/// What a configuration may ask for and no process can do yet: never something else instead.
+pub fn refuse_unsupported(revision: &Revision) -> Result<(), Trouble> {
+    if revision.backend != Backend::Memory {
+        let why = "state.backend RocksDB is not there yet: leave it out, and give workers memory \
+                   for all of the state";
+        return Err(Trouble::user(why));
+    }
+    if revision.exchange != ExchangeSecurity::Plaintext {
+        let why = "tls.exchange Mutual is not there yet: leave it out, and keep others out of the \
+                   network between workers";
+        return Err(Trouble::user(why));
+    }
+    Ok(())
 }
 
 fn existing(revision: &Revision) -> Existing {
@@ -345,5 +372,33 @@ fn watch(path: &Path, mut seen: Live, revision: String, handle: Handle) {
     });
     if let Err(error) = watching {
         tracing::warn!(%error, "changes of the configuration are not seen");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn revision(more: &str) -> Revision {
+        let text = format!(
+            r#"{{"format":1,"name":"shop/orders","job":"u","max_parallelism":8,
+                "slots_per_worker":1,"storage":{{"directory":{{"path":"/s"}}}}{more}}}"#
+        );
+        Revision::decode("revision", text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_refused_by_name() {
+        assert!(refuse_unsupported(&revision("")).is_ok());
+        let refused = |more| refuse_unsupported(&revision(more)).unwrap_err().to_string();
+        assert!(refused(r#","backend":"RocksDB""#).contains("state.backend"));
+        assert!(refused(r#","exchange":{"mutual":{"directory":"/t"}}"#).contains("tls.exchange"));
+    }
+
+    #[test]
+    fn only_state_that_the_user_named_may_be_dropped() {
+        let unclaimed = unclaimed(&revision(r#","drop_state":["old"]"#));
+        assert!(unclaimed.may_drop(&Uid("old".to_owned())));
+        assert!(!unclaimed.may_drop(&Uid("window".to_owned())));
     }
 }

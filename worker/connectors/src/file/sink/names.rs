@@ -23,6 +23,29 @@ pub struct FileCommit {
     pub len: u64,
     /// Whether the part was closed. If not, its writer may have gone on.
     pub closed: bool,
+    /// In S3: what makes up the object.
+    #[serde(default)]
+    pub upload: Option<Upload>,
+}
+
+/// A multipart upload, and those of its parts that count.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upload {
+    /// What the server calls it.
+    pub id: String,
+    /// In the order of their numbers.
+    pub parts: Vec<UploadPart>,
+}
+
+/// A part of a multipart upload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadPart {
+    /// Its number.
+    pub number: u16,
+    /// What the server calls its content.
+    pub e_tag: String,
+    /// CRC-32, as the headers of S3 have it.
+    pub crc32: String,
 }
 
 /// The directories of one sink of one job.
@@ -32,6 +55,8 @@ pub(super) struct Places {
     pub(super) stage: PathBuf,
     /// The sink's uid as names begin with it.
     uid: String,
+    /// The job as names have it.
+    pub(super) job: String,
 }
 
 impl Places {
@@ -39,7 +64,8 @@ impl Places {
     pub(super) fn create(dir: &Path, job: &JobUid, uid: &Uid) -> Result<Self, Error> {
         let failed = |source| Error::Directory { path: dir.to_path_buf(), source };
         let home = dir.join(STAGE);
-        let stage = home.join(escape(job.as_str())).join(escape(uid.as_str()));
+        let (job, uid) = (escape(job.as_str()), escape(uid.as_str()));
+        let stage = home.join(&job).join(&uid);
         fs::create_dir_all(&stage).map_err(failed)?;
         for made in stage.ancestors().take_while(|path| path.starts_with(dir)) {
             sync_dir(made).map_err(failed)?;
@@ -52,18 +78,7 @@ impl Places {
         let probe = |dir: &Path| make_and_remove(dir).map_err(failed);
         probe(dir)?;
         probe(&home)?;
-        Ok(Self { dir: dir.to_path_buf(), stage, uid: escape(uid.as_str()) })
-    }
-
-    /// The names of a part. Unique: an attempt is deployed once, and a subtask
-    /// counts its parts.
-    pub(super) fn part(cx: &SinkCx, partition: &str, counter: u64, extension: &str) -> FileCommit {
-        let SinkCx { job, uid, attempt, subtask } = cx;
-        let (job, uid) = (escape(job.as_str()), escape(uid.as_str()));
-        let name = format!("{uid}-{:05}-{:08}-{counter:08}-{job}{extension}", subtask.0, attempt.0);
-        let slash = if partition.is_empty() { "" } else { "/" };
-        let target = format!("{partition}{slash}{name}");
-        FileCommit { staged: name, target, len: 0, closed: false }
+        Ok(Self { dir: dir.to_path_buf(), stage, uid, job })
     }
 
     /// The attempt that staged a file of this name, or of which this is a copy.
@@ -86,6 +101,22 @@ impl Places {
     }
 }
 
+/// The names of a part. Unique: an attempt is deployed once, and a subtask counts its parts.
+pub(super) fn part(
+    cx: &SinkCx,
+    job: &str,
+    partition: &str,
+    counter: u64,
+    extension: &str,
+) -> FileCommit {
+    let SinkCx { uid, attempt, subtask, .. } = cx;
+    let uid = escape(uid.as_str());
+    let name = format!("{uid}-{:05}-{:08}-{counter:08}-{job}{extension}", subtask.0, attempt.0);
+    let slash = if partition.is_empty() { "" } else { "/" };
+    let target = format!("{partition}{slash}{name}");
+    FileCommit { staged: name, target, len: 0, closed: false, upload: None }
+}
+
 /// Whether a partition's path leads to a place below the directory.
 pub(super) fn is_sub_path(path: &str) -> bool {
     path.is_empty()
@@ -95,7 +126,7 @@ pub(super) fn is_sub_path(path: &str) -> bool {
 }
 
 /// Makes a name that is safe in a path; two ids never get the same one.
-fn escape(id: &str) -> String {
+pub(super) fn escape(id: &str) -> String {
     let mut name = String::new();
     for (at, byte) in id.bytes().enumerate() {
         match byte {

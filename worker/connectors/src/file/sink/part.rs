@@ -1,9 +1,9 @@
-//! One part: encoder, compression, file.
+//! One part: encoder, compression, bytes.
 
+use super::place::{Body, Seal};
 use super::{Compression, Error, FileCommit};
-use std::fs::{File, OpenOptions};
+#[cfg(any(feature = "gzip", feature = "zstd"))]
 use std::io::Write;
-use std::path::PathBuf;
 use std::time::Instant;
 
 /// Bytes are packed and written in pieces of this size.
@@ -18,7 +18,6 @@ pub(super) struct Part<E> {
     pub(super) opened: Instant,
     /// Which of the subtask's parts it is.
     pub(super) counter: u64,
-    path: PathBuf,
     out: Packer,
     /// Encoded and not packed yet.
     bytes: Vec<u8>,
@@ -28,32 +27,25 @@ pub(super) struct Part<E> {
 }
 
 impl<E> Part<E> {
-    pub(super) fn create(
-        path: PathBuf,
+    pub(super) fn new(
+        body: Box<dyn Body>,
         commit: FileCommit,
         counter: u64,
         compression: Compression,
         encoder: E,
         now: Instant,
-    ) -> Result<Self, Error> {
-        // Never one that is there: names are unique, so it would be another's.
-        let file = OpenOptions::new()
-            .append(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(|e| Error::write(&path, e))?;
-        let out = Packer { file, len: 0, stream: Stream::new(compression) };
-        Ok(Self {
+    ) -> Self {
+        let out = Packer { body, len: 0, stream: Stream::new(compression) };
+        Self {
             encoder,
             commit,
             opened: now,
             counter,
-            path,
             out,
             bytes: Vec::new(),
             undrained: 0,
             dirty: false,
-        })
+        }
     }
 
     /// Notes that the encoder took a row; `drain` is called now and then.
@@ -81,47 +73,52 @@ impl<E> Part<E> {
     }
 
     fn pack(&mut self) -> Result<(), Error> {
-        self.out.write(&self.bytes).map_err(|e| Error::write(&self.path, e))?;
+        self.out.write(&self.bytes).map_err(|e| self.failed(e))?;
         self.bytes.clear();
         Ok(())
     }
 
-    /// Hands everything to the file system, such that the file could end here. A
-    /// handle for making it last, unless nothing has come since the last time.
+    /// Hands everything to the body, such that the part could end here; what is left to do.
     pub(super) fn seal(
         &mut self,
         drain: impl FnOnce(&mut E, &mut Vec<u8>) -> Result<(), super::Fail>,
-    ) -> Result<Option<Sealed>, super::Fail> {
-        if !std::mem::take(&mut self.dirty) {
-            return Ok(None);
+    ) -> Result<Option<Seal>, super::Fail> {
+        let changed = std::mem::take(&mut self.dirty);
+        if changed {
+            self.undrained = 0;
+            drain(&mut self.encoder, &mut self.bytes)?;
+            self.pack().map_err(Error::into_fail)?;
+            self.out.finish().map_err(|e| self.failed(e).into_fail())?;
+            self.commit.len = self.out.len;
         }
-        self.undrained = 0;
-        drain(&mut self.encoder, &mut self.bytes)?;
-        self.pack().map_err(Error::into_fail)?;
-        let finished = self.out.finish().and_then(|()| self.out.file.try_clone());
-        let file = finished.map_err(|e| Error::write(&self.path, e).into_fail())?;
-        self.commit.len = self.out.len;
-        Ok(Some(Sealed { file, path: self.path.clone() }))
+        self.out.body.seal(changed).map_err(|e| self.failed(e).into_fail())
+    }
+
+    fn failed(&self, error: std::io::Error) -> Error {
+        Error::write(self.out.body.path(), error)
+    }
+
+    /// Whether more should come now.
+    pub(super) fn has_room(&mut self) -> bool {
+        self.out.body.has_room()
+    }
+
+    /// Whether little more can come.
+    pub(super) fn is_full(&self) -> bool {
+        self.out.body.is_full()
+    }
+
+    /// Bytes of it in memory, roughly.
+    pub(super) fn held(&self) -> usize {
+        self.out.body.held()
     }
 }
 
-/// What a part held at some moment, yet to be made durable.
-pub(super) struct Sealed {
-    file: File,
-    path: PathBuf,
-}
-
-impl Sealed {
-    pub(super) fn sync(self) -> Result<(), Error> {
-        self.file.sync_data().map_err(|e| Error::write(&self.path, e))
-    }
-}
-
-/// Compresses into a file. A packed stream ends at every seal and another one
+/// Compresses. A packed stream ends at every seal and another one
 /// begins after it: readers of gzip and zstd take them as one.
 struct Packer {
-    file: File,
-    /// Length of the file.
+    body: Box<dyn Body>,
+    /// Of the body.
     len: u64,
     stream: Stream,
 }
@@ -150,7 +147,7 @@ impl Packer {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         match &mut self.stream {
             Stream::Plain => {
-                self.file.write_all(bytes)?;
+                self.body.write_all(bytes)?;
                 self.len += bytes.len() as u64;
             }
             #[cfg(feature = "gzip")]
@@ -159,7 +156,7 @@ impl Packer {
                     flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default())
                 });
                 stream.write_all(bytes)?;
-                append(&mut self.file, stream.get_mut(), &mut self.len)?;
+                append(self.body.as_mut(), stream.get_mut(), &mut self.len)?;
             }
             #[cfg(feature = "zstd")]
             Stream::Zstd(stream) => {
@@ -168,7 +165,7 @@ impl Packer {
                     none => none.insert(zstd::stream::write::Encoder::new(Vec::new(), 0)?),
                 };
                 stream.write_all(bytes)?;
-                append(&mut self.file, stream.get_mut(), &mut self.len)?;
+                append(self.body.as_mut(), stream.get_mut(), &mut self.len)?;
             }
         }
         Ok(())
@@ -179,12 +176,12 @@ impl Packer {
             Stream::Plain => Ok(()),
             #[cfg(feature = "gzip")]
             Stream::Gzip(stream) => match stream.take() {
-                Some(stream) => append(&mut self.file, &mut stream.finish()?, &mut self.len),
+                Some(stream) => append(self.body.as_mut(), &mut stream.finish()?, &mut self.len),
                 None => Ok(()),
             },
             #[cfg(feature = "zstd")]
             Stream::Zstd(stream) => match stream.take() {
-                Some(stream) => append(&mut self.file, &mut stream.finish()?, &mut self.len),
+                Some(stream) => append(self.body.as_mut(), &mut stream.finish()?, &mut self.len),
                 None => Ok(()),
             },
         }
@@ -192,8 +189,8 @@ impl Packer {
 }
 
 #[cfg(any(feature = "gzip", feature = "zstd"))]
-fn append(file: &mut File, packed: &mut Vec<u8>, len: &mut u64) -> std::io::Result<()> {
-    file.write_all(packed)?;
+fn append(body: &mut dyn Body, packed: &mut Vec<u8>, len: &mut u64) -> std::io::Result<()> {
+    body.write_all(packed)?;
     *len += packed.len() as u64;
     packed.clear();
     Ok(())

@@ -119,6 +119,13 @@ fn a_directory_that_cannot_be_written_is_the_users_error() {
 }
 
 #[test]
+fn an_unknown_url_is_refused_and_not_taken_for_a_directory() {
+    let e = FileSink::<Row, _>::csv("gs://bucket/out").writer(cx(1)).err().unwrap();
+    assert!(e.is::<UserError>() && e.to_string().contains("or s3://bucket/prefix"), "{e}");
+    assert!(!Path::new("gs:").exists());
+}
+
+#[test]
 fn partitions_lead_nowhere_but_below_the_directory() {
     let dir = tempfile::tempdir().unwrap();
     for path in ["..", "a/../b", "/etc", "a//b", "a/", ".millrace", "a/.b"] {
@@ -134,7 +141,7 @@ fn partitions_lead_nowhere_but_below_the_directory() {
 fn names_order_the_parts_of_a_subtask_as_they_were_written() {
     let mut names = Vec::new();
     for attempt in [1, 2, 9, 10, 1000] {
-        names.extend([0, 5, 10, 200].map(|n| Places::part(&cx(attempt), "", n, ".csv").target));
+        names.extend([0, 5, 10, 200].map(|n| names::part(&cx(attempt), "j", "", n, ".csv").target));
     }
     assert!(names.is_sorted());
 }

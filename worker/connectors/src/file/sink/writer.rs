@@ -1,25 +1,30 @@
-//! Writes the parts of one subtask. Bytes go to the file system on the slot's
+//! Writes the parts of one subtask. Bytes go to their place from the slot's
 //! thread; making them last is the side pool's work.
 
-use super::names::{Places, is_sub_path, sync_dir};
-use super::part::{Part, Sealed};
+use super::names::{self, is_sub_path};
+use super::part::Part;
+use super::place::{Place, Seal};
 use super::{Config, Error, FileCommit};
 use crate::format::{Encode, Encoder};
 use millrace_engine::connector::{Pending, Prepared, SinkCx, Writer};
 use millrace_engine::data::{Res, Rows};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
+
+/// A subtask holds about so many bytes in memory, where parts are in memory.
+const HELD: usize = 64 << 20;
 
 /// Writes the rows of one subtask.
 pub struct FileWriter<T, F: Encode<T>> {
     config: Config<T, F>,
-    places: Places,
+    place: Arc<dyn Place>,
     cx: SinkCx,
     extension: String,
     /// Open parts by partition.
     parts: BTreeMap<String, Part<F::Encoder>>,
     /// Closed since the last barrier.
-    closed: Vec<(FileCommit, Option<Sealed>)>,
+    closed: Vec<(FileCommit, Option<Seal>)>,
     next_part: u64,
     /// Whether the stage has entries that may not last yet.
     new_entries: bool,
@@ -27,11 +32,11 @@ pub struct FileWriter<T, F: Encode<T>> {
 }
 
 impl<T, F: Encode<T>> FileWriter<T, F> {
-    pub(super) fn new(config: Config<T, F>, places: Places, cx: SinkCx) -> Self {
+    pub(super) fn new(config: Config<T, F>, place: Arc<dyn Place>, cx: SinkCx) -> Self {
         let extension = format!(".{}{}", config.format.extension(), config.compression.extension());
         Self {
             config,
-            places,
+            place,
             cx,
             extension,
             parts: BTreeMap::new(),
@@ -56,16 +61,11 @@ impl<T, F: Encode<T>> FileWriter<T, F> {
                 }
             }
             let counter = self.next_part;
-            let commit = Places::part(&self.cx, &self.partition, counter, &self.extension);
-            let part = Part::create(
-                self.places.staged(&commit),
-                commit,
-                counter,
-                self.config.compression,
-                self.config.format.encoder(),
-                now,
-            )
-            .map_err(Error::into_fail)?;
+            let (job, partition) = (self.place.job(), &self.partition);
+            let commit = names::part(&self.cx, job, partition, counter, &self.extension);
+            let body = self.place.begin(&commit).map_err(Error::into_fail)?;
+            let (compression, encoder) = (self.config.compression, self.config.format.encoder());
+            let part = Part::new(body, commit, counter, compression, encoder, now);
             self.next_part += 1;
             self.new_entries = true;
             self.parts.insert(self.partition.clone(), part);
@@ -85,6 +85,16 @@ impl<T, F: Encode<T>> FileWriter<T, F> {
         Ok(())
     }
 
+    /// Closes the largest part if too much is in memory.
+    fn let_go(&mut self) -> Res {
+        let held = self.parts.values().map(Part::held).sum::<usize>();
+        let largest = self.parts.iter().max_by_key(|(_, part)| part.held());
+        match largest.map(|(partition, _)| partition.clone()) {
+            Some(partition) if held > HELD => self.close(&partition),
+            _ => Ok(()),
+        }
+    }
+
     /// Writes rows that belong to `self.partition`.
     fn write_run<'r>(&mut self, rows: impl Iterator<Item = &'r T>, now: Instant) -> Res
     where
@@ -101,7 +111,7 @@ impl<T, F: Encode<T>> FileWriter<T, F> {
                     break;
                 }
             }
-            if part.len() >= max_bytes {
+            if part.len() >= max_bytes || part.is_full() {
                 let partition = std::mem::take(&mut self.partition);
                 self.close(&partition)?;
                 self.partition = partition;
@@ -112,6 +122,10 @@ impl<T, F: Encode<T>> FileWriter<T, F> {
 }
 
 impl<T: 'static, F: Encode<T>> Writer<T, FileCommit> for FileWriter<T, F> {
+    fn has_room(&mut self) -> bool {
+        self.parts.values_mut().all(Part::has_room)
+    }
+
     fn write(&mut self, rows: &mut Rows<T>) -> Res {
         let now = Instant::now();
         match self.config.partition.clone() {
@@ -134,7 +148,7 @@ impl<T: 'static, F: Encode<T>> Writer<T, FileCommit> for FileWriter<T, F> {
             }
         }
         rows.clear();
-        Ok(())
+        self.let_go()
     }
 
     fn prepare(&mut self, last: bool) -> Res<Pending<FileCommit>> {
@@ -146,26 +160,25 @@ impl<T: 'static, F: Encode<T>> Writer<T, FileCommit> for FileWriter<T, F> {
         for partition in closing {
             self.close(&partition)?;
         }
-        let mut prepared = Prepared { commit: Vec::new(), open: Vec::new() };
-        let mut to_sync = Vec::new();
-        for (commit, sealed) in self.closed.drain(..) {
-            prepared.commit.push(commit);
-            to_sync.extend(sealed);
-        }
+        let mut closed = std::mem::take(&mut self.closed);
+        let mut open = Vec::new();
         for part in self.parts.values_mut() {
-            to_sync.extend(part.seal(|encoder, bytes| encoder.drain(bytes))?);
-            prepared.open.push(part.commit.clone());
+            let seal = part.seal(|encoder, bytes| encoder.drain(bytes))?;
+            open.push((part.commit.clone(), seal));
         }
         let new_entries = std::mem::take(&mut self.new_entries);
-        let stage = self.places.stage.clone();
+        let place = Arc::clone(&self.place);
         Ok(Box::new(move || {
-            for sealed in to_sync {
-                sealed.sync().map_err(Error::into_fail)?;
+            for (commit, seal) in closed.iter_mut().chain(&mut open) {
+                if let Some(seal) = seal.take() {
+                    seal(commit).map_err(Error::into_fail)?;
+                }
             }
             if new_entries {
-                sync_dir(&stage).map_err(|e| Error::write(&stage, e).into_fail())?;
+                place.settle().map_err(Error::into_fail)?;
             }
-            Ok(prepared)
+            let commits = |of: Vec<(FileCommit, _)>| of.into_iter().map(|(c, _)| c).collect();
+            Ok(Prepared { commit: commits(closed), open: commits(open) })
         }))
     }
 }

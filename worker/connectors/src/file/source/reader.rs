@@ -2,12 +2,14 @@
 
 use super::{Config, Error, FileSplit, OnError};
 use crate::file::input::Input;
+use crate::file::place::Files;
 use crate::format::{Decode, Decoder, Step};
 use millrace_engine::connector::{Lane, Next, Reader, SourceCx, SourceOut};
 use millrace_engine::data::Res;
 use std::collections::VecDeque;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const READ_BYTES: usize = 256 << 10;
 /// Of a bad row at most this much is kept.
@@ -16,6 +18,7 @@ const MAX_RAW_BYTES: usize = 64 << 10;
 /// Reads the splits assigned to one subtask, in the order of assignment.
 pub struct FileReader<T, F: Decode<T>> {
     config: Config<F>,
+    files: Arc<dyn Files>,
     cx: SourceCx,
     /// The first one is `open`, if any is.
     splits: VecDeque<(Lane, FileSplit)>,
@@ -37,18 +40,22 @@ struct Open<D> {
 }
 
 impl<T, F: Decode<T>> FileReader<T, F> {
-    pub(super) fn new(config: Config<F>, cx: SourceCx) -> Self {
-        Self { config, cx, splits: VecDeque::new(), open: None }
+    pub(super) fn new(config: Config<F>, files: Arc<dyn Files>, cx: SourceCx) -> Self {
+        Self { config, files, cx, splits: VecDeque::new(), open: None }
     }
 
     /// Opens the split at its position.
-    fn open(config: &Config<F>, split: &FileSplit) -> Result<Open<F::Decoder>, Error> {
+    fn open(
+        config: &Config<F>,
+        files: &dyn Files,
+        split: &FileSplit,
+    ) -> Result<Open<F::Decoder>, Error> {
         let path = Path::new(&split.path);
         let mut decoder = config.format.decoder();
         let mut open = None;
         let mut body = 0;
         if decoder.has_header() {
-            let mut head = Open::at(path, Input::open(path)?, 0);
+            let mut head = Open::at(path, Input::open(files, path)?, 0);
             body = head.header::<T, _>(&mut decoder, config.max_row_bytes)?;
             open = Some(head);
         }
@@ -58,7 +65,7 @@ impl<T, F: Decode<T>> FileReader<T, F> {
         let from = if first { split.start - 1 } else { split.offset.max(body) };
         let mut open = match open {
             Some(open) if open.offset == from => open,
-            _ => Open::at(path, Input::open_at(path, from)?, from),
+            _ => Open::at(path, Input::open_at(files, path, from)?, from),
         };
         if first {
             open.skip_line()?;
@@ -209,7 +216,10 @@ impl<T: Send + 'static, F: Decode<T>> Reader<T, FileSplit> for FileReader<T, F> 
             }
             let open = match &mut self.open {
                 Some(open) => open,
-                none => none.insert(Self::open(&self.config, split).map_err(Error::into_fail)?),
+                none => none.insert(
+                    Self::open(&self.config, self.files.as_ref(), split)
+                        .map_err(Error::into_fail)?,
+                ),
             };
             let (cx, on_error) = (&self.cx, self.config.on_error);
             let ended = open

@@ -134,7 +134,7 @@ impl State {
                 keys.iter().for_each(|key| drop(self.objects.remove(key)));
                 StoreAnswer::Deleted
             }
-            StoreCall::List { .. } => unreachable!(),
+            _ => unreachable!(),
         }
     }
 

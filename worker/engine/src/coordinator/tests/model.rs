@@ -64,7 +64,7 @@ pub fn config(process: u32, seed: u64) -> Config {
         from: RestoreChoice::Latest,
         restore: None,
         desired: Desired::Running,
-        allow_unclaimed_state: false,
+        unclaimed: crate::coordinator::Unclaimed::Refused,
         checkpoints: CheckpointPolicy {
             interval: Some(Duration::from_secs(1)),
             min_pause: Duration::ZERO,

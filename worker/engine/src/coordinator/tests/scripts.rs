@@ -565,7 +565,8 @@ fn refusals_name_the_thing() {
     assert!(refusal(other).contains("two operators"));
 
     // Flagged, state may be dropped.
-    let mut flagged = place.job(Config { allow_unclaimed_state: true, ..config(2, 0) });
+    let mut flagged =
+        place.job(Config { unclaimed: crate::coordinator::Unclaimed::Dropped, ..config(2, 0) });
     assert_eq!(flagged.outcome(), None);
 }
 

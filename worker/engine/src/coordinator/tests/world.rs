@@ -140,6 +140,9 @@ impl World {
                 self.before = now;
                 StoreAnswer::Keys(keys.into_iter().filter(|key| prefix.holds(key)).collect())
             }
+            // Only what is finished is modelled.
+            StoreCall::ListUnfinished { .. } => StoreAnswer::Keys(Vec::new()),
+            StoreCall::DiscardUnfinished { .. } => StoreAnswer::Deleted,
             StoreCall::Delete { keys } => {
                 for key in keys {
                     if self.reach.contains(key) {

@@ -1,0 +1,212 @@
+//! The example in several processes, of which any is killed at random moments.
+
+use super::{OUTPUTS, Run, lines, long_input, same, sorted};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a job may take to do what it must in the end.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// Where a job reads, writes, and keeps its state: paths or URLs.
+pub struct Places {
+    pub input: PathBuf,
+    pub output: PathBuf,
+    pub storage: PathBuf,
+}
+
+impl Places {
+    /// Below a directory, but for the input.
+    pub fn local(dir: &Path, input: &Path) -> Self {
+        Self { input: input.to_owned(), output: dir.join("out"), storage: dir.join("storage") }
+    }
+}
+
+/// A job that runs.
+pub struct Job {
+    places: Places,
+    /// The caches of its user, where a job with storage elsewhere has its socket.
+    home: PathBuf,
+    /// What its processes say: a pipe that nobody reads would stop them.
+    log: PathBuf,
+    child: Child,
+}
+
+impl Job {
+    /// What it needs besides is made in `dir`.
+    pub fn start(dir: &Path, places: Places, workers: u16, parallelism: u16) -> Self {
+        let (home, log) = (dir.join("home"), dir.join("log"));
+        fs::create_dir_all(dir).unwrap();
+        let workers = workers.to_string();
+        let more =
+            ["--workers", &workers, "--slots-per-worker", "2", "--restart", "backoff:10ms:1s"];
+        let Places { input, output, storage } = &places;
+        let run = Run { input, output, storage, parallelism, interval: "50ms", more: &more };
+        let mut command = run.command();
+        command.env("XDG_CACHE_HOME", &home).stderr(File::create(&log).unwrap());
+        let child = command.spawn().unwrap();
+        Self { places, home, log, child }
+    }
+
+    /// Its processes: ordinal and process id.
+    fn processes(&self) -> Vec<(u16, u32)> {
+        let parent = self.child.id();
+        let children = format!("/proc/{parent}/task/{parent}/children");
+        let Ok(children) = fs::read_to_string(children) else { return Vec::new() };
+        let ordinal = |pid: u32| -> Option<(u16, u32)> {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            let mut words = line.split(|b| *b == 0);
+            words.find(|word| *word == b"--index")?;
+            Some((std::str::from_utf8(words.next()?).ok()?.parse().ok()?, pid))
+        };
+        children.split_whitespace().filter_map(|pid| ordinal(pid.parse().ok()?)).collect()
+    }
+
+    fn is_over(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Asks the program about it.
+    fn ask(&self, words: &[&str]) -> std::process::Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flight-delays"));
+        command.args(words).arg("--storage").arg(&self.places.storage);
+        command.env("XDG_CACHE_HOME", &self.home).output().unwrap()
+    }
+
+    fn status(&self) -> Option<String> {
+        let output = self.ask(&["status", "--json"]);
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Waits until its tasks run; false if it has ended.
+    fn runs(&mut self) -> bool {
+        let begun = Instant::now();
+        while !self.is_over() {
+            let running = "\"state\": \"running\"";
+            let status = self.status();
+            if status.as_ref().is_some_and(|status| status.contains(running)) {
+                return true;
+            }
+            if begun.elapsed() > PATIENCE {
+                self.give_up(&format!("it does not run: {status:?}"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        false
+    }
+
+    /// Waits for its end.
+    pub fn finish(mut self) -> Places {
+        let begun = Instant::now();
+        while !self.is_over() {
+            if begun.elapsed() > PATIENCE {
+                self.give_up(&format!("it does not end: {:?}", self.status()));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let (code, log) = (self.child.wait().unwrap().code(), fs::read_to_string(&self.log));
+        let log = log.unwrap();
+        assert_eq!(code, Some(0), "{log}");
+        assert!(!log.contains("panicked"), "{log}");
+        self.places
+    }
+
+    /// Ends it, and says what it logged.
+    fn give_up(&mut self, why: &str) -> ! {
+        self.child.kill().unwrap();
+        panic!("{why}\n{}", fs::read_to_string(&self.log).unwrap());
+    }
+}
+
+fn signal(pid: u32, signal: &str) {
+    // One that has just ended is no error.
+    let mut kill = Command::new("kill");
+    kill.args([signal, &pid.to_string()]).stderr(Stdio::null()).status().unwrap();
+}
+
+/// Runs it in one process that nothing disturbs.
+pub fn calm(dir: &Path, input: &Path) -> PathBuf {
+    let (output, storage) = (dir.join("out"), dir.join("storage"));
+    let more: &[&str] = &[];
+    Run { input, output: &output, storage: &storage, parallelism: 2, interval: "1s", more }
+        .finish();
+    output
+}
+
+/// Compares two outputs.
+pub fn compare(expected: &Path, found: &Path, seed: u64) {
+    for (name, _) in OUTPUTS {
+        let expected = sorted(lines(&expected.join(name)));
+        assert!(!expected.is_empty(), "no {name} in the undisturbed run");
+        same(&expected, &sorted(lines(&found.join(name))), name, seed);
+    }
+}
+
+/// What is done to a job.
+pub struct Disturbance<'a> {
+    pub seed: u64,
+    /// How often something is done.
+    pub faults: usize,
+    /// How much there is to read.
+    pub months: usize,
+    /// Whether it is rescaled meanwhile.
+    pub rescales: bool,
+    /// Its places, given a directory and the input, a file.
+    pub places: &'a dyn Fn(&Path, &Path) -> Places,
+    /// Copies its output to a directory, if need be.
+    pub fetch: &'a dyn Fn(&Path, &Places) -> PathBuf,
+}
+
+/// Kills workers, the leader, or pauses one; rescales in between. The output must be that of
+/// a run which nothing disturbed.
+pub fn disturbed(how: &Disturbance) {
+    let Disturbance { seed, faults, .. } = *how;
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let dir = tempfile::tempdir().unwrap();
+    let input = long_input(dir.path(), how.months);
+    let expected = calm(&dir.path().join("calm"), &input);
+    let wild = dir.path().join("wild");
+    let mut job = Job::start(&wild, (how.places)(&wild, &input), 3, 4);
+    let mut done = 0;
+    while done < faults && job.runs() {
+        std::thread::sleep(Duration::from_millis(rng.u64(..200)));
+        let processes = job.processes();
+        if processes.is_empty() {
+            continue;
+        }
+        match rng.u8(..10) {
+            0..2 if how.rescales => {
+                let workers = rng.u16(2..5);
+                let parallelism = rng.u16(1..=workers * 2).to_string();
+                let workers = workers.to_string();
+                let asked =
+                    job.ask(&["rescale", "--workers", &workers, "--parallelism", &parallelism]);
+                let told = String::from_utf8_lossy(&asked.stderr).into_owned();
+                let over = job.is_over() || told.contains("the job ended");
+                assert!(asked.status.success() || over, "seed {seed}: {told}");
+            }
+            2 => {
+                for (_, pid) in processes {
+                    signal(pid, "-KILL");
+                }
+            }
+            3 => {
+                let (_, pid) = processes[rng.usize(..processes.len())];
+                signal(pid, "-STOP");
+                std::thread::sleep(Duration::from_millis(rng.u64(..300)));
+                signal(pid, "-CONT");
+            }
+            _ => {
+                let (_, pid) = processes[rng.usize(..processes.len())];
+                signal(pid, "-KILL");
+            }
+        }
+        done += 1;
+    }
+    println!("{done} faults before the end");
+    // How many fit in depends on the machine.
+    assert!(done >= 2, "seed {seed}: only {done} of {faults} faults came before the end");
+    let places = job.finish();
+    compare(&expected, &(how.fetch)(&wild, &places), seed);
+}
