@@ -124,6 +124,7 @@ fn ours(keys: Keys, total: u64) -> Result<Spilled> {
     let directory = LocalDir::within(local.path()).map_err(open)?;
     let tiers = RocksTiers::open(directory, shares.tier).map_err(open)?;
     let spill = SpillTo { tiers: Arc::new(tiers), budget: Budget::new(shares.tables) };
+    millrace_engine::runtime::memory::hold(&spill.budget, total)?;
     let (env, pace) = (Env::new(), Pace::default());
     let row = move |i| if i < keys.keys { (i, i | 1 << 40) } else { (keys.at(i), i & 0xff) };
     let rows = Generator::new(row).splits(PARALLELISM.into());

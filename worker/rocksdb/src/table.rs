@@ -6,9 +6,6 @@ use millrace_engine::state::tier::{OnEntry, Packed, Tier};
 use rocksdb::{BoundColumnFamily, Options, ReadOptions, WriteBatch, WriteOptions};
 use std::sync::Arc;
 
-/// Values read ahead of a scan, in bytes.
-const READ_AHEAD: usize = 1 << 20;
-
 pub(crate) struct TableTier {
     shared: Arc<Shared>,
     family: String,
@@ -60,7 +57,7 @@ impl Tier for TableTier {
             options.set_iterate_upper_bound(until);
             // What is written whole is not what is asked for next.
             options.fill_cache(false);
-            options.set_readahead_size(READ_AHEAD);
+            options.set_readahead_size(self.shared.read_ahead);
             let mut entries = db.raw_iterator_cf_opt(family, options);
             entries.seek(from);
             while let Some((key, value)) = entries.item() {

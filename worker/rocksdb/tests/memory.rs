@@ -7,6 +7,7 @@ use millrace_engine::api::env::Env;
 use millrace_engine::coordinator::{CheckpointPolicy, Outcome};
 use millrace_engine::graph::SpillTo;
 use millrace_engine::job::{self, Handle, JobOptions};
+use millrace_engine::runtime::memory;
 use millrace_engine::state::budget::{Budget, Shares};
 use millrace_engine::time::Watermarks;
 use millrace_rocksdb::{LocalDir, RocksTiers};
@@ -63,6 +64,7 @@ fn the_job() {
     let interval = Some(Duration::from_millis(300));
     options.checkpoints = CheckpointPolicy { interval, ..CheckpointPolicy::default() };
     let spill = SpillTo { tiers: Arc::new(tiers), budget: Budget::new(shares.tables) };
+    memory::hold(&spill.budget, TOTAL).unwrap();
     options.spill = Some(spill.clone());
     std::thread::spawn(move || tell(&spill));
     let outcome = job::run(&Handle::new(env.into_graph()), options).unwrap();
@@ -75,12 +77,12 @@ fn the_job() {
 /// Says every second where the memory is.
 fn tell(spill: &SpillTo) {
     for second in 0.. {
-        let (tables, tier) = (spill.budget.used() >> 20, spill.tiers.stats());
+        let (tables, limit, tier) = (spill.budget.used() >> 20, spill.budget.limit() >> 20, spill.tiers.stats());
         let (memory, disk) = (tier.memory >> 20, tier.disk >> 20);
         let resident = |name| status(std::process::id(), name).unwrap_or(0) >> 20;
         let (anonymous, files) = (resident("RssAnon:"), resident("RssFile:"));
         println!(
-            "{second} s: MiB of tables {tables}, tier {memory} (disk {disk}); resident \
+            "{second} s: MiB of tables {tables} of {limit}, tier {memory} (disk {disk}); resident \
              {anonymous}, of files {files}; rows {}{}",
             ROWS.load(Ordering::Relaxed),
             if spill.budget.pressed() { ", sources held back" } else { "" }

@@ -157,7 +157,9 @@ fn rocksdb(room: Room, directory: Option<&Path>) -> Result<SpillTo, Trouble> {
     let directory = directory.map_err(Trouble::user)?;
     tracing::info!(memory = %shares, local = %directory.path().display(), "memory budget");
     let tiers = RocksTiers::open(directory, shares.tier).map_err(Trouble::user)?;
-    Ok(SpillTo { tiers: Arc::new(tiers), budget: Budget::new(shares.tables) })
+    let budget = Budget::new(shares.tables);
+    memory::hold(&budget, total).map_err(Trouble::failed)?;
+    Ok(SpillTo { tiers: Arc::new(tiers), budget })
 }
 
 /// `512MiB`, `4GiB`, `1073741824`.

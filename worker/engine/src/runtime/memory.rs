@@ -1,8 +1,14 @@
 //! How much memory this process may use: the limit of its cgroup, of version 2 or 1, or
-//! what the machine has. Reads files, once.
+//! what the machine has; and how much of it is resident. Reads files.
 
+use crate::state::budget::Budget;
 use std::fs::read_to_string;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often it is looked how much is resident.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// How much there is, and who says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +23,31 @@ pub struct Limit {
 #[must_use]
 pub fn limit() -> Option<Limit> {
     limit_below(Path::new("/"))
+}
+
+/// Bytes of this process that are in memory, where the system says so.
+#[must_use]
+pub fn resident() -> Option<u64> {
+    let status = read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// Lets tables hold less the nearer the process comes to `total` bytes, as long as anyone
+/// has the budget. Where the system does not say what is resident, only what is counted
+/// keeps them back.
+pub fn hold(budget: &Arc<Budget>, total: u64) -> std::io::Result<()> {
+    let budget = Arc::downgrade(budget);
+    let look = move || {
+        while let (Some(budget), Some(resident)) = (budget.upgrade(), resident()) {
+            budget.resident(resident, total);
+            drop(budget);
+            std::thread::sleep(LOOK);
+        }
+    };
+    let thread = std::thread::Builder::new().name("millrace-memory".to_owned());
+    thread.stack_size(128 << 10).spawn(look).map(drop)
 }
 
 /// As [`limit`], with the files below `root`.
@@ -108,5 +139,21 @@ mod tests {
     #[test]
     fn this_machine_says_something() {
         assert!(limit().is_some_and(|l| l.bytes > 1 << 20));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_budget_is_held_to_what_is_resident_until_it_is_gone() {
+        assert!(resident().is_some_and(|bytes| bytes > 1 << 20));
+        let budget = Budget::new(1000);
+        hold(&budget, 1 << 20).unwrap();
+        while budget.limit() > 250 {
+            std::thread::sleep(LOOK);
+        }
+        let gone = Arc::downgrade(&budget);
+        drop(budget);
+        while gone.strong_count() > 0 {
+            std::thread::sleep(LOOK);
+        }
     }
 }

@@ -58,7 +58,10 @@ impl fmt::Display for Shares {
 /// What the tables of a process may hold together.
 #[derive(Debug, Default)]
 pub struct Budget {
-    limit: u64,
+    /// The tables' share.
+    share: u64,
+    /// What of it they may hold now.
+    limit: AtomicU64,
     used: AtomicU64,
     warned: AtomicBool,
     /// Whether tables hold too much that only a checkpoint lets go.
@@ -71,13 +74,19 @@ impl Budget {
     /// For tables that may hold `limit` bytes.
     #[must_use]
     pub fn new(limit: u64) -> Arc<Self> {
-        Arc::new(Self { limit, ..Self::default() })
+        Arc::new(Self { share: limit, limit: limit.into(), ..Self::default() })
     }
 
-    /// What may be held.
+    /// What may be held now.
     #[must_use]
     pub fn limit(&self) -> u64 {
-        self.limit
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// The process has `resident` bytes of the `total` that it may take, whatever they are
+    /// of: the nearer to all of them, the less may tables hold.
+    pub fn resident(&self, resident: u64, total: u64) {
+        self.limit.store(allowed(self.share, resident, total), Ordering::Relaxed);
     }
 
     /// What is held.
@@ -89,20 +98,21 @@ impl Budget {
     /// Whether more is held than may be.
     #[must_use]
     pub fn over(&self) -> bool {
-        self.used() > self.limit
+        self.used() > self.limit()
     }
 
     /// Whether so much more is held that the rest of the process's memory is at risk.
     #[must_use]
     pub fn far_over(&self) -> bool {
-        self.used() > self.limit.saturating_add(self.limit / 16)
+        let limit = self.limit();
+        self.used() > limit.saturating_add(limit / 16)
     }
 
     /// What blocks of snapshots on their way to the store may hold, in proportion to what
     /// [`Shares`] gives to tables.
     #[must_use]
     pub fn uploads(&self) -> u64 {
-        self.limit / 7
+        self.share / 7
     }
 
     /// A table holds too much, and nothing that may leave: a checkpoint is wanted, and
@@ -144,6 +154,20 @@ impl Budget {
     }
 }
 
+/// What tables whose share is `share` may hold: all of it while an eighth of `total` is not
+/// resident, a quarter of it when all but a 32nd is, and in between in proportion. Counters
+/// know what tables hold, and nobody what allocators keep beside it.
+fn allowed(share: u64, resident: u64, total: u64) -> u64 {
+    let (near, at) = (total - total / 8, total - total / 32);
+    let least = share / 4;
+    if resident <= near {
+        return share;
+    }
+    let left = u128::from(at.saturating_sub(resident)) * u128::from(share - least);
+    let left = left / u128::from((at - near).max(1));
+    least + u64::try_from(left).unwrap_or(0)
+}
+
 /// What one table holds of a [`Budget`]; given back when dropped.
 #[derive(Debug)]
 pub struct Reservation {
@@ -155,7 +179,7 @@ impl Reservation {
     /// Takes `more` bytes if there are as many.
     #[must_use]
     pub fn take(&mut self, more: u64) -> bool {
-        let limit = self.budget.limit;
+        let limit = self.budget.limit();
         let fits = |used: u64| used.checked_add(more).filter(|sum| *sum <= limit);
         let used = &self.budget.used;
         let taken = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok();
@@ -235,6 +259,24 @@ mod tests {
         assert!(!budget.pressed() && !budget.asks());
         budget.press();
         assert!(budget.asks());
+    }
+
+    #[test]
+    fn tables_hold_less_the_nearer_the_process_comes_to_its_limit() {
+        let total = 3200;
+        let at = |resident| allowed(1000, resident, total);
+        assert_eq!([at(0), at(2800), at(3100), at(3200), at(u64::MAX)], [1000, 1000, 250, 250, 250]);
+        assert_eq!(at(2950), 625);
+        assert!((0..total).all(|resident| at(resident + 1) <= at(resident)));
+        // Of no memory at all.
+        assert_eq!((allowed(0, 1, 0), allowed(8, 1, 0)), (0, 2));
+        let budget = Budget::new(1000);
+        let mut held = budget.reservation();
+        assert!(held.take(900));
+        budget.resident(3100, total);
+        assert!(budget.over() && budget.far_over() && !held.take(1));
+        budget.resident(0, total);
+        assert!(!budget.over() && held.take(100));
     }
 
     #[test]

@@ -243,11 +243,11 @@ pub fn unclaimed(revision: &Revision) -> Unclaimed {
     Unclaimed::DroppedOf(revision.drop_state.iter().map(|uid| Uid(uid.clone())).collect())
 }
 
-/// What a configuration may ask for and no process can do yet: never something else instead.
+/// What a configuration may ask for and this program cannot do: never something else instead.
 pub fn refuse_unsupported(revision: &Revision) -> Result<(), Trouble> {
-    if revision.backend != Backend::Memory {
-        let why = "state.backend RocksDB is not there yet: leave it out, and give workers memory \
-                   for all of the state";
+    if revision.backend == Backend::RocksDB && !cfg!(feature = "rocksdb") {
+        let why = "state.backend RocksDB: this program was built without it. Build it with the \
+                   feature \"rocksdb\" of the crate millrace, or leave the backend out";
         return Err(Trouble::user(why));
     }
     if revision.exchange != ExchangeSecurity::Plaintext {
@@ -388,10 +388,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_yet_is_refused_by_name() {
+    fn what_is_not_there_is_refused_by_name() {
         assert!(refuse_unsupported(&revision("")).is_ok());
         let refused = |more| refuse_unsupported(&revision(more)).unwrap_err().to_string();
-        assert!(refused(r#","backend":"RocksDB""#).contains("state.backend"));
+        let rocksdb = r#","backend":"RocksDB""#;
+        if cfg!(feature = "rocksdb") {
+            assert!(refuse_unsupported(&revision(rocksdb)).is_ok());
+        } else {
+            let why = refused(rocksdb);
+            assert!(why.contains("state.backend") && why.contains("feature"), "{why}");
+        }
         assert!(refused(r#","exchange":{"mutual":{"directory":"/t"}}"#).contains("tls.exchange"));
     }
 
