@@ -165,6 +165,28 @@ fn a_job_that_finishes_exits_with_0_and_has_nothing_to_do_then() {
     assert_eq!((code, out.trim()), (0, "no process runs the job; it has finished"));
 }
 
+/// The options of `docs/state.md`, in one process and in two that get them in a revision, as
+/// pods do.
+#[test]
+#[cfg(feature = "rocksdb")]
+fn state_may_lie_in_rocksdb_within_a_budget_that_is_said_at_the_start() {
+    let workers: &[&[&str]] =
+        if cfg!(feature = "cluster") { &[&[], &["--workers", "2"]] } else { &[&[]] };
+    for workers in workers {
+        let dirs = Dirs::new();
+        let local = dirs.text("local");
+        let spill = ["--backend", "rocksdb", "--memory", "256MiB", "--local-dir", &local];
+        let (code, _, err) = ended(dirs.run(&[&spill, *workers].concat()).output().unwrap());
+        assert_eq!(code, 0, "{err}");
+        assert_eq!(dirs.counts(), expected(20_000));
+        let told = err.lines().filter(|line| line.contains("256 MiB: tables")).count();
+        assert_eq!(told, workers.len().max(1), "{err}");
+        let left: Vec<_> = fs::read_dir(&local).unwrap().map(|e| e.unwrap().path()).collect();
+        println!("{workers:?}: left {left:?}");
+        assert!(left.iter().all(|path| !path.join("CURRENT").exists()), "{left:?}");
+    }
+}
+
 #[test]
 fn what_a_stopped_job_left_can_be_inspected_and_goes_on() {
     let dirs = Dirs::new();

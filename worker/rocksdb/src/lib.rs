@@ -27,7 +27,6 @@ pub(crate) type Db = DBWithThreadMode<MultiThreaded>;
 
 /// The allocator of a program that is linked with this crate, of RocksDB's C++ too: glibc's
 /// kept half as much again as was in use (40 MiB of 128), jemalloc keeps a fifth.
-#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -116,9 +115,9 @@ impl TierFactory for RocksTiers {
     }
 
     fn stats(&self) -> TierStats {
-        let disk = self.shared.db.property_int_value("rocksdb.total-sst-files-size");
+        let files = self.shared.db.live_files().unwrap_or_default();
         TierStats {
-            disk: disk.ok().flatten().unwrap_or(0),
+            disk: files.iter().map(|file| file.size as u64).sum(),
             memory: self.shared.cache.get_usage() as u64,
         }
     }

@@ -265,7 +265,10 @@ mod tests {
     fn tables_hold_less_the_nearer_the_process_comes_to_its_limit() {
         let total = 3200;
         let at = |resident| allowed(1000, resident, total);
-        assert_eq!([at(0), at(2800), at(3100), at(3200), at(u64::MAX)], [1000, 1000, 250, 250, 250]);
+        assert_eq!(
+            [at(0), at(2800), at(3100), at(3200), at(u64::MAX)],
+            [1000, 1000, 250, 250, 250]
+        );
         assert_eq!(at(2950), 625);
         assert!((0..total).all(|resident| at(resident + 1) <= at(resident)));
         // Of no memory at all.
