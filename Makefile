@@ -24,7 +24,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## List what there is to do
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build everything, unoptimised
@@ -102,6 +102,11 @@ bench-rocksdb: ## The row of state larger than memory, beside bare RocksDB
 	worker/rocksdb/build-deps.sh
 	cargo build --release --package millrace-benches --features rocksdb
 	$(BENCH) $(or $(ARGS),spilled)
+
+.PHONY: bench-durable
+bench-durable: ## A job with 1 GB of state in S3: checkpoints, recovery, rescale (5 min, and a long build)
+	cargo build --release --package millrace-bench-durable
+	$(CARGO_TARGET_DIR)/release/millrace-bench-durable $(ARGS)
 
 .PHONY: bench-flink
 bench-flink: $(BENCH) ## The rows that Flink can run, ours beside Flink's (10 min, Java 17)
