@@ -13,7 +13,9 @@ use crate::runtime::emit::{CopyRows, Fanout, Stage};
 use crate::runtime::metrics::NodeMetrics;
 use crate::runtime::pool::Pool;
 use crate::runtime::task::Task;
+use crate::state::budget::Budget;
 use crate::state::delta::StateSchema;
+use crate::state::tier::TierFactory;
 use crate::state::{PaneTables, Row, StateTable, Table};
 use millrace_protocol::ids::{Attempt, JobUid, Uid};
 use millrace_protocol::key::Key;
@@ -333,6 +335,17 @@ pub struct AttemptCx {
     pub metrics: HashMap<(NodeId, u16), Arc<NodeMetrics>>,
     /// What the attempt starts from.
     pub restore: Box<dyn Restore>,
+    /// Where entries go that memory has no room for.
+    pub spill: Option<SpillTo>,
+}
+
+/// A tier below the tables, and what these may hold.
+#[derive(Clone)]
+pub struct SpillTo {
+    /// Makes the tier of each table.
+    pub tiers: Arc<dyn TierFactory>,
+    /// Of all tables of the process together.
+    pub budget: Arc<Budget>,
 }
 
 /// What a subtask finds of its state when an attempt starts.
@@ -412,6 +425,17 @@ impl BuildCx<'_> {
     /// An empty table for what this subtask of a node owns.
     pub fn table<K: Key, R: Row>(&self, node: NodeId) -> Table<K, R> {
         Table::new(self.attempt.max_parallelism, self.key_groups(node))
+    }
+
+    /// As [`BuildCx::table`], for an operator that fetches the keys of a batch before it
+    /// looks at them: entries may leave to the tier, if the job has one.
+    pub fn spilling_table<K: Key, R: Row>(&self, node: NodeId) -> Res<Table<K, R>> {
+        let mut table = self.table(node);
+        if let Some(spill) = &self.attempt.spill {
+            let name = format!("{} of {}", self.subtask, self.graph.node(node).uid);
+            table.spill_to(spill.tiers.open(&name)?, &spill.budget);
+        }
+        Ok(table)
     }
 
     /// Empty pane tables for what this subtask of a node owns.

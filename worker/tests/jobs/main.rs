@@ -16,3 +16,4 @@ mod golden;
 mod graphs;
 mod poison;
 mod refusals;
+mod spilling;

@@ -23,6 +23,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
+/// Bytes of snapshots that may wait for the store, where memory has no budget.
+const UPLOADS: u64 = 256 << 20;
+
 /// Counters by node and subtask.
 pub type Registry = HashMap<(NodeId, u16), Arc<NodeMetrics>>;
 
@@ -154,7 +157,10 @@ impl Deployment {
             channels,
             metrics: metrics.clone(),
             restore,
+            spill: spec.options.spill.clone(),
         });
+        let uploads = spec.options.spill.as_ref().map_or(UPLOADS, |s| s.budget.uploads());
+        let under_way = uploads / local.len().max(1) as u64;
         let pool = Arc::new(Pool::new(64));
         let mut running = Vec::new();
         for (slot, base) in local.into_iter().zip(bases) {
@@ -167,6 +173,8 @@ impl Deployment {
                 store: Arc::clone(spec.store),
                 pool: Arc::clone(&pool),
                 reports: Arc::clone(reports),
+                most_under_way: under_way,
+                signal: Arc::clone(&signals[usize::from(slot)]),
             };
             let groups = owned(slot).map(|(_, range)| range).collect();
             let slot_spec = SlotSpec {

@@ -15,6 +15,7 @@ pub mod channel;
 pub(crate) mod combine;
 pub mod emit;
 pub mod gate;
+pub mod memory;
 pub mod metrics;
 pub mod operator;
 pub mod partition;
