@@ -109,7 +109,12 @@ impl Reason {
     pub fn tell(self, what: &str) -> String {
         let entry = self.entry();
         let what = if what.is_empty() { entry.meaning } else { what };
-        let gap = if entry.remedy.is_empty() { "" } else { " " };
+        let gap = match entry.remedy.is_empty() {
+            true => "",
+            false if what.ends_with(['.', '!', '?', ')']) => " ",
+            // What programs say of themselves rarely ends a sentence.
+            false => ". ",
+        };
         format!("{what}{gap}{}", entry.remedy)
     }
 }
