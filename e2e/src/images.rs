@@ -57,9 +57,6 @@ impl Image {
     /// Builds the binary, in the profile of the tests.
     pub fn executable(self) -> Result<PathBuf> {
         let package = self.package();
-        if let Some(dir) = std::env::var_os("E2E_HACK_BIN") {
-            return Ok(PathBuf::from(dir).join(package));
-        }
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
         command.current_dir(checkout()).args(["build", "--message-format=json-render-diagnostics"]);
