@@ -3,12 +3,18 @@
 //! `make e2e` plays all; `MILLRACE_E2E=1 cargo test -p millrace-e2e --test scenarios
 //! NAME,NAME` plays some. Without `MILLRACE_E2E` they are listed as ignored and nothing is touched.
 
+mod chart;
 mod controller;
+mod deletion;
 mod failures;
+mod figures;
 mod first;
 mod image;
 mod jobs;
+mod life;
+mod nodes;
 mod rescale;
+mod roles;
 mod smoke;
 mod upgrades;
 
@@ -61,6 +67,11 @@ fn stories() -> impl IntoIterator<Item = Story> {
         rescale::parallelism_is_edited_twice_in_quick_succession, lab;
         rescale::a_rescale_is_taken_back_in_mid_flight, lab;
         rescale::an_autoscaler_drives_the_workers, lab;
+        life::a_suspended_job_goes_on_where_it_stopped, lab;
+        life::another_job_starts_from_the_savepoint_of_a_deleted_one, lab;
+        life::a_savepoint_of_a_suspended_job_outlives_its_data, lab;
+        life::a_new_job_of_an_old_name_asks_before_it_goes_on_from_what_it_finds, lab;
+        life::jobs_that_share_a_bucket_do_not_meet, lab;
         upgrades::image_and_arguments_are_upgraded_under_load, lab;
         upgrades::a_program_that_panics_at_its_start_does_not_replace_the_one_that_runs, lab;
         upgrades::a_program_without_a_place_for_the_state_is_refused_until_it_may_be_dropped, lab;
@@ -71,6 +82,15 @@ fn stories() -> impl IntoIterator<Item = Story> {
         controller::of_two_controllers_one_leads_and_the_other_takes_over, lab;
         controller::a_job_and_its_controller_outlive_a_restart_of_the_api_server, lab;
         controller::a_slow_store_of_the_cluster_harms_no_job, lab;
+        deletion::jobs_are_deleted_in_every_state_and_their_data_stays, lab;
+        deletion::jobs_are_deleted_in_every_state_and_their_data_goes, lab;
+        deletion::jobs_go_with_their_namespace, lab;
+        nodes::the_pods_of_a_dead_node_are_freed_and_the_job_goes_on_elsewhere, lab;
+        nodes::a_job_survives_the_node_of_its_coordinator_and_of_its_controller, lab;
+        chart::an_uninstall_leaves_jobs_running_and_the_next_install_takes_them_up, lab;
+        chart::a_release_of_another_name_takes_the_jobs_up, lab;
+        roles::the_controller_may_do_what_it_does_and_nothing_else, lab;
+        figures::what_a_user_waits_for, lab;
     ]
 }
 
