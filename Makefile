@@ -17,6 +17,8 @@ BENCH := $(CARGO_TARGET_DIR)/release/millrace-bench
 # As with the features of the programs: the engine is built once.
 FEATURES := --features millrace-engine/tls
 
+# RocksDB takes half an hour to compile: it has a target of its own.
+WORKSPACE := --workspace --exclude millrace-rocksdb
 ROCKSDB := millrace/rocksdb,millrace/cluster
 
 # Arguments for run, bench and bench-flink, as in: make bench ARGS='--scale 0.1 chain'

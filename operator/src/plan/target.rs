@@ -45,7 +45,7 @@ impl Draft<'_> {
         if let Some(set) = &self.o.set {
             if self.give_up(set, &desired) {
                 self.remember(|revision| revision.failed.clone_from(&desired));
-                let message = self.why_given_up(&desired);
+                let message = self.why_given_up(set, &desired);
                 self.upgrade_condition("False", Reason::RolledBack, &message);
             }
             let known = self.status.revision.clone().unwrap_or_default();
@@ -126,11 +126,16 @@ impl Draft<'_> {
         set.replicas > 0 && self.now.saturating_sub(set.commit.at_ms) > timeout
     }
 
-    fn why_given_up(&self, desired: &str) -> String {
+    fn why_given_up(&self, set: &Set, desired: &str) -> String {
         let known = self.o.job.status.revision.clone().unwrap_or_default();
         let why = super::pods::ended_by_user_error(self.o)
             .map(|(_, message)| message)
             .or_else(|| self.o.answer().map(|a| a.message.clone()).filter(|m| !m.is_empty()))
+            .or_else(|| {
+                let failure = self.o.job.status.last_failure.as_ref()?;
+                let at = failure.time.as_ref()?.0.as_millisecond();
+                failure.message.clone().filter(|_| at >= set.commit.at_ms)
+            })
             .unwrap_or_else(|| "no checkpoint was complete in time".to_owned());
         let name = millrace_crds::names::revision(&self.o.job.id.name, &known.current);
         format!(

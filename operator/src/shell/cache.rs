@@ -202,17 +202,21 @@ pub(crate) fn take(
         Event::Apply(object) => store(shell, what, object, dirty),
         Event::Delete(object) if shell.cache.is_newer(what, &object) => {}
         Event::Delete(object) => {
-            mark(what, &object, dirty);
+            let job = job_of(what, &object);
             let meta = object.metadata;
             let namespace = meta.namespace.unwrap_or_default();
             shell.cache.remove(what, &namespace, &meta.name.unwrap_or_default());
+            mark(job, dirty);
         }
     }
 }
 
 fn store(shell: &Shell, what: What, object: DynamicObject, dirty: &UnboundedSender<JobKey>) {
-    mark(what, &object, dirty);
+    let job = job_of(what, &object);
     shell.cache.put(what, slim(what, object));
+    // Last: a pass that looked before the object was there would find no job, and nothing
+    // would make it look again.
+    mark(job, dirty);
 }
 
 /// Who wrote which field is half of an object, and our business only where fields may go.
@@ -223,17 +227,21 @@ pub(crate) fn slim(what: What, mut object: DynamicObject) -> DynamicObject {
     object
 }
 
-fn mark(what: What, object: &DynamicObject, dirty: &UnboundedSender<JobKey>) {
+/// The job that an object belongs to.
+fn job_of(what: What, object: &DynamicObject) -> Option<JobKey> {
     let meta = &object.metadata;
-    let namespace = meta.namespace.clone().unwrap_or_default();
     let job = match what {
         What::StreamJob => meta.name.clone(),
         What::Savepoint => Some(savepoint_key(object)),
         _ => meta.labels.as_ref().and_then(|labels| labels.get(names::LABEL_JOB)).cloned(),
     };
+    Some((meta.namespace.clone().unwrap_or_default(), job?))
+}
+
+fn mark(job: Option<JobKey>, dirty: &UnboundedSender<JobKey>) {
     if let Some(job) = job {
         // Nobody listens only while we end.
-        let _ = dirty.send((namespace, job));
+        let _ = dirty.send(job);
     }
 }
 

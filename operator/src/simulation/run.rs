@@ -120,7 +120,8 @@ impl Run {
                     _ => None,
                 },
             };
-            world.rough = world.faults.pods > 0;
+            // A check whose end is seen too late has failed too.
+            world.rough = world.faults.pods > 0 || world.faults.watches > 0;
             let words = format!("{:?}", world.faults);
             world.note(words);
             world.apply_job("a");

@@ -88,7 +88,8 @@ pub enum Refusal {
     /// State would be dropped.
     #[error(
         "{what} holds state {state:?} of operator {uid:?} ({name}), which the program does not \
-         have: put it back under that uid, or allow unclaimed state to be dropped"
+         have: put it back under that uid, or let its state go (--allow-unclaimed-state; in a \
+         StreamJob spec.upgrade.dropState: [{uid}])"
     )]
     Unclaimed {
         /// The checkpoint.
