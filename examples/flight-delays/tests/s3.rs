@@ -6,7 +6,7 @@
 #[allow(dead_code)]
 mod common;
 
-use common::job::{Disturbance, Places, compare, disturbed};
+use common::job::{Disturbance, NONE_LATE, Places, compare, disturbed};
 use common::{Run, long_input, seed};
 use millrace::protocol::config::S3Storage;
 use millrace_s3::testing::{Faults, Proxy, Server};
@@ -82,7 +82,7 @@ fn in_one_process_with_everything_in_s3_it_gives_what_it_gives_in_directories() 
     let expected = common::job::calm(dir.path(), &input);
     let lab = Lab::new(Server::shared().endpoint());
     let Places { input, output, storage } = &lab.places(&input);
-    let run = Run { input, output, storage, parallelism: 2, interval: "100ms", more: &[] };
+    let run = Run { input, output, storage, parallelism: 2, interval: "100ms", more: &NONE_LATE };
     let command = &mut run.command();
     let ended = command.env("XDG_CACHE_HOME", dir.path().join("home")).output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
