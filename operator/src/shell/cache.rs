@@ -80,22 +80,25 @@ impl Cache {
     }
 }
 
+/// Kinds that are watched in each namespace; nodes are watched besides.
+pub(crate) const WATCHED: [What; 8] = [
+    What::StreamJob,
+    What::Savepoint,
+    What::ConfigMap,
+    What::ServiceAccount,
+    What::Service,
+    What::DisruptionBudget,
+    What::StatefulSet,
+    What::Pod,
+];
+
 /// Starts a watch for each kind and namespace.
 pub(crate) fn watch_all(shell: &Arc<Shell>, options: &Options, dirty: UnboundedSender<JobKey>) {
     let scopes: Vec<Option<String>> = match options.namespaces.as_slice() {
         [] => vec![None],
         some => some.iter().cloned().map(Some).collect(),
     };
-    let mut kinds = vec![
-        What::StreamJob,
-        What::Savepoint,
-        What::ConfigMap,
-        What::ServiceAccount,
-        What::Service,
-        What::DisruptionBudget,
-        What::StatefulSet,
-        What::Pod,
-    ];
+    let mut kinds = WATCHED.to_vec();
     let nodes = usize::from(options.watch_nodes);
     shell.cache.expected.store(kinds.len() * scopes.len() + nodes, Ordering::Release);
     for scope in scopes {

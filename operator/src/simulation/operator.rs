@@ -7,7 +7,7 @@ use super::server::{Change, text};
 use super::world::Shared;
 use crate::observed::Millis;
 use crate::shell::Shell;
-use crate::shell::cache::{self, Cache, JobKey};
+use crate::shell::cache::{self, Cache, JobKey, WATCHED};
 use crate::shell::kinds::What;
 use crate::shell::leader::Leader;
 use crate::shell::metrics::Metrics;
@@ -20,17 +20,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-const WATCHED: [What; 9] = [
-    What::StreamJob,
-    What::Savepoint,
-    What::ConfigMap,
-    What::ServiceAccount,
-    What::Service,
-    What::DisruptionBudget,
-    What::StatefulSet,
-    What::Pod,
-    What::Node,
-];
+/// As with `watch_nodes`.
+fn watched() -> impl Iterator<Item = What> {
+    WATCHED.into_iter().chain([What::Node])
+}
+
 /// No watch lags more than this.
 const LAG: Millis = 8_000;
 
@@ -85,7 +79,7 @@ impl Operator {
             passes: 0,
             failed: String::new(),
         };
-        for what in WATCHED {
+        for what in watched() {
             operator.list(what);
         }
         operator
@@ -110,7 +104,7 @@ impl Operator {
 
     /// Watches tell some of what they have not told yet.
     pub fn hear(&mut self, lags: bool) {
-        for what in WATCHED {
+        for what in watched() {
             let (dropped, news) = {
                 let mut world = self.world.lock().unwrap();
                 let faults = world.faults.watches;

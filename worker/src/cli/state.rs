@@ -29,8 +29,8 @@ pub struct StateOptions {
     /// cgroup, or what the machine has, divided among the processes]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub memory: Option<u64>,
-    /// Directory for state that memory has no room for, emptied at the start and at the end
-    /// [default: one in the directory for temporary files]
+    /// Directory in which state that memory has no room for gets a directory of its own
+    /// [default: that for temporary files]
     #[arg(long, value_name = "DIR")]
     pub local_dir: Option<PathBuf>,
 }
