@@ -59,7 +59,7 @@ impl Job {
         let more: [&[&str]; 5] = [
             &["--workers", &workers],
             &["--slots-per-worker", "2"],
-            &["--restart", "backoff:10ms:1s"],
+            &["--restart", "backoff:10ms:200ms"],
             &["--heartbeat-timeout", "4s"],
             options,
         ];
