@@ -232,6 +232,11 @@ impl Coordinator {
                 Err(refusal) => self.refuse(refusal.to_string()),
             };
         }
+        if self.config.outdated && self.head.is_none() && self.config.desired != Desired::Deleted {
+            let why = "the configuration that this process found is for processes of another \
+                       revision: it waits for its own";
+            return self.await_turn(why.to_owned());
+        }
         let phase = self.head.as_ref().map(|head| head.phase);
         let resumes = self.from() == RestoreChoice::Latest;
         match phase {

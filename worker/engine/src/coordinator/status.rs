@@ -231,6 +231,7 @@ impl Coordinator {
             (JobState::Parked(None), _) => ("OwnedByAnother", "owned by another".to_owned()),
             (_, Stage::Idle(outcome) | Stage::Ended(outcome)) => match outcome {
                 Outcome::Failed(why) => ("Failed", why.clone()),
+                Outcome::Refused(why) if self.config.outdated => ("Outdated", why.clone()),
                 Outcome::Refused(why) => ("Refused", why.clone()),
                 Outcome::Superseded(by) => ("TakenOver", by.clone()),
                 Outcome::Deleted => ("Deleted", "the job's data is deleted".to_owned()),

@@ -169,6 +169,7 @@ pub fn lead(
         keepalive: lead.keepalive,
         stays: lead.stays,
         existing: lead.existing,
+        outdated: false,
         cluster: String::new(),
         from: options.from.clone(),
         restore: None,
