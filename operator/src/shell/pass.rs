@@ -129,6 +129,15 @@ async fn write_status(
 async fn tell(shell: &Shell, object: &DynamicObject, event: &Event) {
     let label = vec![("reason".to_owned(), event.reason.to_owned())];
     shell.metrics.events.get_or_create(&label).inc();
+    let of = format!(
+        "{}/{}",
+        object.metadata.namespace.as_deref().unwrap_or_default(),
+        object.metadata.name.as_deref().unwrap_or_default()
+    );
+    match event.warning {
+        true => tracing::warn!(of, reason = event.reason, "{}", event.message),
+        false => tracing::info!(of, reason = event.reason, "{}", event.message),
+    }
     let reference = ObjectReference {
         api_version: Some("millrace.dev/v1alpha1".to_owned()),
         kind: Some("StreamJob".to_owned()),

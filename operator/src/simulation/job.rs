@@ -1,6 +1,7 @@
 //! A model of a job as the operator sees it: what its store remembers, and what the
 //! process that leads it does. It follows the worker's rules for what it accepts.
 
+use super::node::args;
 use super::server::text;
 use super::world::World;
 use crate::observed::Millis;
@@ -8,6 +9,7 @@ use crate::shell::kinds::What;
 use millrace_crds::names;
 use millrace_protocol::config::{DesiredState, Live, OnExistingState, Revision};
 use millrace_protocol::control::{SavepointState, State};
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 #[derive(Default)]
@@ -498,8 +500,9 @@ impl World {
         }
     }
 
-    /// Whether the user wants gone what a store pod of this job with these arguments deletes.
-    pub fn is_to_go(&self, job: &str, args: &[String]) -> bool {
+    /// Whether the user wants gone what this pod deletes.
+    pub fn is_to_go(&self, pod: &Value) -> bool {
+        let (args, job) = (args(pod), text(pod, "/metadata/labels/millrace.dev~1job-uid"));
         let arg = |n: usize| args.get(n).map(String::as_str).unwrap_or_default();
         let (what, field, value) = match arg(1) {
             "delete" => (What::StreamJob, "/metadata/uid", job),
@@ -524,7 +527,7 @@ impl World {
             "delete" => {
                 let live = self.attempt_since(&job).is_none();
                 self.promise(live, || format!("the data of {job} go while it runs"));
-                let wanted = self.pods[uid].asked || self.is_to_go(&job, args);
+                let wanted = self.asked.contains(uid);
                 self.promise(wanted, || format!("the data of {job} go, and nobody asked"));
                 self.store.chains.remove(&job);
                 let home = self.pods[uid].process.as_ref().map(|p| p.revision.name.clone());
@@ -553,7 +556,7 @@ impl World {
             }
             "delete-savepoint" => {
                 let path = arg(2).to_owned();
-                let wanted = self.pods[uid].asked || self.is_to_go(&job, args);
+                let wanted = self.asked.contains(uid);
                 self.promise(wanted, || format!("savepoint {path} goes, and nobody asked"));
                 self.store.manifests.remove(&path);
                 (0, String::new())

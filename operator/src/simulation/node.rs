@@ -23,8 +23,6 @@ pub struct Running {
     pub process: Option<Process>,
     /// Told to end: gone then.
     pub ends: Option<Millis>,
-    /// Whether the user wanted gone what this pod deletes, when it came.
-    pub asked: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -64,7 +62,6 @@ impl World {
             self.ips += 1;
             let label = |key: &str| text(&object["metadata"]["labels"][key], "").to_owned();
             let job = label(names::LABEL_JOB);
-            let asked = self.is_to_go(&label(names::LABEL_JOB_UID), &args(&object));
             self.pods.insert(
                 uid.to_owned(),
                 Running {
@@ -78,7 +75,6 @@ impl World {
                     restarts: 0,
                     process: None,
                     ends: None,
-                    asked,
                 },
             );
         }
@@ -282,7 +278,7 @@ fn waiting(world: &mut World, of: &Key, reason: &str) {
 }
 
 /// What a pod's program is told.
-fn args(pod: &Value) -> Vec<String> {
+pub fn args(pod: &Value) -> Vec<String> {
     let all = pod.pointer("/spec/containers/0/args").and_then(Value::as_array);
     all.into_iter().flatten().map(|arg| arg.as_str().unwrap_or_default().to_owned()).collect()
 }

@@ -9,6 +9,9 @@ use millrace_protocol::ids::{Attempt, CheckpointId, JobUid, Slot};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// So many savepoints are shown that have ended, the newest; whoever asked has looked by then.
+const SHOWN: usize = 100;
+
 /// What the job is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JobState {
@@ -267,6 +270,20 @@ impl Coordinator {
 
     pub(super) fn savepoint_is(&mut self, id: &str, state: SavepointState) {
         let at = self.savepoint_status.get(id).and_then(|status| status.at);
+        if matches!(state, SavepointState::Complete(_) | SavepointState::Failed(_)) {
+            self.ended_savepoints.retain(|ended| ended != id);
+            self.ended_savepoints.push_back(id.to_owned());
+        }
         self.savepoint_status.insert(id.to_owned(), SavepointStatus { state, at });
+        while self.ended_savepoints.len() > SHOWN {
+            let Some(oldest) = self.ended_savepoints.pop_front() else { break };
+            let ended = |of: &SavepointStatus| {
+                matches!(of.state, SavepointState::Complete(_) | SavepointState::Failed(_))
+            };
+            // One that failed may have been asked for again.
+            if self.savepoint_status.get(&oldest).is_some_and(ended) {
+                self.savepoint_status.remove(&oldest);
+            }
+        }
     }
 }

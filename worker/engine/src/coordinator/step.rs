@@ -20,7 +20,7 @@ use millrace_protocol::head::{ConfigRef, HeadRecord, Version};
 use millrace_protocol::ids::{Attempt, CheckpointId, JobUid};
 use millrace_protocol::manifest::Manifest;
 use millrace_protocol::objects::ObjectKey;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -109,6 +109,8 @@ pub struct Coordinator {
     pub(super) gap: Option<Gap>,
     pub(super) last_report: Option<(CheckpointReport, Duration)>,
     pub(super) savepoint_status: BTreeMap<String, SavepointStatus>,
+    /// Of these, those that are complete or failed, in that order.
+    pub(super) ended_savepoints: VecDeque<String>,
     timer: Option<Duration>,
     #[cfg(test)]
     pub(crate) mutation: Option<Mutation>,
@@ -174,6 +176,7 @@ impl Coordinator {
             gap: None,
             last_report: None,
             savepoint_status: BTreeMap::new(),
+            ended_savepoints: VecDeque::new(),
             timer: None,
             #[cfg(test)]
             mutation: None,

@@ -511,6 +511,28 @@ fn a_savepoint_is_pinned_exported_once_committed_and_restored_elsewhere() {
 }
 
 #[test]
+fn of_savepoints_that_ended_the_newest_are_shown() {
+    let place = place();
+    let mut job = place.running(config(1, 0));
+    for n in 0..105 {
+        let id = format!("s{n:03}");
+        job.tell(Event::RequestSavepoint { id: id.clone(), target: "t".into() });
+        // The first may be one of the clock's.
+        while job.take(|e| matches!(e, Effect::ExportSavepoint { .. }).then_some(())).is_none() {
+            let checkpoint = job.barrier().0;
+            job.acknowledge(checkpoint, "a");
+            job.commit();
+        }
+        job.tell(Event::SavepointExported { id, result: Ok(()) });
+        job.later(1);
+    }
+    job.tell(Event::RequestSavepoint { id: "last".into(), target: "t".into() });
+    let shown: Vec<_> = job.coordinator.status().savepoints.into_keys().collect();
+    assert_eq!((shown.len(), shown[0].as_str()), (101, "last"));
+    assert_eq!((shown[1].as_str(), shown[100].as_str()), ("s005", "s104"));
+}
+
+#[test]
 fn a_file_that_may_be_gone_is_not_named() {
     let place = place();
     let mut job = place.running(config(1, 0));
