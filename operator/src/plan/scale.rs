@@ -163,6 +163,7 @@ impl Draft<'_> {
         let told = format!("{} {}", answer.message, answer.remedy).trim().to_owned();
         match answer.state() {
             State::Failed => {
+                let told = format!("{told} {}", self.earlier_point()).trim().to_owned();
                 Verdict { state: "Failed", ..Verdict::stalled(Reason::RestartsExhausted, &told) }
             }
             State::Refused if waits_for_its_own(answer) => or,
@@ -173,6 +174,23 @@ impl Draft<'_> {
             State::Suspended | State::Held => or,
             _ => problem.unwrap_or(or),
         }
+    }
+
+    /// How a job that fails again and again is started from where it was well.
+    fn earlier_point(&self) -> String {
+        let Some(last) = &self.status.last_savepoint else { return String::new() };
+        let wished = self.o.job.spec.restore_from.as_ref().map_or(0, |from| from.nonce);
+        let nonce = wished.max(self.o.job.status.restore_nonce.unwrap_or(0)) + 1;
+        let from = serde_json::json!({
+            "path": last.path, "nonce": nonce, "savepointRef": null, "empty": null
+        });
+        let patch = serde_json::json!({"spec": {"restoreFrom": from}});
+        let id = &self.o.job.id;
+        format!(
+            "Its last savepoint is {}: kubectl patch streamjob {} -n {} --type merge -p '{patch}' \
+             starts it from there; what it wrote since stays.",
+            last.path, id.name, id.namespace
+        )
     }
 
     /// The edit was tried and refused; what runs is the revision before it.

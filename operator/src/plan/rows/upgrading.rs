@@ -4,7 +4,7 @@ use super::fixture::*;
 use crate::observed::*;
 use crate::plan::Action;
 use millrace_crds::revision::hash;
-use millrace_crds::streamjob::LastFailure;
+use millrace_crds::streamjob::{LastFailure, LastSavepoint};
 use millrace_protocol::control::State;
 use serde_json::{Value, json};
 
@@ -260,6 +260,16 @@ fn row_27_a_revision_with_a_checkpoint_is_not_rolled_back() {
     let plan = case.plan();
     assert!(plan.applies_set().is_none());
     plan.stalled("RestartsExhausted");
+    let told = |plan: &crate::plan::Plan| {
+        let stalled = plan.status.conditions.iter().find(|c| c.type_ == "Stalled");
+        stalled.map(|c| c.message.clone()).unwrap()
+    };
+    assert!(!told(&plan).contains("savepoint"));
+    let path = "s3://b/x/sp-1".to_owned();
+    case.o.job.status.restore_nonce = Some(4);
+    case.o.job.status.last_savepoint = Some(LastSavepoint { path, ..LastSavepoint::default() });
+    let told = told(&case.plan());
+    assert!(told.contains(r#""path":"s3://b/x/sp-1""#) && told.contains(r#""nonce":5"#), "{told}");
 }
 
 #[test]
