@@ -43,6 +43,7 @@ pub fn config(process: u32, seed: u64) -> Config {
         name: "position".into(),
         shape: ShapeBytes::default(),
         redistribution: Redistribution::PerSubtask,
+        in_flight: false,
     });
     Config {
         owner: Owner { process, ..Owner::default() },
@@ -577,7 +578,7 @@ impl Model {
                 node.tasks = None;
                 node.events.push((None, Event::SlotsJoined { attempt }));
             }
-            Effect::TriggerBarrier { attempt, checkpoint, base, kind } => {
+            Effect::TriggerBarrier { attempt, checkpoint, base, kind, .. } => {
                 let node = &mut self.nodes[at];
                 if let Some(tasks) = node.tasks.as_mut().filter(|tasks| tasks.attempt == attempt) {
                     for slot in &mut tasks.slots {
