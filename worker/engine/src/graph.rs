@@ -10,6 +10,7 @@ use crate::data::{Fail, Res, Rows, TS_MIN, Ts};
 use crate::exchange::codec::Codec;
 use crate::runtime::channel::{Channel, TaskWaker};
 use crate::runtime::emit::{CopyRows, Fanout, Stage};
+use crate::runtime::flight::{Flight, IN_FLIGHT};
 use crate::runtime::metrics::NodeMetrics;
 use crate::runtime::pool::Pool;
 use crate::runtime::task::Task;
@@ -215,6 +216,21 @@ impl Graph {
     /// How the batches of an edge travel between workers.
     pub fn codec(&self, edge: EdgeId) -> &Arc<dyn Codec> {
         &self.codecs[edge.0 as usize]
+    }
+
+    /// What the rows of an edge are from a subtask of its sender, if barriers may overtake
+    /// them.
+    pub fn flight(&self, edge: EdgeId, up: u16) -> Option<Flight> {
+        let of = &self.edges[edge.0 as usize];
+        let into = |e: &&Edge| e.to == of.to && e.id < edge;
+        Flight::may_be(of.partitioning).then(|| Flight {
+            uid: self.node(of.to).uid.clone(),
+            state: format!("{IN_FLIGHT}{}", self.edges.iter().filter(into).count()),
+            input: of.input,
+            keyed: of.partitioning == Partitioning::Key,
+            codec: Arc::clone(self.codec(edge)),
+            up,
+        })
     }
 
     pub(crate) fn add_control(&mut self, uid: Uid, control: ControlFactory) {

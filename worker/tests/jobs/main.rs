@@ -15,3 +15,4 @@ mod golden;
 mod graphs;
 mod poison;
 mod refusals;
+mod unaligned;

@@ -1,7 +1,7 @@
 //! What is checked before anything is claimed, committed or written. Pure;
 //! every refusal is the user's to resolve and names what it is about.
 
-use super::config::{CheckpointPolicy, Config, ProgramSpec, ShapeCheck, Unclaimed};
+use super::config::{CheckpointPolicy, Config, OperatorSpec, ProgramSpec, ShapeCheck, Unclaimed};
 use super::workers::Proposal;
 use millrace_protocol::head::HeadRecord;
 use millrace_protocol::ids::{JobUid, Uid};
@@ -236,8 +236,9 @@ pub fn check_program_on(
         }
     }
     if base.kind == ManifestKind::Savepoint {
-        let stateful =
-            program.operators.iter().filter(|o| !o.keyed.is_empty() || !o.lists.is_empty());
+        let has_state =
+            |o: &&OperatorSpec| !o.keyed.is_empty() || o.lists.iter().any(|l| !l.in_flight);
+        let stateful = program.operators.iter().filter(has_state);
         if let Some(operator) = stateful.into_iter().find(|operator| !operator.uid_by_user) {
             return Err(Refusal::NoUid { name: operator.name.clone() });
         }

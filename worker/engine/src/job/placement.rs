@@ -73,14 +73,17 @@ pub(super) fn wire(
                 graph.node(edge.from).name,
                 graph.node(edge.to).name
             ),
+            flight: graph.flight(edge.id, up),
         };
         let channel = match (join.from, join.to) {
             (None, Some(to)) => lines.add_outgoing(to, waker(edge, End::Sender, up), line()),
             (Some(from), _) => lines.add_incoming(from, waker(edge, End::Receiver, down), line()),
-            (None, None) => Arc::new(Channel::new(
-                waker(edge, End::Sender, up),
-                waker(edge, End::Receiver, down),
-            )),
+            (None, None) => {
+                let (sender, receiver) =
+                    (waker(edge, End::Sender, up), waker(edge, End::Receiver, down));
+                let flight = graph.flight(edge.id, up);
+                Arc::new(Channel::new(sender, receiver).carrying(flight))
+            }
         };
         channels.insert((edge.id, up, down), channel);
     }

@@ -87,6 +87,11 @@ impl<T: Send + 'static> Destination<T> {
         !self.overflow.is_empty() || self.channel.is_full()
     }
 
+    /// Whether more was forced into the channel than there is room for.
+    fn is_over(&self) -> bool {
+        self.channel.is_over()
+    }
+
     /// Tells its receiver, behind all there is.
     pub(crate) fn control(&mut self, element: Element) {
         self.force();
@@ -134,7 +139,8 @@ impl<T: Send + 'static, R: Route<T>> Scatter<T, R> {
             destination.force();
             destination.channel.send_control(element());
         }
-        self.blocked = false;
+        // One checkpoint after the other must not pile up rows.
+        self.blocked = self.destinations.iter().any(Destination::is_over);
     }
 }
 
@@ -189,8 +195,13 @@ impl<T: Send + 'static, R: Route<T>> End<T> for Scatter<T, R> {
             if all && destination.overflow.is_empty() {
                 destination.send();
             }
-            self.blocked |= !destination.overflow.is_empty();
+            self.blocked |= !destination.overflow.is_empty() || destination.is_over();
         }
+        Ok(())
+    }
+
+    fn force(&mut self) -> Res {
+        Scatter::force(self);
         Ok(())
     }
 }
@@ -322,6 +333,11 @@ impl<T: Clone + Send + 'static> End<T> for Broadcast<T> {
 
     fn flush(&mut self, all: bool) -> Res {
         self.inner.flush(all)
+    }
+
+    fn force(&mut self) -> Res {
+        self.inner.force();
+        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@
 use crate::coordinator::{Event, Failure};
 use crate::data::{Fail, Res, Ts, UserError};
 use crate::graph::{AttemptCx, BuildCx, Graph, NodeId};
-use crate::runtime::channel::TaskWaker;
+use crate::runtime::channel::{Channel, TaskWaker};
 use crate::runtime::signal::Signal;
 use crate::runtime::slot_snapshot::{SlotSnapshots, SnapshotHome};
 use crate::runtime::snapshot::Barrier;
@@ -78,6 +78,8 @@ pub struct SlotSpec {
     pub groups: Vec<KeyGroupRange>,
     /// The checkpoint it is restored from, with the slot's files.
     pub base: Option<(CheckpointId, Vec<FileRef>)>,
+    /// The ends of its channels to other processes whose rows barriers may overtake.
+    pub outgoing: Vec<Arc<Channel>>,
 }
 
 /// Runs a slot to its end; the thread's main function.
@@ -161,7 +163,7 @@ impl SlotLoop {
             control: spec.control,
             reports: spec.reports,
             cancel: spec.cancel,
-            snapshots: SlotSnapshots::new(spec.snapshots, spec.groups, spec.base),
+            snapshots: SlotSnapshots::new(spec.snapshots, spec.groups, spec.base, spec.outgoing),
             ended_told: false,
             last_sizes: Instant::now(),
         })
@@ -307,6 +309,9 @@ impl SlotLoop {
             let wait = t.saturating_sub(wall_clock()).clamp(0, 3_600_000);
             Duration::from_millis(wait.unsigned_abs())
         });
+        if self.snapshots.waits() {
+            timeout = Some(timeout.map_or(RETRY, |t| t.min(RETRY)));
+        }
         if self.blocked.contains(&true) {
             timeout = Some(timeout.map_or(RETRY, |t| t.min(RETRY)));
             self.again

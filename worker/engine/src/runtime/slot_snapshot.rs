@@ -10,9 +10,12 @@ use crate::coordinator::{
     Event, Failure, PreparedCommit, SlotSnapshot, SnapshotStats, SubtaskState,
 };
 use crate::data::{Fail, Res, TS_MIN};
+use crate::runtime::channel::Channel;
+use crate::runtime::flight::{Phase, Recorded};
 use crate::runtime::pool::Pool;
 use crate::runtime::slot::{Report, Tell};
-use crate::runtime::snapshot::{Barrier, PrepareJob, SnapshotParts};
+use crate::runtime::snapshot::{Barrier, ListBlob, PrepareJob, SnapshotParts};
+use crate::runtime::source::wall_clock;
 use crate::runtime::task::Task;
 use crate::state::SnapshotSpec;
 use crate::state::delta::{DeltaWriter, Written};
@@ -55,6 +58,12 @@ struct Draining {
     barrier: Barrier,
     passed: Vec<bool>,
     drained: Vec<bool>,
+    /// Tasks that had passed their end on before the barrier.
+    ended: Vec<bool>,
+    /// Tasks of which all is recorded that the barrier overtook.
+    recorded: Vec<bool>,
+    /// What it overtook.
+    in_flight: Recorded,
     /// Key groups written whole, by task.
     folds: Vec<KeyGroupRange>,
     /// The table that is being written: (task, table), its section open.
@@ -96,15 +105,19 @@ pub struct SlotSnapshots {
     newest: Option<CheckpointId>,
     previous: Option<Receiver<()>>,
     last_written: u64,
+    /// Channels to other processes, whose rows the barrier may overtake.
+    outgoing: Vec<Arc<Channel>>,
 }
 
 impl SlotSnapshots {
     /// For a slot whose tasks own `groups`; `base`: the checkpoint it was restored from,
-    /// with the files that make up the slot's state.
+    /// with the files that make up the slot's state; `outgoing`: the ends of its channels to
+    /// other processes whose rows a barrier may overtake.
     pub fn new(
         to: SnapshotHome,
         groups: Vec<KeyGroupRange>,
         base: Option<(CheckpointId, Vec<FileRef>)>,
+        outgoing: Vec<Arc<Channel>>,
     ) -> Self {
         Self {
             to,
@@ -120,6 +133,7 @@ impl SlotSnapshots {
             newest: None,
             previous: None,
             last_written: 0,
+            outgoing,
         }
     }
 
@@ -143,6 +157,7 @@ impl SlotSnapshots {
         let fold = self.fold(index, barrier, live);
         let Some(current) = &mut self.current else { return Ok(()) };
         current.passed[index] = true;
+        current.ended[index] = task.ended();
         if task.tables().is_empty() {
             current.drained[index] = true;
             return Ok(());
@@ -197,6 +212,9 @@ impl SlotSnapshots {
             barrier: barrier.clone(),
             passed: vec![false; tasks],
             drained: vec![false; tasks],
+            ended: vec![false; tasks],
+            recorded: vec![false; tasks],
+            in_flight: Recorded::default(),
             folds: vec![KeyGroupRange { start: 0, end: 0 }; tasks],
             open: None,
             writer,
@@ -208,6 +226,7 @@ impl SlotSnapshots {
 
     /// Drains for a bounded time; true if there is more to do at once.
     pub fn turn(&mut self, tasks: &mut [Box<dyn Task>]) -> Res<bool> {
+        self.overtake()?;
         let Some(current) = &mut self.current else { return Ok(false) };
         let (index, table_index) = match current.open {
             Some(open) => open,
@@ -217,6 +236,9 @@ impl SlotSnapshots {
                     Some(task) => (task, 0),
                     None => {
                         if current.drained.iter().all(|d| *d) {
+                            if !self.record(tasks)? {
+                                return Ok(false);
+                            }
                             self.seal(tasks)?;
                             return Ok(true);
                         }
@@ -249,6 +271,42 @@ impl SlotSnapshots {
             }
         }
         Ok(true)
+    }
+
+    /// Whether a barrier that may overtake rows is on its way: then this wants to be asked
+    /// often.
+    pub fn waits(&self) -> bool {
+        self.current.as_ref().is_some_and(|c| c.barrier.unaligned_at.is_some())
+    }
+
+    /// Lets the barrier overtake what waits in this process for leave to be sent.
+    fn overtake(&mut self) -> Res {
+        let Some(current) = &mut self.current else { return Ok(()) };
+        if !current.barrier.may_overtake(wall_clock()) {
+            return Ok(());
+        }
+        let checkpoint = current.barrier.checkpoint;
+        for channel in &self.outgoing {
+            if channel.announced().is_some_and(|b| b.checkpoint == checkpoint) {
+                channel.overtake(checkpoint, Phase::Sent, &mut current.in_flight)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gathers what the barrier overtook; true if that is all.
+    fn record(&mut self, tasks: &mut [Box<dyn Task>]) -> Res<bool> {
+        let Some(current) = &mut self.current else { return Ok(false) };
+        let checkpoint = current.barrier.checkpoint;
+        for (task, recorded) in tasks.iter_mut().zip(&mut current.recorded) {
+            if !*recorded && let Some(rows) = task.recorded(checkpoint) {
+                current.in_flight.append(rows);
+                *recorded = true;
+            }
+        }
+        // While a barrier that may yet overtake waits for leave, too.
+        let waits = |c: &Arc<Channel>| c.announced().is_some_and(|b| b.checkpoint == checkpoint);
+        Ok(current.recorded.iter().all(|r| *r) && !self.outgoing.iter().any(waits))
     }
 
     /// All tasks have passed and all tables are drained.
@@ -296,26 +354,25 @@ impl SlotSnapshots {
             watermark: None,
             ended: false,
         };
-        for (task, parts) in tasks.iter().zip(&mut self.parts) {
+        for (ended, parts) in current.ended.into_iter().zip(&mut self.parts) {
             let parts = std::mem::take(parts);
             for list in parts.lists {
                 let operator =
                     operators.entry(list.uid.clone()).or_insert_with(|| state(&list.uid));
                 // A task that passed the barrier of an aborted checkpoint too has put it twice.
                 operator.lists.retain(|l| l.name != list.state);
-                operator.lists.push(ListState {
-                    name: list.state,
-                    shape: list.shape,
-                    redistribution: list.redistribution,
-                    parts: vec![ListPart { subtask: Subtask(slot.0), items: list.items }],
-                });
+                operator.lists.push(list_state(list, slot));
             }
             for (uid, watermark) in parts.watermarks {
                 let operator = operators.entry(uid.clone()).or_insert_with(|| state(&uid));
                 operator.watermark = Some(watermark).filter(|w| *w != TS_MIN);
-                operator.ended |= task.ended();
+                operator.ended |= ended;
             }
             prepare.extend(parts.prepare);
+        }
+        for list in current.in_flight.into_lists() {
+            let operator = operators.entry(list.uid.clone()).or_insert_with(|| state(&list.uid));
+            operator.lists.push(list_state(list, slot));
         }
         let operators = operators.into_values().collect();
         // If the side job is gone, its drop has been reported already.
@@ -369,6 +426,15 @@ impl SlotSnapshots {
                 table.aborted(checkpoint);
             }
         }
+    }
+}
+
+fn list_state(list: ListBlob, slot: Slot) -> ListState {
+    ListState {
+        name: list.state,
+        shape: list.shape,
+        redistribution: list.redistribution,
+        parts: vec![ListPart { subtask: Subtask(slot.0), items: list.items }],
     }
 }
 

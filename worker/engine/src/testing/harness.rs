@@ -351,6 +351,7 @@ impl Harness {
             checkpoint,
             base: self.last.as_ref().map(|s| s.checkpoint),
             kind: BarrierKind::Periodic,
+            unaligned_at: None,
         };
         for subtask in &mut self.subtasks {
             subtask.passed = false;
