@@ -20,6 +20,7 @@ use millrace_protocol::ids::{Attempt, JobUid, Uid};
 use millrace_protocol::key::Key;
 use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
 use millrace_protocol::manifest::{PendingCommit, ShapeBytes};
+use millrace_protocol::objects::ObjectKey;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -218,16 +219,21 @@ impl Graph {
         &self.codecs[edge.0 as usize]
     }
 
-    /// What the rows of an edge are from a subtask of its sender, if barriers may overtake
-    /// them.
-    pub fn flight(&self, edge: EdgeId, up: u16) -> Option<Flight> {
+    /// What the rows of an edge are from a subtask of its sender to the owner of `groups`,
+    /// if barriers may overtake them.
+    pub fn flight(&self, edge: EdgeId, up: u16, groups: KeyGroupRange) -> Option<Flight> {
         let of = &self.edges[edge.0 as usize];
         let into = |e: &&Edge| e.to == of.to && e.id < edge;
         Flight::may_be(of.partitioning).then(|| Flight {
             uid: self.node(of.to).uid.clone(),
-            state: format!("{IN_FLIGHT}{}", self.edges.iter().filter(into).count()),
+            state: format!(
+                "{IN_FLIGHT}{} from {}",
+                self.edges.iter().filter(into).count(),
+                self.node(of.from).uid
+            ),
             input: of.input,
             keyed: of.partitioning == Partitioning::Key,
+            groups,
             codec: Arc::clone(self.codec(edge)),
             up,
         })
@@ -369,6 +375,8 @@ pub trait Restore: Send + Sync {
         range: KeyGroupRange,
         table: &mut dyn StateTable,
     ) -> Res;
+    /// Part of an object of the checkpoint.
+    fn bytes(&self, key: &ObjectKey, at: u64, len: usize) -> Res<Vec<u8>>;
 }
 
 /// Nothing to restore.
@@ -394,6 +402,10 @@ impl Restore for Fresh {
     fn table(&self, _: &Uid, _: &str, _: KeyGroupRange, table: &mut dyn StateTable) -> Res {
         table.restored(None);
         Ok(())
+    }
+
+    fn bytes(&self, key: &ObjectKey, _: u64, _: usize) -> Res<Vec<u8>> {
+        Err(Fail::from(format!("{key}: there is no checkpoint to read it from")))
     }
 }
 

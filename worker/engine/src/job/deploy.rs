@@ -91,8 +91,9 @@ impl Deployment {
             return Err(Fail::from(format!("{placed} of {count} slots have a worker")));
         }
         let local: Vec<u16> = (0..count).filter(|s| is_local(placement.as_ref(), *s)).collect();
+        let max = spec.order.max_parallelism;
         let (channels, lines) =
-            wire(graph, &parallelisms, placement.as_ref(), |edge, end, subtask| match end {
+            wire(graph, &parallelisms, max, placement.as_ref(), |edge, end, subtask| match end {
                 End::Sender => waker(edge.from, subtask),
                 End::Receiver => waker(edge.to, subtask),
             });
@@ -112,7 +113,6 @@ impl Deployment {
             }
         }
         let restored = spec.base.map(|(base, store)| FromManifest::new(&base, store));
-        let max = spec.order.max_parallelism;
         let owned = |slot: u16| {
             let nodes = layouts[usize::from(slot)].iter();
             nodes.map(move |n| {

@@ -5,7 +5,7 @@ use crate::graph::{Graph, NodeId, NodeKind};
 use crate::state::RowReader;
 use crate::state::delta::StateSchema;
 use millrace_protocol::key::HASH_VERSION;
-use millrace_protocol::keygroup::MaxParallelism;
+use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
 use millrace_protocol::manifest::{KeyedState, Redistribution, ShapeBytes};
 
 /// The program as the coordinator and its manifests see it.
@@ -46,8 +46,9 @@ pub fn describe(graph: &Graph, default: u16, max: MaxParallelism) -> ProgramSpec
 
 /// The lists that hold rows in flight to an operator.
 fn in_flight(graph: &Graph, to: NodeId) -> impl Iterator<Item = ListSpec> {
+    let none = KeyGroupRange { start: 0, end: 0 };
     let edges = graph.edges().iter().filter(move |e| e.to == to);
-    edges.filter_map(|e| graph.flight(e.id, 0)).map(|flight| ListSpec {
+    edges.filter_map(move |e| graph.flight(e.id, 0, none)).map(|flight| ListSpec {
         name: flight.state,
         shape: flight.codec.shape(),
         redistribution: Redistribution::Union,

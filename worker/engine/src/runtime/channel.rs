@@ -4,7 +4,6 @@
 //! room and coalesce. Emptied batches travel back for reuse. Batches are large,
 //! so a mutex per batch costs less than 0.1 ns a row.
 
-use crate::data::Res;
 use crate::data::{AnyBatch, Ts};
 use crate::runtime::CHANNEL_BATCHES;
 use crate::runtime::flight::{Flight, Phase, Recorded};
@@ -246,14 +245,14 @@ impl Channel {
         checkpoint: CheckpointId,
         phase: Phase,
         recorded: &mut Recorded,
-    ) -> Res<bool> {
-        let Some(flight) = &self.flight else { return Ok(false) };
+    ) -> bool {
+        let Some(flight) = &self.flight else { return false };
         let mut queue = self.lock();
         let is_it = |e: &Element| matches!(e, Element::Barrier(b) if b.checkpoint == checkpoint);
-        let Some(at) = queue.elements.iter().position(is_it) else { return Ok(false) };
+        let Some(at) = queue.elements.iter().position(is_it) else { return false };
         for element in queue.elements.range(..at) {
             if let Element::Batch(batch) = element {
-                recorded.add(flight, phase, batch.as_ref())?;
+                recorded.add(flight, phase, batch.as_ref());
             }
         }
         let barrier = queue.elements.remove(at);
@@ -267,7 +266,7 @@ impl Channel {
             drop(queue);
             self.receiver.wake();
         }
-        Ok(true)
+        true
     }
 
     /// Gives an emptied batch back to the sender.

@@ -1,28 +1,34 @@
-//! Rows in flight: what an unaligned barrier overtakes is kept as a list state of the
-//! operator that would have received it.
+//! Rows in flight: what an unaligned barrier overtakes becomes part of the checkpoint.
 //!
-//! There is one list for each edge into an operator, with a batch an item, in the form of
-//! the edge's codec. At restore all subtasks read all items: of a keyed edge each takes
-//! the rows of its key groups, of any other every so-manieth batch. What an item begins
-//! with gives their order.
+//! A slot writes all of it into one object, batch after batch in the form of the edge's
+//! codec. Where a batch stands in it is an item of a list state of the operator that would
+//! have received it; there is one such list for each edge into an operator. At restore a
+//! subtask reads, of a keyed edge, the batches that may hold rows of its key groups, and of
+//! any other every so-manieth batch.
 
-use crate::data::{AnyBatch, Fail, Res, UserError};
+mod restore;
+mod seal;
+
+pub use restore::{Restored, restored};
+pub use seal::{Sealed, check};
+
+use crate::data::AnyBatch;
 use crate::exchange::codec::Codec;
-use crate::graph::{BuildCx, NodeId, Partitioning};
-use crate::runtime::snapshot::ListBlob;
+use crate::graph::Partitioning;
 use millrace_protocol::ids::Uid;
-use millrace_protocol::manifest::{Redistribution, ShapeBytes};
+use millrace_protocol::keygroup::KeyGroupRange;
+use millrace_protocol::manifest::ShapeBytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What the names of these states begin with.
 pub const IN_FLIGHT: &str = "in flight ";
 
-/// Bytes of rows in an item; a larger row has one of its own.
-const ITEM: usize = 1 << 20;
+/// Bytes of rows that are kept together; a larger row is alone.
+const PIECE: usize = 1 << 20;
 
-/// Phase, upstream subtask and number in front of an item.
-const HEAD: usize = 7;
+/// Most bytes of a slot in a checkpoint. They lie in memory until they are written.
+const MOST: usize = 256 << 20;
 
 /// What rows of a channel are to whom they go.
 pub struct Flight {
@@ -34,6 +40,8 @@ pub struct Flight {
     pub input: usize,
     /// Whether rows belong to key groups.
     pub keyed: bool,
+    /// The key groups of the subtask that receives them.
+    pub groups: KeyGroupRange,
     /// How batches become bytes.
     pub codec: Arc<dyn Codec>,
     /// The subtask that sends them.
@@ -60,114 +68,92 @@ pub enum Phase {
     Sent = 2,
 }
 
+struct Batch {
+    phase: Phase,
+    up: u16,
+    groups: KeyGroupRange,
+    bytes: Vec<u8>,
+}
+
 struct List {
     shape: ShapeBytes,
-    items: Vec<Vec<u8>>,
+    batches: Vec<Batch>,
 }
 
 /// Rows that a barrier overtook.
 #[derive(Default)]
 pub struct Recorded {
     lists: BTreeMap<(Uid, String), List>,
+    bytes: usize,
+    /// Why they cannot become part of a checkpoint.
+    refused: Option<String>,
 }
 
 impl Recorded {
     /// Adds the rows of a batch.
-    pub fn add(&mut self, flight: &Flight, phase: Phase, batch: &dyn AnyBatch) -> Res {
+    pub fn add(&mut self, flight: &Flight, phase: Phase, batch: &dyn AnyBatch) {
         let total = batch.rows();
-        if total == 0 {
-            return Ok(());
+        if total == 0 || self.refused.is_some() {
+            return;
         }
-        let name = (flight.uid.clone(), flight.state.clone());
         let list = self
             .lists
-            .entry(name)
-            .or_insert_with(|| List { shape: flight.codec.shape(), items: Vec::new() });
+            .entry((flight.uid.clone(), flight.state.clone()))
+            .or_insert_with(|| List { shape: flight.codec.shape(), batches: Vec::new() });
         let mut from = 0;
+        let mut added = 0;
         while from < total {
-            let mut item = vec![phase as u8];
-            item.extend_from_slice(&flight.up.to_be_bytes());
-            item.extend_from_slice(&(list.items.len() as u32).to_be_bytes());
-            from = flight.codec.encode(batch, from, ITEM, &mut item).map_err(|error| {
-                Fail::from(format!(
-                    "rows in flight cannot be kept in a checkpoint: {error}; take aligned \
-                     checkpoints only"
-                ))
-            })?;
-            list.items.push(item);
+            let mut bytes = Vec::new();
+            match flight.codec.encode(batch, from, PIECE, &mut bytes) {
+                Ok(next) => from = next,
+                Err(error) => {
+                    return self.refuse(format!(
+                        "rows on their way to operator {} cannot be kept in a checkpoint: {error}; \
+                         take aligned checkpoints only",
+                        flight.uid
+                    ));
+                }
+            }
+            added += bytes.len();
+            let (up, groups) = (flight.up, flight.groups);
+            list.batches.push(Batch { phase, up, groups, bytes });
         }
-        Ok(())
+        self.grown(added);
     }
 
     /// Adds what was recorded elsewhere.
     pub fn append(&mut self, other: Self) {
+        if let Some(why) = other.refused {
+            return self.refuse(why);
+        }
+        if self.refused.is_some() {
+            return;
+        }
         for (name, mut list) in other.lists {
             match self.lists.get_mut(&name) {
-                Some(known) => known.items.append(&mut list.items),
+                Some(known) => known.batches.append(&mut list.batches),
                 None => {
                     self.lists.insert(name, list);
                 }
             }
         }
+        self.grown(other.bytes);
     }
 
-    /// As list states.
-    pub fn into_lists(self) -> impl Iterator<Item = ListBlob> {
-        self.lists.into_iter().map(|((uid, state), list)| ListBlob {
-            uid,
-            state,
-            redistribution: Redistribution::Union,
-            shape: list.shape,
-            items: list.items,
-        })
+    fn grown(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        if self.bytes > MOST {
+            self.refuse(format!(
+                "more than {} MiB of rows are in flight to a slot: let barriers wait longer \
+                 before they overtake rows, or use more slots",
+                MOST >> 20
+            ));
+        }
     }
-}
 
-/// A batch that a checkpoint held.
-pub struct Restored {
-    /// What it is.
-    pub flight: Arc<Flight>,
-    /// The rows, without marks.
-    pub batch: Box<dyn AnyBatch>,
-}
-
-/// The rows in flight that a subtask of `node` takes over, in their order.
-pub fn restored(cx: &BuildCx<'_>, node: NodeId) -> Res<Vec<Restored>> {
-    let mut all = Vec::new();
-    if cx.attempt.restore.is_fresh() {
-        return Ok(all);
+    /// Nothing of it can become part of a checkpoint.
+    pub fn refuse(&mut self, why: String) {
+        self.lists.clear();
+        self.refused = Some(why);
     }
-    let (restore, parallelism) = (&cx.attempt.restore, cx.parallelism(node));
-    let (max, groups) = (cx.attempt.max_parallelism, cx.key_groups(node));
-    for edge in cx.graph.edges().iter().filter(|e| e.to == node) {
-        let Some(flight) = cx.graph.flight(edge.id, 0).map(Arc::new) else { continue };
-        let mut items = restore.list(&flight.uid, &flight.state, cx.subtask, parallelism)?;
-        if items.is_empty() {
-            continue;
-        }
-        if restore.list_shape(&flight.uid, &flight.state) != flight.codec.shape() {
-            return Err(UserError(format!(
-                "the checkpoint holds rows on their way to operator {:?}, and their type has \
-                 changed: start from a savepoint, which holds no such rows",
-                cx.graph.node(node).name
-            ))
-            .into());
-        }
-        items.sort_by(|a, b| a.get(..HEAD).cmp(&b.get(..HEAD)));
-        for (index, item) in items.iter().enumerate() {
-            if !flight.keyed && index % usize::from(parallelism.max(1)) != usize::from(cx.subtask) {
-                continue;
-            }
-            let damaged = |error| Fail::from(format!("rows in flight are damaged: {error}"));
-            let bytes = item.get(HEAD..).unwrap_or_default();
-            let mut batch = flight.codec.decode(bytes, None).map_err(damaged)?;
-            let mine = |hash| groups.contains(max.group(hash));
-            let keyed = flight.keyed;
-            flight.codec.strip(batch.as_mut(), &mut |hash| !keyed || mine(hash));
-            if batch.rows() > 0 {
-                all.push(Restored { flight: Arc::clone(&flight), batch });
-            }
-        }
-    }
-    Ok(all)
 }

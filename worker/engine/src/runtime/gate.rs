@@ -13,7 +13,7 @@
 //!   and bring before it is recorded, and worked on as ever; so are rows restored from
 //!   such a record, which go before all others.
 
-use crate::data::{AnyBatch, Fail, Res, TS_MAX, TS_MIN, Ts};
+use crate::data::{AnyBatch, TS_MAX, TS_MIN, Ts};
 use crate::runtime::channel::{Channel, Element};
 use crate::runtime::flight::{Flight, Phase, Recorded, Restored};
 use crate::runtime::snapshot::Barrier;
@@ -23,6 +23,9 @@ use std::sync::Arc;
 
 /// The inlet of rows that come from a checkpoint.
 pub const FROM_CHECKPOINT: usize = usize::MAX;
+
+/// No such barrier is to come here: [`Gate::overtaking`] looks.
+const MUST_NOT: &str = "a barrier overtook rows that it must not";
 
 /// One incoming channel.
 struct Inlet {
@@ -38,6 +41,19 @@ struct Inlet {
     held: Option<Element>,
     /// Its rows are recorded until the barrier comes.
     recording: bool,
+}
+
+impl Inlet {
+    /// The channel's next element, which is recorded if the barrier has overtaken it.
+    fn receive(&self, recorded: &mut Recorded) -> Option<Element> {
+        let element = self.channel.receive()?;
+        if self.recording
+            && let (Element::Batch(batch), Some(flight)) = (&element, self.channel.flight())
+        {
+            recorded.add(flight, Phase::Received, batch.as_ref());
+        }
+        Some(element)
+    }
 }
 
 /// What a task is to do next.
@@ -84,8 +100,6 @@ pub struct Gate {
     passed: Option<CheckpointId>,
     /// What that barrier overtook.
     recorded: Recorded,
-    /// Why a batch could not be recorded.
-    failed: Option<Fail>,
     /// Restored rows in flight.
     restored: VecDeque<Restored>,
     /// What the last of them was that was given out.
@@ -126,7 +140,6 @@ impl Gate {
             marks,
             passed: None,
             recorded: Recorded::default(),
-            failed: None,
             restored: VecDeque::new(),
             given: None,
             unconfirmed: false,
@@ -175,35 +188,35 @@ impl Gate {
 
     /// The task takes a barrier before all channels have delivered it. `current`: what is
     /// left of the batch that it works on, and where that came from.
-    pub fn overtake(&mut self, barrier: &Barrier, current: Option<(usize, &dyn AnyBatch)>) -> Res {
+    pub fn overtake(&mut self, barrier: &Barrier, current: Option<(usize, &dyn AnyBatch)>) {
         self.passed = Some(barrier.checkpoint);
         self.recorded = Recorded::default();
         let Self { inlets, recorded, given, restored, queued, .. } = self;
-        let mut record = |inlet: usize, batch: &dyn AnyBatch| match inlets.get(inlet) {
-            Some(inlet) => match inlet.channel.flight() {
-                Some(flight) => recorded.add(flight, Phase::Received, batch),
-                None => Err(Fail::from("a barrier overtook rows that it must not")),
-            },
-            None => match given {
-                Some(flight) => recorded.add(flight, Phase::Restored, batch),
-                None => Ok(()),
-            },
+        let mut record = |inlet: usize, batch: &dyn AnyBatch| {
+            let (flight, phase) = match inlets.get(inlet) {
+                Some(inlet) => (inlet.channel.flight(), Phase::Received),
+                None => (given.as_deref(), Phase::Restored),
+            };
+            match flight {
+                Some(flight) => recorded.add(flight, phase, batch),
+                None => recorded.refuse(MUST_NOT.to_owned()),
+            }
         };
         if let Some((inlet, batch)) = current {
-            record(inlet, batch)?;
+            record(inlet, batch);
         }
         for event in queued.iter().rev() {
             if let Event::Batch { inlet, batch, .. } = event {
-                record(*inlet, batch.as_ref())?;
+                record(*inlet, batch.as_ref());
             }
         }
         for (index, inlet) in inlets.iter().enumerate() {
             if let Some(Element::Batch(batch)) = &inlet.held {
-                record(index, batch.as_ref())?;
+                record(index, batch.as_ref());
             }
         }
         for Restored { flight, batch } in restored.iter() {
-            recorded.add(flight, Phase::Restored, batch.as_ref())?;
+            recorded.add(flight, Phase::Restored, batch.as_ref());
         }
         let is_it = |b: &Barrier| b.checkpoint == barrier.checkpoint;
         for inlet in inlets {
@@ -213,23 +226,27 @@ impl Gate {
             };
             inlet.recording = !here && !inlet.barrier.take().is_some_and(|b| is_it(&b));
         }
-        self.catch_up()
+        self.catch_up();
     }
 
     /// Records what channels hold before a barrier that has come there meanwhile.
-    pub fn catch_up(&mut self) -> Res {
-        if let Some(failed) = self.failed.take() {
-            return Err(failed);
-        }
-        let Some(passed) = self.passed else { return Ok(()) };
+    pub fn catch_up(&mut self) {
+        let Some(passed) = self.passed else { return };
         for inlet in self.inlets.iter_mut().filter(|i| i.recording) {
             let announced = inlet.channel.announced().map(|b| b.checkpoint);
             if announced == Some(passed) {
-                inlet.channel.overtake(passed, Phase::Received, &mut self.recorded)?;
+                inlet.channel.overtake(passed, Phase::Received, &mut self.recorded);
                 inlet.recording = false;
             }
         }
-        Ok(())
+    }
+
+    /// A checkpoint was given up: nothing has to be recorded for it.
+    pub fn aborted(&mut self, checkpoint: CheckpointId) {
+        if self.passed == Some(checkpoint) {
+            self.recorded = Recorded::default();
+            self.inlets.iter_mut().for_each(|inlet| inlet.recording = false);
+        }
     }
 
     /// What a checkpoint's barrier overtook, once all channels have delivered it.
@@ -237,7 +254,7 @@ impl Gate {
         if self.passed != Some(checkpoint) {
             return Some(Recorded::default());
         }
-        let all = !self.inlets.iter().any(|i| i.recording) && self.failed.is_none();
+        let all = !self.inlets.iter().any(|i| i.recording);
         all.then(|| std::mem::take(&mut self.recorded))
     }
 
@@ -260,25 +277,25 @@ impl Gate {
 
     /// The next event, if there is one.
     pub fn poll(&mut self) -> Option<Event> {
-        if let Some(event) = self.queued.pop() {
-            return Some(event);
+        if !self.greeted {
+            self.listen();
+            if self.all_heard {
+                self.greeted = true;
+                // Pass the greeting on, so that tasks behind this one begin too.
+                return Some(Event::Watermark(TS_MIN));
+            }
         }
+        // Before what was heard, which is younger than they are.
         if let Some(Restored { flight, batch }) = self.restored.pop_front() {
             let input = flight.input;
             self.given = Some(flight);
             return Some(Event::Batch { input, inlet: FROM_CHECKPOINT, batch });
         }
-        if !self.all_heard {
-            self.listen();
-            if !self.all_heard {
-                return None;
-            }
+        if let Some(event) = self.queued.pop() {
+            return Some(event);
         }
         if !self.greeted {
-            self.greeted = true;
-            // Pass the greeting on, so that tasks behind this one begin too.
-            self.queued.push(Event::Watermark(TS_MIN));
-            return self.queued.pop();
+            return None;
         }
         let count = self.inlets.len();
         for step in 0..count {
@@ -289,19 +306,13 @@ impl Gate {
                     break;
                 }
                 let element = match inlet.held.take() {
+                    // Recorded when the barrier overtook it.
                     Some(held) => held,
-                    None => match inlet.channel.receive() {
+                    None => match inlet.receive(&mut self.recorded) {
                         Some(element) => element,
                         None => break,
                     },
                 };
-                if inlet.recording
-                    && let (Element::Batch(batch), Some(flight)) =
-                        (&element, inlet.channel.flight())
-                    && let Err(error) = self.recorded.add(flight, Phase::Received, batch.as_ref())
-                {
-                    self.failed = Some(error);
-                }
                 if let Some(event) = self.accept(index, element) {
                     // The next poll begins behind this channel: a bounded turn for each.
                     self.next = (index + 1) % count;

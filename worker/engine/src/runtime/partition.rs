@@ -112,13 +112,15 @@ pub struct Scatter<T, R> {
     route: R,
     destinations: Vec<Destination<T>>,
     blocked: bool,
+    /// A barrier has forced more into channels than there is room for.
+    over: bool,
 }
 
 impl<T: Send + 'static, R: Route<T>> Scatter<T, R> {
     /// To `channels`, one per downstream subtask.
     pub fn new(route: R, channels: Vec<Arc<Channel>>) -> Self {
         let destinations = channels.into_iter().map(Destination::new).collect();
-        Self { route, destinations, blocked: false }
+        Self { route, destinations, blocked: false, over: false }
     }
 
     /// Sends all that is buffered, whether there is room or not.
@@ -140,7 +142,8 @@ impl<T: Send + 'static, R: Route<T>> Scatter<T, R> {
             destination.channel.send_control(element());
         }
         // One checkpoint after the other must not pile up rows.
-        self.blocked = self.destinations.iter().any(Destination::is_over);
+        self.over = self.destinations.iter().any(Destination::is_over);
+        self.blocked = self.over;
     }
 }
 
@@ -189,13 +192,14 @@ impl<T: Send + 'static, R: Route<T>> End<T> for Scatter<T, R> {
     }
 
     fn flush(&mut self, all: bool) -> Res {
-        self.blocked = false;
+        self.over = self.over && self.destinations.iter().any(Destination::is_over);
+        self.blocked = self.over;
         for destination in &mut self.destinations {
             destination.retry();
             if all && destination.overflow.is_empty() {
                 destination.send();
             }
-            self.blocked |= !destination.overflow.is_empty() || destination.is_over();
+            self.blocked |= !destination.overflow.is_empty();
         }
         Ok(())
     }

@@ -132,6 +132,8 @@ struct SlotLoop {
     cancel: Arc<AtomicBool>,
     snapshots: SlotSnapshots,
     ended_told: bool,
+    /// The checkpoint under way whose barrier may overtake rows: tasks look for it.
+    overtaking: Option<CheckpointId>,
     /// Tasks that had no room when they were asked last: whoever wakes the slot, they are
     /// asked again, as a sink does not say when it has some.
     blocked: Vec<bool>,
@@ -165,6 +167,7 @@ impl SlotLoop {
             cancel: spec.cancel,
             snapshots: SlotSnapshots::new(spec.snapshots, spec.groups, spec.base, spec.outgoing),
             ended_told: false,
+            overtaking: None,
             last_sizes: Instant::now(),
         })
     }
@@ -202,15 +205,18 @@ impl SlotLoop {
         loop {
             match self.control.try_recv() {
                 Ok(Control::Trigger(barrier)) => {
+                    self.overtaking = barrier.unaligned_at.map(|_| barrier.checkpoint);
                     for (task, again) in self.tasks.iter_mut().zip(&mut self.again) {
                         task.trigger(barrier.clone());
                         *again = true;
                     }
                 }
                 Ok(Control::Complete(checkpoint)) => {
+                    self.overtaking = self.overtaking.filter(|c| *c > checkpoint);
                     self.snapshots.completed(checkpoint, &mut self.tasks);
                 }
                 Ok(Control::Aborted(checkpoint)) => {
+                    self.overtaking = self.overtaking.filter(|c| *c > checkpoint);
                     self.snapshots.aborted(checkpoint, &mut self.tasks);
                 }
                 Err(TryRecvError::Empty) => return Ok(true),
@@ -241,7 +247,12 @@ impl SlotLoop {
             }
             at.current = Some(index);
             let mut passed = None;
-            let mut turn = Turn { now, parts: self.snapshots.parts(index), passed: &mut passed };
+            let mut turn = Turn {
+                now,
+                overtaking: self.overtaking.is_some(),
+                parts: self.snapshots.parts(index),
+                passed: &mut passed,
+            };
             let progress = task.run(&mut turn)?;
             if let Some(barrier) = passed {
                 self.snapshots.passed(index, &barrier, task.as_mut())?;

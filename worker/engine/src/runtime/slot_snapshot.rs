@@ -11,7 +11,7 @@ use crate::coordinator::{
 };
 use crate::data::{Fail, Res, TS_MIN};
 use crate::runtime::channel::Channel;
-use crate::runtime::flight::{Phase, Recorded};
+use crate::runtime::flight::{Phase, Recorded, Sealed};
 use crate::runtime::pool::Pool;
 use crate::runtime::slot::{Report, Tell};
 use crate::runtime::snapshot::{Barrier, ListBlob, PrepareJob, SnapshotParts};
@@ -35,6 +35,9 @@ const TURN_ENTRIES: usize = 4096;
 /// With more files than this, a part of the key groups is folded at every checkpoint,
 /// however little changes: so their number stays bounded.
 const MANY_FILES: usize = 64;
+
+/// Number of the file of rows in flight among a slot's files of a checkpoint.
+const ROWS_IN_FLIGHT: u32 = 1;
 
 /// Where a slot's snapshots go.
 pub struct SnapshotHome {
@@ -78,7 +81,9 @@ struct Seal {
     written: Written,
     files: Vec<FileRef>,
     own: Option<FileRef>,
-    operators: Vec<SubtaskState>,
+    operators: BTreeMap<Uid, SubtaskState>,
+    /// What the barrier overtook, and where that is to go.
+    in_flight: (Recorded, ObjectKey),
     prepare: Vec<(Uid, PrepareJob)>,
 }
 
@@ -226,7 +231,7 @@ impl SlotSnapshots {
 
     /// Drains for a bounded time; true if there is more to do at once.
     pub fn turn(&mut self, tasks: &mut [Box<dyn Task>]) -> Res<bool> {
-        self.overtake()?;
+        self.overtake();
         let Some(current) = &mut self.current else { return Ok(false) };
         let (index, table_index) = match current.open {
             Some(open) => open,
@@ -236,7 +241,7 @@ impl SlotSnapshots {
                     Some(task) => (task, 0),
                     None => {
                         if current.drained.iter().all(|d| *d) {
-                            if !self.record(tasks)? {
+                            if !self.record(tasks) {
                                 return Ok(false);
                             }
                             self.seal(tasks)?;
@@ -280,23 +285,22 @@ impl SlotSnapshots {
     }
 
     /// Lets the barrier overtake what waits in this process for leave to be sent.
-    fn overtake(&mut self) -> Res {
-        let Some(current) = &mut self.current else { return Ok(()) };
+    fn overtake(&mut self) {
+        let Some(current) = &mut self.current else { return };
         if !current.barrier.may_overtake(wall_clock()) {
-            return Ok(());
+            return;
         }
         let checkpoint = current.barrier.checkpoint;
         for channel in &self.outgoing {
             if channel.announced().is_some_and(|b| b.checkpoint == checkpoint) {
-                channel.overtake(checkpoint, Phase::Sent, &mut current.in_flight)?;
+                channel.overtake(checkpoint, Phase::Sent, &mut current.in_flight);
             }
         }
-        Ok(())
     }
 
     /// Gathers what the barrier overtook; true if that is all.
-    fn record(&mut self, tasks: &mut [Box<dyn Task>]) -> Res<bool> {
-        let Some(current) = &mut self.current else { return Ok(false) };
+    fn record(&mut self, tasks: &mut [Box<dyn Task>]) -> bool {
+        let Some(current) = &mut self.current else { return false };
         let checkpoint = current.barrier.checkpoint;
         for (task, recorded) in tasks.iter_mut().zip(&mut current.recorded) {
             if !*recorded && let Some(rows) = task.recorded(checkpoint) {
@@ -306,7 +310,7 @@ impl SlotSnapshots {
         }
         // While a barrier that may yet overtake waits for leave, too.
         let waits = |c: &Arc<Channel>| c.announced().is_some_and(|b| b.checkpoint == checkpoint);
-        Ok(current.recorded.iter().all(|r| *r) && !self.outgoing.iter().any(waits))
+        current.recorded.iter().all(|r| *r) && !self.outgoing.iter().any(waits)
     }
 
     /// All tasks have passed and all tables are drained.
@@ -347,36 +351,28 @@ impl SlotSnapshots {
         let slot = self.to.slot;
         let mut operators: BTreeMap<Uid, SubtaskState> = BTreeMap::new();
         let mut prepare = Vec::new();
-        let state = |uid: &Uid| SubtaskState {
-            operator: uid.clone(),
-            subtask: Subtask(slot.0),
-            lists: Vec::new(),
-            watermark: None,
-            ended: false,
-        };
         for (ended, parts) in current.ended.into_iter().zip(&mut self.parts) {
             let parts = std::mem::take(parts);
             for list in parts.lists {
-                let operator =
-                    operators.entry(list.uid.clone()).or_insert_with(|| state(&list.uid));
+                let operator = operators
+                    .entry(list.uid.clone())
+                    .or_insert_with(|| empty_state(&list.uid, slot));
                 // A task that passed the barrier of an aborted checkpoint too has put it twice.
                 operator.lists.retain(|l| l.name != list.state);
                 operator.lists.push(list_state(list, slot));
             }
             for (uid, watermark) in parts.watermarks {
-                let operator = operators.entry(uid.clone()).or_insert_with(|| state(&uid));
+                let operator = operators.entry(uid.clone()).or_insert_with(|| empty_state(&uid, slot));
                 operator.watermark = Some(watermark).filter(|w| *w != TS_MIN);
                 operator.ended |= ended;
             }
             prepare.extend(parts.prepare);
         }
-        for list in current.in_flight.into_lists() {
-            let operator = operators.entry(list.uid.clone()).or_insert_with(|| state(&list.uid));
-            operator.lists.push(list_state(list, slot));
-        }
-        let operators = operators.into_values().collect();
+        let home = &self.to.home;
+        let key = home.state_file(self.to.attempt, checkpoint, slot, ROWS_IN_FLIGHT);
+        let in_flight = (current.in_flight, key);
         // If the side job is gone, its drop has been reported already.
-        let _ = current.finish.send(Seal { written, files, own, operators, prepare });
+        let _ = current.finish.send(Seal { written, files, own, operators, in_flight, prepare });
         Ok(())
     }
 
@@ -398,7 +394,7 @@ impl SlotSnapshots {
                 let _ = previous.recv();
             }
             if let Ok(seal) = seal.recv() {
-                let event = answer(slot, attempt, checkpoint, written, seal);
+                let event = answer(slot, attempt, checkpoint, (store.as_ref(), written), seal);
                 reports(Report::Event(event));
             }
             drop(done);
@@ -422,10 +418,21 @@ impl SlotSnapshots {
         }
         self.newest = self.newest.max(Some(checkpoint));
         for task in tasks {
+            task.aborted(checkpoint);
             for (_, table) in task.tables() {
                 table.aborted(checkpoint);
             }
         }
+    }
+}
+
+fn empty_state(uid: &Uid, slot: Slot) -> SubtaskState {
+    SubtaskState {
+        operator: uid.clone(),
+        subtask: Subtask(slot.0),
+        lists: Vec::new(),
+        watermark: None,
+        ended: false,
     }
 }
 
@@ -489,8 +496,11 @@ fn answer(
     slot: Slot,
     attempt: Attempt,
     checkpoint: CheckpointId,
-    written: Result<Option<Box<dyn crate::store::ObjectWriter>>, StoreError>,
-    seal: Seal,
+    (store, written): (
+        &dyn ObjectStore,
+        Result<Option<Box<dyn crate::store::ObjectWriter>>, StoreError>,
+    ),
+    mut seal: Seal,
 ) -> Event {
     let mut prepared = Vec::new();
     for (sink, job) in seal.prepare {
@@ -528,23 +538,43 @@ fn answer(
         }
         (None, _) => Ok(()),
     });
-    match stored {
-        Ok(()) => Event::Acknowledge {
-            attempt,
-            checkpoint,
-            snapshot: SlotSnapshot {
-                slot,
-                files: seal.files,
-                operators: seal.operators,
-                prepared,
-                stats: SnapshotStats {
-                    bytes: seal.own.map_or(0, |f| f.len),
-                    entries: seal.written.entries,
-                },
-            },
+    let stored = stored.map_err(|error| error.to_string());
+    let in_flight = stored.and_then(|()| {
+        let order = FileOrder { checkpoint, index: u32::from(slot.0) };
+        let (recorded, key) = seal.in_flight;
+        keep(recorded.seal(&key, order)?, slot, store, &mut seal.operators)
+    });
+    let in_flight = match in_flight {
+        Ok(file) => file,
+        Err(reason) => return Event::Declined { attempt, checkpoint, slot, reason, prepared },
+    };
+    let bytes = seal.own.iter().chain(&in_flight).map(|file| file.len).sum();
+    Event::Acknowledge {
+        attempt,
+        checkpoint,
+        snapshot: SlotSnapshot {
+            slot,
+            files: seal.files.into_iter().chain(in_flight).collect(),
+            operators: seal.operators.into_values().collect(),
+            prepared,
+            stats: SnapshotStats { bytes, entries: seal.written.entries },
         },
-        Err(error) => {
-            Event::Declined { attempt, checkpoint, slot, reason: error.to_string(), prepared }
-        }
     }
+}
+
+/// Writes rows in flight, if there are any, and notes with their operators where they are.
+fn keep(
+    rows: Option<Sealed>,
+    slot: Slot,
+    store: &dyn ObjectStore,
+    operators: &mut BTreeMap<Uid, SubtaskState>,
+) -> Result<Option<FileRef>, String> {
+    let Some(rows) = rows else { return Ok(None) };
+    rows.write(store).map_err(|error| error.to_string())?;
+    for list in rows.lists {
+        let operator = operators.entry(list.uid.clone());
+        let operator = operator.or_insert_with(|| empty_state(&list.uid, slot));
+        operator.lists.push(list_state(list, slot));
+    }
+    Ok(Some(rows.file))
 }

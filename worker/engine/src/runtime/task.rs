@@ -26,6 +26,8 @@ pub enum Progress {
 pub struct Turn<'a> {
     /// Processing time, milliseconds since the epoch.
     pub now: Ts,
+    /// Whether there is a barrier about that may overtake rows, now or later.
+    pub overtaking: bool,
     /// Where a barrier's contributions go.
     pub parts: &'a mut SnapshotParts,
     /// Set by the task when it passes a barrier.
@@ -57,6 +59,8 @@ pub trait Task {
     fn recorded(&mut self, _checkpoint: CheckpointId) -> Option<Recorded> {
         Some(Recorded::default())
     }
+    /// A checkpoint was given up: what its barrier overtook is of no use.
+    fn aborted(&mut self, _checkpoint: CheckpointId) {}
     /// Its counters.
     fn metrics(&self) -> &Arc<NodeMetrics>;
 }
@@ -231,7 +235,7 @@ impl<O: Operator> OperatorTask<O> {
         }
         let mut watermark = self.told;
         match &mut self.current {
-            Current::Nothing => self.gate.overtake(&barrier, None)?,
+            Current::Nothing => self.gate.overtake(&barrier, None),
             Current::Batch { input, inlet, batch } => {
                 let left = self.gate.marks(*input, batch.as_mut());
                 if left.first().is_some_and(|mark| mark.0 == 0) {
@@ -241,7 +245,7 @@ impl<O: Operator> OperatorTask<O> {
                 if let Some(done) = self.marks.len().checked_sub(left.len() + 1) {
                     watermark = self.marks[done];
                 }
-                self.gate.overtake(&barrier, Some((*inlet, batch.as_ref())))?;
+                self.gate.overtake(&barrier, Some((*inlet, batch.as_ref())));
             }
             _ => return Ok(false),
         }
@@ -267,9 +271,11 @@ impl<O: Operator> Task for OperatorTask<O> {
         self.operator.set_now(turn.now);
         let mut worked = false;
         for _ in 0..QUANTUM {
-            self.gate.catch_up()?;
-            if self.overtake(turn)? {
-                return Ok(Progress::Worked);
+            if turn.overtaking {
+                self.gate.catch_up();
+                if self.overtake(turn)? {
+                    return Ok(Progress::Worked);
+                }
             }
             let overtakes =
                 matches!(&self.current, Current::Barrier(b) if b.may_overtake(turn.now));
@@ -341,6 +347,11 @@ impl<O: Operator> Task for OperatorTask<O> {
 
     fn recorded(&mut self, checkpoint: CheckpointId) -> Option<Recorded> {
         self.gate.recorded(checkpoint)
+    }
+
+    fn aborted(&mut self, checkpoint: CheckpointId) {
+        self.overtakes_at = None;
+        self.gate.aborted(checkpoint);
     }
 
     fn metrics(&self) -> &Arc<NodeMetrics> {
