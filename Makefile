@@ -14,7 +14,7 @@ DENY_VERSION := 0.20.2
 DENY := $(TOOLS)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 BENCH := $(CARGO_TARGET_DIR)/release/millrace-bench
 
-# What only tests use yet.
+# As with the features of the programs: the engine is built once.
 FEATURES := --features millrace-engine/tls
 
 # Arguments for run, bench and bench-flink, as in: make bench ARGS='--scale 0.1 chain'

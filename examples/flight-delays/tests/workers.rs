@@ -7,6 +7,9 @@ mod common;
 
 use common::job::{Disturbance, Job, Places, calm, compare, disturbed};
 use common::{long_input, seed};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use std::fs;
+use std::path::Path;
 
 #[test]
 fn several_processes_give_what_one_gives() {
@@ -16,6 +19,43 @@ fn several_processes_give_what_one_gives() {
     let wild = dir.path().join("wild");
     let job = Job::start(&wild, Places::local(&wild, &input), 3, 5);
     compare(&expected, &job.finish().output, 0);
+}
+
+/// Files as cert-manager writes them, good for a name.
+fn certificates(directory: &Path, name: &str) {
+    let authority = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root = params.self_signed(&authority).unwrap().pem();
+    let issuer = Issuer::new(params, authority);
+    let key = KeyPair::generate().unwrap();
+    let own = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let own = own.signed_by(&key, &issuer).unwrap().pem();
+    fs::create_dir_all(directory).unwrap();
+    let files = [("tls.crt", own), ("tls.key", key.serialize_pem()), ("ca.crt", root)];
+    files.iter().for_each(|(name, text)| fs::write(directory.join(name), text).unwrap());
+}
+
+#[test]
+fn under_tls_several_processes_give_what_one_gives() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = long_input(dir.path(), 2);
+    let expected = calm(&dir.path().join("calm"), &input);
+    let (wild, keys) = (dir.path().join("wild"), dir.path().join("keys"));
+    certificates(&keys, "127.0.0.1");
+    let tls = ["--exchange-tls", keys.to_str().unwrap()];
+    let job = Job::start_with(&wild, Places::local(&wild, &input), 3, 5, &tls);
+    compare(&expected, &job.finish().output, 0);
+}
+
+#[test]
+fn a_certificate_for_another_name_is_refused_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = long_input(dir.path(), 1);
+    certificates(dir.path(), "elsewhere.example");
+    let tls = ["--exchange-tls", dir.path().to_str().unwrap()];
+    let mut job = Job::start_with(dir.path(), Places::local(dir.path(), &input), 2, 4, &tls);
+    job.says("not valid for name");
 }
 
 fn disturb(faults: usize, months: usize, rescales: bool) {

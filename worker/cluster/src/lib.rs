@@ -36,6 +36,13 @@ pub struct Heartbeat {
     pub timeout: Duration,
 }
 
+impl Heartbeat {
+    /// Silence for `timeout` means that the other is lost.
+    pub fn within(timeout: Duration) -> Self {
+        Self { every: Self::default().every.min(timeout / 4), timeout }
+    }
+}
+
 impl Default for Heartbeat {
     fn default() -> Self {
         Self { every: Duration::from_millis(500), timeout: Duration::from_secs(10) }

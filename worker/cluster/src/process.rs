@@ -77,6 +77,8 @@ pub struct ProcessSpec {
     pub metrics: Option<SocketAddr>,
     /// Where its exchange with other workers listens; port 0: any.
     pub exchange: SocketAddr,
+    /// How connections of the exchange are protected.
+    pub security: Security,
     /// The host by which others reach it; none: that of `listen`.
     pub host: Option<String>,
     /// Where the coordinator is.
@@ -129,7 +131,7 @@ impl Process {
             .thread_name("millrace-net")
             .enable_all()
             .build()?;
-        let exchange = Listener::bind(spec.exchange, Security::Plain)?;
+        let exchange = Listener::bind(spec.exchange, spec.security.clone())?;
         let host = spec.host.clone();
         let reached = |bound: SocketAddr| match &host {
             Some(host) => format!("{host}:{}", bound.port()),

@@ -24,6 +24,15 @@ pub struct RunOptions {
     #[arg(long, value_name = "N", requires = "workers",
           value_parser = clap::value_parser!(u16).range(1..))]
     pub slots_per_worker: Option<u16>,
+    /// Silence of one of them for so long means that it is lost [default: 10s]
+    #[cfg(feature = "cluster")]
+    #[arg(long, value_name = "TIME", requires = "workers", value_parser = parse_duration)]
+    pub heartbeat_timeout: Option<Duration>,
+    /// Rows between them go by mutual TLS, with tls.crt, tls.key and ca.crt of this directory;
+    /// the certificate must be good for 127.0.0.1
+    #[cfg(feature = "cluster")]
+    #[arg(long, value_name = "DIR", requires = "workers")]
+    pub exchange_tls: Option<PathBuf>,
     /// Where the job's state is kept, a directory or s3://bucket/prefix; without it state is
     /// kept only while the job runs
     #[arg(long, value_name = "DIR|URL")]

@@ -47,6 +47,7 @@ pub fn run(
     job.restart = options.restart.clone();
     job.from = origin(&options.from, storage.opener.as_ref())?;
     job.unclaimed = options.unclaimed();
+    job.copies = is_url(&storage.location).then(|| here.join("copies"));
     graph.check(job.parallelism, job.max_parallelism).map_err(Trouble::User)?;
     // From here on the directory is this process's. Of storage elsewhere it is only known
     // that no other process of this machine has it.

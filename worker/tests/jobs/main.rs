@@ -8,6 +8,7 @@
 mod bounded;
 mod common;
 mod connectors;
+mod copies;
 mod ends;
 mod evolution;
 mod faults;

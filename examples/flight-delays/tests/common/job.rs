@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a job may take to do what it must in the end.
+/// How long a job may take to do the next thing that it must.
 const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Where a job reads, writes, and keeps its state: paths or URLs.
@@ -36,11 +36,28 @@ pub struct Job {
 impl Job {
     /// What it needs besides is made in `dir`.
     pub fn start(dir: &Path, places: Places, workers: u16, parallelism: u16) -> Self {
+        Self::start_with(dir, places, workers, parallelism, &[])
+    }
+
+    /// The same with more options.
+    pub fn start_with(
+        dir: &Path,
+        places: Places,
+        workers: u16,
+        parallelism: u16,
+        options: &[&str],
+    ) -> Self {
         let (home, log) = (dir.join("home"), dir.join("log"));
         fs::create_dir_all(dir).unwrap();
         let workers = workers.to_string();
-        let more =
-            ["--workers", &workers, "--slots-per-worker", "2", "--restart", "backoff:10ms:1s"];
+        let more: [&[&str]; 5] = [
+            &["--workers", &workers],
+            &["--slots-per-worker", "2"],
+            &["--restart", "backoff:10ms:1s"],
+            &["--heartbeat-timeout", "2s"],
+            options,
+        ];
+        let more = more.concat();
         let Places { input, output, storage } = &places;
         let run = Run { input, output, storage, parallelism, interval: "50ms", more: &more };
         let mut command = run.command();
@@ -96,20 +113,45 @@ impl Job {
         false
     }
 
-    /// Waits for its end.
+    /// It did what it was asked for, unless it has ended meanwhile.
+    fn answered(&mut self, answer: &std::process::Output, seed: u64) {
+        let told = String::from_utf8_lossy(&answer.stderr).into_owned();
+        let over = self.is_over() || told.contains("the job ended");
+        assert!(answer.status.success() || over, "seed {seed}: {told}");
+    }
+
+    /// Waits for its end, as long as it takes checkpoints.
     pub fn finish(mut self) -> Places {
-        let begun = Instant::now();
+        let (mut seen, mut since) = (None, Instant::now());
         while !self.is_over() {
-            if begun.elapsed() > PATIENCE {
-                self.give_up(&format!("it does not end: {:?}", self.status()));
+            std::thread::sleep(Duration::from_millis(200));
+            let status = self.status();
+            let checkpoint = status.as_deref().and_then(checkpoint_of);
+            if checkpoint != seen {
+                (seen, since) = (checkpoint, Instant::now());
             }
-            std::thread::sleep(Duration::from_millis(20));
+            if since.elapsed() > PATIENCE {
+                self.give_up(&format!("it does not go on: {status:?}"));
+            }
         }
         let (code, log) = (self.child.wait().unwrap().code(), fs::read_to_string(&self.log));
         let log = log.unwrap();
         assert_eq!(code, Some(0), "{log}");
         assert!(!log.contains("panicked"), "{log}");
         self.places
+    }
+
+    /// Waits until it logs something, and ends it.
+    pub fn says(&mut self, text: &str) {
+        let begun = Instant::now();
+        while !fs::read_to_string(&self.log).unwrap().contains(text) {
+            if begun.elapsed() > PATIENCE || self.is_over() {
+                self.give_up(&format!("it does not say {text}"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Ends it, and says what it logged.
@@ -119,10 +161,23 @@ impl Job {
     }
 }
 
+/// The number of the latest checkpoint in a status.
+fn checkpoint_of(status: &str) -> Option<u64> {
+    let (_, rest) = status.split_once("\"checkpoint\": {")?;
+    let (_, rest) = rest.split_once("\"id\": ")?;
+    rest.split_once(',')?.0.parse().ok()
+}
+
 fn signal(pid: u32, signal: &str) {
     // One that has just ended is no error.
     let mut kill = Command::new("kill");
     kill.args([signal, &pid.to_string()]).stderr(Stdio::null()).status().unwrap();
+}
+
+fn pause(pid: u32, time: Duration) {
+    signal(pid, "-STOP");
+    std::thread::sleep(time);
+    signal(pid, "-CONT");
 }
 
 /// Runs it in one process that nothing disturbs.
@@ -175,32 +230,35 @@ pub fn disturbed(how: &Disturbance) {
         if processes.is_empty() {
             continue;
         }
-        match rng.u8(..10) {
-            0..2 if how.rescales => {
+        let (ordinal, pid) = processes[rng.usize(..processes.len())];
+        match rng.u8(..20) {
+            0..4 if how.rescales => {
                 let workers = rng.u16(2..5);
                 let parallelism = rng.u16(1..=workers * 2).to_string();
                 let workers = workers.to_string();
                 let asked =
                     job.ask(&["rescale", "--workers", &workers, "--parallelism", &parallelism]);
-                let told = String::from_utf8_lossy(&asked.stderr).into_owned();
-                let over = job.is_over() || told.contains("the job ended");
-                assert!(asked.status.success() || over, "seed {seed}: {told}");
+                job.answered(&asked, seed);
             }
-            2 => {
+            0..2 => {
+                let target = wild.join("savepoints");
+                let asked = job.ask(&["savepoint", target.to_str().unwrap()]);
+                job.answered(&asked, seed);
+            }
+            4..6 => {
                 for (_, pid) in processes {
                     signal(pid, "-KILL");
                 }
             }
-            3 => {
-                let (_, pid) = processes[rng.usize(..processes.len())];
-                signal(pid, "-STOP");
-                std::thread::sleep(Duration::from_millis(rng.u64(..300)));
-                signal(pid, "-CONT");
+            6..8 => pause(pid, Duration::from_millis(rng.u64(..300))),
+            // Longer than others wait for it: it is given up, and comes back as a zombie.
+            8 => pause(pid, Duration::from_millis(2500)),
+            9..11 => {
+                // The leader, and another one with it.
+                let with = processes.iter().filter(|(other, _)| *other == 0 || *other == ordinal);
+                with.for_each(|(_, pid)| signal(*pid, "-KILL"));
             }
-            _ => {
-                let (_, pid) = processes[rng.usize(..processes.len())];
-                signal(pid, "-KILL");
-            }
+            _ => signal(pid, "-KILL"),
         }
         done += 1;
     }

@@ -12,20 +12,78 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-/// This worker's certificate, and the authority whose certificates others must have.
+/// This worker's certificate, and the authority whose certificates others must have: files
+/// that are read again when they have changed, for certificates expire.
 pub struct Certificates {
+    directory: PathBuf,
+    name: Option<String>,
+    keys: Mutex<Keys>,
+}
+
+#[derive(Clone)]
+struct Keys {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
+    written: Option<SystemTime>,
 }
 
 impl Certificates {
-    /// Reads `tls.crt`, `tls.key` and `ca.crt` (PEM) from a directory. The certificate must
-    /// be good for the host names by which other workers reach this one.
-    pub fn read(directory: &Path) -> Res<Arc<Self>> {
+    /// Reads `tls.crt`, `tls.key` and `ca.crt` (PEM) from a directory. The certificates of
+    /// others must be good for `name`; none: for the host by which they are reached.
+    pub fn read(directory: &Path, name: Option<String>) -> Res<Arc<Self>> {
+        if let Some(name) = &name {
+            ServerName::try_from(name.as_str())
+                .map_err(|e| Fail::from(format!("{name} is no name for a certificate: {e}")))?;
+        }
+        let keys = Mutex::new(Keys::read(directory)?);
+        Ok(Arc::new(Self { directory: directory.to_owned(), name, keys }))
+    }
+
+    /// What the files hold by now, or held when they could be used.
+    fn keys(&self) -> Keys {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if written(&self.directory) != keys.written {
+            match Keys::read(&self.directory) {
+                Ok(new) => *keys = new,
+                Err(why) => tracing::warn!(%why, "changed certificates are not used"),
+            }
+        }
+        keys.clone()
+    }
+
+    pub(super) fn connect(
+        &self,
+        stream: TcpStream,
+        address: &str,
+        until: Instant,
+    ) -> io::Result<Connection> {
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let name = self.name.clone().unwrap_or(host);
+        let name = ServerName::try_from(name).map_err(io::Error::other)?;
+        let session = ClientConnection::new(self.keys().client, name);
+        shake(stream, session.map_err(io::Error::other)?.into(), until)
+    }
+
+    pub(super) fn accept(&self, stream: TcpStream, until: Instant) -> io::Result<Connection> {
+        let session = ServerConnection::new(self.keys().server);
+        shake(stream, session.map_err(io::Error::other)?.into(), until)
+    }
+}
+
+/// When the certificate was last written, if there is one.
+fn written(directory: &Path) -> Option<SystemTime> {
+    std::fs::metadata(directory.join("tls.crt")).and_then(|file| file.modified()).ok()
+}
+
+impl Keys {
+    fn read(directory: &Path) -> Res<Self> {
+        // Before the content: what is written meanwhile is read once more.
+        let written = written(directory);
         let at = |file: &str| directory.join(file);
         let bad = |file: &str, why: String| {
             Fail::from(format!("{} cannot be used: {why}", at(file).display()))
@@ -62,25 +120,7 @@ impl Certificates {
             .with_client_cert_verifier(verifier)
             .with_single_cert(own, key()?)
             .map_err(|e| bad("tls.crt", e.to_string()))?;
-        Ok(Arc::new(Self { client: Arc::new(client), server: Arc::new(server) }))
-    }
-
-    pub(super) fn connect(
-        &self,
-        stream: TcpStream,
-        address: &str,
-        until: Instant,
-    ) -> io::Result<Connection> {
-        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let name = ServerName::try_from(host).map_err(io::Error::other)?;
-        let session = ClientConnection::new(Arc::clone(&self.client), name);
-        shake(stream, session.map_err(io::Error::other)?.into(), until)
-    }
-
-    pub(super) fn accept(&self, stream: TcpStream, until: Instant) -> io::Result<Connection> {
-        let session = ServerConnection::new(Arc::clone(&self.server));
-        shake(stream, session.map_err(io::Error::other)?.into(), until)
+        Ok(Self { client: Arc::new(client), server: Arc::new(server), written })
     }
 }
 

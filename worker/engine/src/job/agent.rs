@@ -16,7 +16,7 @@ use crate::job::order::{Counters, DeployOrder, Order, Word};
 use crate::job::placement::Placement;
 use crate::runtime::pool::Pool;
 use crate::runtime::slot::{Control, Tell};
-use crate::store::ObjectStore;
+use crate::store::{ObjectStore, WithCopies};
 use millrace_protocol::ids::Attempt;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -98,10 +98,14 @@ pub struct Agent {
 
 impl Agent {
     /// Starts it. What it has to say goes to `speak`, from any thread.
-    pub fn start(spec: AgentSpec, speak: Speak) -> Res<Self> {
+    pub fn start(mut spec: AgentSpec, speak: Speak) -> Res<Self> {
         let (inbox, orders) = channel();
         let watch = Watch::default();
         let seen = watch.clone();
+        if let Some(copies) = &spec.options.copies {
+            let mine = copies.join(spec.ordinal.to_string());
+            spec.store = Arc::new(WithCopies::new(spec.store, &mine));
+        }
         let mut worker = Worker {
             spec,
             speak,
@@ -237,6 +241,8 @@ impl Worker {
                 Some((base.clone(), store))
             }
         };
+        let base_files = order.base.iter().flat_map(|base| &base.manifest.files);
+        self.spec.store.keep_copies(&mut base_files.map(|file| &file.key));
         let speak = Arc::clone(&self.speak);
         let reports: Tell = Arc::new(move |report| {
             if let Some(word) = Word::of(attempt, report) {

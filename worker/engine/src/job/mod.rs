@@ -30,7 +30,7 @@ use crate::coordinator::{CheckpointPolicy, RestartPolicy, RestoreChoice, Unclaim
 use crate::data::{Fail, Res};
 use crate::store::{Access, DirectoryOpener, ObjectStore, Opener};
 use millrace_protocol::keygroup::MaxParallelism;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// How a job is run in this process.
@@ -54,6 +54,9 @@ pub struct JobOptions {
     pub restart: RestartPolicy,
     /// What becomes of state that no operator claims.
     pub unclaimed: Unclaimed,
+    /// A directory of this machine for copies of the checkpoint files that this process
+    /// writes, from which it restarts sooner. It is used by no other job.
+    pub copies: Option<PathBuf>,
     /// Where bad rows go.
     pub dead_letters: Arc<dyn DeadLetters>,
     /// Spreads the slots over so many workers that all live in this process and reach each
@@ -89,6 +92,7 @@ impl JobOptions {
             checkpoints: CheckpointPolicy::default(),
             restart: RestartPolicy::default(),
             unclaimed: Unclaimed::Refused,
+            copies: None,
             dead_letters: Arc::new(LogDeadLetters),
             loopback: None,
             wrap_store: None,

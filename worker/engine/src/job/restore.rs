@@ -5,7 +5,7 @@ use crate::data::{Fail, Res, TS_MIN, Ts};
 use crate::graph::Restore;
 use crate::job::order::BaseOrder;
 use crate::state::StateTable;
-use crate::state::reader::RangeRead;
+use crate::state::reader::{DeltaReader, RangeRead};
 use crate::state::restore::{Restore as Files, RestoreFile};
 use crate::store::ObjectStore;
 use millrace_protocol::ids::{CheckpointId, Uid};
@@ -14,7 +14,9 @@ use millrace_protocol::manifest::{
     FileRef, Manifest, RangeWatermark, Redistribution, Section, ShapeBytes,
 };
 use millrace_protocol::objects::ObjectKey;
+use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 /// A checkpoint to restore from.
@@ -53,6 +55,53 @@ impl FromManifest {
             }
         }
         self.base.map(|base| (base, files))
+    }
+
+    /// A file, or its copy on this machine if that is what the checkpoint names, as far as
+    /// its index tells: blocks are checked as they are read.
+    fn open(&self, file: &FileRef) -> Box<dyn RangeRead> {
+        let original =
+            || ObjectRange { store: Arc::clone(&self.store), key: file.key.clone(), len: file.len };
+        let copy = || Some(CopyRange { copy: self.store.copy(&file.key)?, original: original() });
+        let check =
+            |copy| DeltaReader::open(file.key.as_str(), Box::new(copy))?.check_footer(file.crc32);
+        if let Some(Err(damage)) = copy().map(check) {
+            tracing::warn!(%damage, "a copy is not used: the original is read");
+            self.store.drop_copy(&file.key);
+        }
+        match copy() {
+            Some(copy) => Box::new(copy),
+            None => Box::new(original()),
+        }
+    }
+}
+
+/// Reads ranges of a copy on this machine.
+struct CopyRange {
+    copy: File,
+    original: ObjectRange,
+}
+
+impl RangeRead for CopyRange {
+    fn len(&self) -> Res<u64> {
+        match self.copy.metadata()?.len() {
+            len if len == self.original.len => Ok(len),
+            len => {
+                let wanted = self.original.len;
+                Err(Fail::from(format!("{len} bytes, where the checkpoint says {wanted}")))
+            }
+        }
+    }
+
+    fn read(&self, range: Range<u64>) -> Res<Vec<u8>> {
+        // Its length was compared with the checkpoint's: no range is absurd.
+        let mut bytes = vec![0; usize::try_from(range.end - range.start)?];
+        self.copy.read_exact_at(&mut bytes, range.start)?;
+        Ok(bytes)
+    }
+
+    fn original(&self) -> Option<&dyn RangeRead> {
+        Some(&self.original)
     }
 }
 
@@ -154,11 +203,7 @@ impl Restore for FromManifest {
                 name: file.key.as_str().to_owned(),
                 groups,
                 footer_crc32: Some(file.crc32),
-                data: Box::new(ObjectRange {
-                    store: Arc::clone(&self.store),
-                    key: file.key.clone(),
-                    len: file.len,
-                }),
+                data: self.open(file),
             })
             .collect();
         let files = Files::open(files, self.manifest.max_parallelism)?;

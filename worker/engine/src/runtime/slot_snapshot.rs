@@ -25,7 +25,7 @@ use millrace_protocol::ids::{Attempt, CheckpointId, Slot, Subtask, Uid};
 use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
 use millrace_protocol::manifest::{FileOrder, FileRef, ListPart, ListState, Section, When};
 use millrace_protocol::objects::{Home, ObjectKey};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -403,11 +403,26 @@ impl SlotSnapshots {
 
     /// A checkpoint is complete.
     pub fn completed(&mut self, checkpoint: CheckpointId, tasks: &mut [Box<dyn Task>]) {
-        self.files.retain(|c, _| *c >= checkpoint);
+        let kept = self.files.split_off(&checkpoint);
+        let replaced = std::mem::replace(&mut self.files, kept);
+        self.drop_copies(replaced);
         for task in tasks {
             for (_, table) in task.tables() {
                 table.completed(checkpoint);
             }
+        }
+    }
+
+    /// Copies on this machine of files that count for no checkpoint any more.
+    fn drop_copies(&self, replaced: BTreeMap<CheckpointId, Extent>) {
+        let files = |extents: BTreeMap<CheckpointId, Extent>| -> BTreeSet<ObjectKey> {
+            extents.into_values().flat_map(|e| e.files).map(|file| file.key).collect()
+        };
+        let mut gone = files(replaced);
+        gone.retain(|key| !self.files.values().any(|e| e.files.iter().any(|f| f.key == *key)));
+        if !gone.is_empty() {
+            let store = Arc::clone(&self.to.store);
+            self.to.pool.spawn("copies", move || gone.iter().for_each(|key| store.drop_copy(key)));
         }
     }
 

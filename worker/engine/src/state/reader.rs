@@ -19,6 +19,10 @@ pub trait RangeRead {
     fn is_empty(&self) -> Res<bool> {
         Ok(self.len()? == 0)
     }
+    /// Of a copy: what to read instead where it is damaged.
+    fn original(&self) -> Option<&dyn RangeRead> {
+        None
+    }
 }
 
 impl RangeRead for Vec<u8> {
@@ -225,12 +229,22 @@ impl DeltaReader {
             if end > self.end {
                 return Err(self.corrupt(section, "a block beyond the end".to_owned()).into());
             }
-            let bytes = self.data.read(first.offset..end);
-            let bytes = bytes.map_err(|cause| FileError::Io { file: self.name.clone(), cause })?;
-            let mut rest = bytes.as_slice();
+            let run = first.offset..end;
+            let mut bytes = self.bytes(run.clone())?;
             for block in &wanted[at..next] {
-                let body = rest.split_off(..block.bytes as usize);
-                let body = body.and_then(|b| checked(index, block, b));
+                let start = (block.offset - run.start) as usize;
+                let span = start..start + block.bytes as usize;
+                let body = match bytes.get(span.clone()).and_then(|b| checked(index, block, b)) {
+                    Some(body) => Some(body),
+                    None => match self.data.original() {
+                        Some(original) => {
+                            self.warn("the checksum of a block does not match");
+                            bytes = original.read(run.clone()).map_err(|cause| self.io(cause))?;
+                            bytes.get(span).and_then(|b| checked(index, block, b))
+                        }
+                        None => None,
+                    },
+                };
                 let body = body.ok_or_else(|| {
                     self.corrupt(section, format!("the block at {}", block.offset))
                 })?;
@@ -239,6 +253,26 @@ impl DeltaReader {
             at = next;
         }
         Ok(())
+    }
+
+    /// Bytes of the file, of the original if the copy does not give them.
+    fn bytes(&self, range: Range<u64>) -> Result<Vec<u8>, FileError> {
+        match (self.data.read(range.clone()), self.data.original()) {
+            (Err(cause), Some(original)) => {
+                self.warn(&cause.to_string());
+                original.read(range)
+            }
+            (bytes, _) => bytes,
+        }
+        .map_err(|cause| self.io(cause))
+    }
+
+    fn io(&self, cause: Fail) -> FileError {
+        FileError::Io { file: self.name.clone(), cause }
+    }
+
+    fn warn(&self, why: &str) {
+        tracing::warn!(file = self.name, why, "a copy is damaged: the original is read");
     }
 
     pub(super) fn corrupt(&self, section: &Section, what: String) -> FileError {

@@ -6,12 +6,14 @@
 
 #[cfg(any(test, feature = "testing"))]
 pub mod contract;
+pub mod copies;
 pub mod directory;
 #[cfg(any(test, feature = "testing"))]
 pub mod faulty;
 pub mod lock;
 pub mod opener;
 
+pub use copies::WithCopies;
 pub use directory::DirectoryStore;
 pub use lock::{InUse, OwnerLock};
 pub use opener::{Access, DirectoryOpener, Opener};
@@ -121,6 +123,23 @@ pub trait ObjectStore: Send + Sync + 'static {
     fn discard_unfinished(&self, key: &ObjectKey) -> StoreResult<()> {
         let _ = key;
         Ok(())
+    }
+
+    /// A copy of an object that is on this machine, if there is one. It may be damaged, or
+    /// of another object of that name: whoever reads it checks it.
+    fn copy(&self, key: &ObjectKey) -> Option<std::fs::File> {
+        let _ = key;
+        None
+    }
+
+    /// Removes the copy of an object, if there is one. The object stays.
+    fn drop_copy(&self, key: &ObjectKey) {
+        let _ = key;
+    }
+
+    /// Removes the copies of all other objects.
+    fn keep_copies(&self, keys: &mut dyn Iterator<Item = &ObjectKey>) {
+        let _ = keys;
     }
 }
 

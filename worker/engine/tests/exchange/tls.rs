@@ -31,7 +31,7 @@ fn files(directory: &Path, by: &Authority, trusted: &Authority, name: &str) {
 fn listener(by: &Authority, trusted: &Authority, name: &str) -> Arc<Listener> {
     let directory = tempfile::tempdir().unwrap();
     files(directory.path(), by, trusted, name);
-    bind_with(Security::Tls(Certificates::read(directory.path()).unwrap()))
+    bind_with(Security::Tls(Certificates::read(directory.path(), None).unwrap()))
 }
 
 #[test]
@@ -86,10 +86,56 @@ fn files_that_cannot_be_used_are_named() {
     let wrong = |file: &str, text: &str| {
         files(directory.path(), &ours, &ours, "a.example");
         std::fs::write(directory.path().join(file), text).unwrap();
-        Certificates::read(directory.path()).err().map(|e| e.to_string()).unwrap_or_default()
+        Certificates::read(directory.path(), None).err().map(|e| e.to_string()).unwrap_or_default()
     };
     for file in ["tls.crt", "tls.key", "ca.crt"] {
         let why = wrong(file, "nothing");
         assert!(why.contains(file), "{why}");
     }
+}
+
+#[test]
+fn a_name_that_all_share_is_enough() {
+    let (ours, directory) = (authority(), tempfile::tempdir().unwrap());
+    files(directory.path(), &ours, &ours, "job.example");
+    let listener = |name: &str| {
+        let name = Some(name.to_owned());
+        bind_with(Security::Tls(Certificates::read(directory.path(), name).unwrap()))
+    };
+    let Pair { out, into, first, second } =
+        pair_of(1, None, &listener("job.example"), &listener("job.example"));
+    let (first, second) = (first.start(), second.start());
+    assert!(out[0].try_send(batch(0, 50, 500)).is_ok());
+    let mut found = Vec::new();
+    until("all rows", || {
+        found.extend(take(&into[0]));
+        found.len() == 50
+    });
+    assert_eq!((first.failure(), second.failure()), (None, None));
+    let why = told(&listener("other.example"), &listener("job.example"));
+    assert!(why.contains("not valid for name"), "{why}");
+    assert!(Certificates::read(directory.path(), Some("no name".to_owned())).is_err());
+}
+
+#[test]
+fn renewed_certificates_are_used() {
+    let (old, new, directory) = (authority(), authority(), tempfile::tempdir().unwrap());
+    files(directory.path(), &old, &old, "127.0.0.1");
+    let renewed = bind_with(Security::Tls(Certificates::read(directory.path(), None).unwrap()));
+    let later = std::time::SystemTime::now() + Duration::from_secs(5);
+    files(directory.path(), &new, &new, "127.0.0.1");
+    let file = std::fs::File::options().append(true).open(directory.path().join("tls.crt"));
+    file.unwrap().set_modified(later).unwrap();
+    let meets = |other: &Arc<Listener>| {
+        let Pair { first, second, .. } = pair_of(1, None, &renewed, other);
+        let (first, second) = (first.start(), second.start());
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!((first.failure(), second.failure()), (None, None));
+        first.exchange.stop();
+        second.exchange.stop();
+    };
+    meets(&listener(&new, &new, "127.0.0.1"));
+    // What cannot be used is not.
+    std::fs::write(directory.path().join("tls.crt"), "nothing").unwrap();
+    meets(&listener(&new, &new, "127.0.0.1"));
 }

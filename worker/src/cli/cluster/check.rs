@@ -3,7 +3,9 @@
 //! nothing, and changes nothing of the job.
 
 use crate::cli::cluster::last_words;
-use crate::cli::cluster::worker::{read_live, read_revision, refuse_unsupported, unclaimed};
+use crate::cli::cluster::worker::{
+    read_live, read_revision, refuse_unsupported, security, unclaimed,
+};
 use crate::cli::home::{Stored, is_storage};
 use crate::cli::place::Place;
 use crate::cli::trouble::Trouble;
@@ -41,6 +43,7 @@ pub fn check(
     build: impl FnOnce(&Env) -> Res,
 ) -> Result<String, Trouble> {
     refuse_unsupported(revision)?;
+    security(revision)?;
     let live = read_live(&options.live)?;
     let place = Place::of_storage(&revision.storage);
     let env = Env::new();

@@ -67,6 +67,7 @@ pub fn supervise(options: &RunOptions, screen: &Screen, workers: u16) -> Result<
         storage: storage.clone(),
         stopping: false,
         location: place.location.clone(),
+        heartbeat_timeout: options.heartbeat_timeout,
         led: false,
     };
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(Trouble::failed)?;
@@ -114,6 +115,12 @@ fn starting(storage: &Path) -> View {
     }
 }
 
+fn absolute(directory: &Path) -> Result<String, Trouble> {
+    let bad = |why: &str| Trouble::user(format!("cannot use {}: {why}", directory.display()));
+    let absolute = std::path::absolute(directory).map_err(|error| bad(&error.to_string()))?;
+    absolute.to_str().map(str::to_owned).ok_or_else(|| bad("its name is not UTF-8"))
+}
+
 fn configuration(
     options: &RunOptions,
     place: &Place,
@@ -130,6 +137,10 @@ fn configuration(
              --workers, more --slots-per-worker, or a lower --parallelism"
         )));
     }
+    let exchange = match &options.exchange_tls {
+        None => ExchangeSecurity::Plaintext,
+        Some(directory) => ExchangeSecurity::Mutual { directory: absolute(directory)? },
+    };
     let revision = Revision {
         format: CONFIG_FORMAT,
         name: crate::cli::program_name(),
@@ -140,7 +151,7 @@ fn configuration(
         slots_per_worker: slots,
         storage: place.storage(),
         backend: Backend::Memory,
-        exchange: ExchangeSecurity::Plaintext,
+        exchange,
         drop_state: Vec::new(),
         on_existing_state: OnExistingState::Resume,
     };
@@ -187,6 +198,8 @@ struct Watcher {
     stopping: bool,
     /// The storage as its user wrote it, a path made absolute.
     location: String,
+    /// Silence of a process for so long means that it is lost.
+    heartbeat_timeout: Option<Duration>,
     /// Whether a process has led the job before.
     led: bool,
 }
@@ -270,6 +283,9 @@ impl Watcher {
         command.arg("--storage-location").arg(&self.location);
         command.args(["--listen", "127.0.0.1:0", "--exchange", "127.0.0.1:0", "--supervised"]);
         let arguments = serde_json::to_string(&self.arguments).unwrap_or_default();
+        if let Some(timeout) = self.heartbeat_timeout {
+            command.arg("--heartbeat-timeout").arg(format!("{}ms", timeout.as_millis()));
+        }
         command.arg("--run-arguments").arg(arguments);
         // Ctrl-C is for this process, which passes on what it means.
         command.process_group(0);

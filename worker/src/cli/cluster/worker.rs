@@ -16,6 +16,8 @@ use millrace_connectors::DeadLetterFile;
 use millrace_engine::api::env::Env;
 use millrace_engine::coordinator::{ClaimRule, Existing, Unclaimed};
 use millrace_engine::data::Res;
+use millrace_engine::exchange::Security;
+use millrace_engine::exchange::tls::Certificates;
 use millrace_engine::job::{Handle, JobOptions, Lead, Proposed};
 use millrace_engine::store::opener::is_url;
 use millrace_engine::store::{Access, DirectoryStore, OwnerLock, StoreError};
@@ -123,6 +125,7 @@ pub fn worker(
     let storage = if in_pod { PathBuf::from(STATE_DIR) } else { place.here() };
     let mut job = JobOptions::new(&revision.name, &place.location);
     job.opener = Arc::clone(&place.opener);
+    job.copies = is_url(&place.location).then(|| storage.join("copies"));
     job.parallelism = live.parallelism;
     job.max_parallelism = MaxParallelism::new(revision.max_parallelism).map_err(Trouble::user)?;
     graph.check(job.parallelism, job.max_parallelism).map_err(Trouble::User)?;
@@ -156,10 +159,11 @@ pub fn worker(
         listen: options.listen,
         exchange: options.exchange,
         metrics: options.metrics.or_else(|| last_words::in_pod().then_some(METRICS)),
+        security: security(revision)?,
         host: options.host.clone().or_else(|| std::env::var("MILLRACE_POD_IP").ok()),
         leader: leader(options)?,
         token: token(options)?,
-        heartbeat: Heartbeat { timeout: options.heartbeat_timeout, ..Heartbeat::default() },
+        heartbeat: Heartbeat::within(options.heartbeat_timeout),
         revision: Some(hash.clone()),
     };
     let process = Process::start(spec).map_err(Trouble::failed)?;
@@ -233,6 +237,21 @@ pub fn worker(
     told.map(drop)
 }
 
+/// How rows go from worker to worker. In a cluster all workers of a job share a certificate,
+/// so that it names the job's service and not each of them.
+pub fn security(revision: &Revision) -> Result<Security, Trouble> {
+    let ExchangeSecurity::Mutual { directory } = &revision.exchange else {
+        return Ok(Security::Plain);
+    };
+    let env = |name| std::env::var(name).ok();
+    let name = match (env("MILLRACE_SERVICE"), env("MILLRACE_NAMESPACE")) {
+        (Some(service), Some(namespace)) => Some(format!("{service}.{namespace}.svc")),
+        _ => None,
+    };
+    let certificates = Certificates::read(Path::new(directory), name).map_err(Trouble::user)?;
+    Ok(Security::Tls(certificates))
+}
+
 /// State of these operators may be dropped, and no other.
 pub fn unclaimed(revision: &Revision) -> Unclaimed {
     Unclaimed::DroppedOf(revision.drop_state.iter().map(|uid| Uid(uid.clone())).collect())
@@ -243,11 +262,6 @@ pub fn refuse_unsupported(revision: &Revision) -> Result<(), Trouble> {
     if revision.backend != Backend::Memory {
         let why = "state.backend RocksDB is not there yet: leave it out, and give workers memory \
                    for all of the state";
-        return Err(Trouble::user(why));
-    }
-    if revision.exchange != ExchangeSecurity::Plaintext {
-        let why = "tls.exchange Mutual is not there yet: leave it out, and keep others out of the \
-                   network between workers";
         return Err(Trouble::user(why));
     }
     Ok(())
@@ -387,7 +401,14 @@ mod tests {
         assert!(refuse_unsupported(&revision("")).is_ok());
         let refused = |more| refuse_unsupported(&revision(more)).unwrap_err().to_string();
         assert!(refused(r#","backend":"RocksDB""#).contains("state.backend"));
-        assert!(refused(r#","exchange":{"mutual":{"directory":"/t"}}"#).contains("tls.exchange"));
+    }
+
+    #[test]
+    fn certificates_that_cannot_be_used_are_named() {
+        assert!(matches!(security(&revision("")), Ok(Security::Plain)));
+        let mutual = revision(r#","exchange":{"mutual":{"directory":"/no/such"}}"#);
+        let why = security(&mutual).err().map(|trouble| trouble.to_string()).unwrap_or_default();
+        assert!(why.contains("/no/such/"), "{why}");
     }
 
     #[test]

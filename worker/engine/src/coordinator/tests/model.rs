@@ -2,6 +2,8 @@
 //! and doubled calls, stale lists, crashes between any two effects, zombies.
 //! A broken run prints its seed.
 
+mod exhaustive;
+
 use super::slots::{Answer, SimSlot, Tasks, deploy};
 use super::world::{Fate, World};
 use crate::coordinator::effect::StoreCall;
@@ -293,6 +295,11 @@ impl Model {
 
     /// The process is gone; what it had sent may arrive yet, and its workers live on.
     pub fn crash(&mut self, at: usize) {
+        self.crash_with(at, |random| random.bool());
+    }
+
+    /// The same; whether a call arrives is asked for each.
+    fn crash_with(&mut self, at: usize, mut arrives: impl FnMut(&mut fastrand::Rng) -> bool) {
         let node = self.nodes.swap_remove(at);
         self.zombies.extend(node.zombies);
         self.zombies.extend(node.tasks.into_iter().flat_map(|tasks| tasks.slots));
@@ -301,8 +308,8 @@ impl Model {
                 Work::Store(
                     _,
                     call @ (StoreCall::PutIfAbsent { .. } | StoreCall::Delete { .. }),
-                ) if self.random.bool() => self.world.limbo.push(call),
-                Work::Commit(_, items) if self.random.bool() => {
+                ) if arrives(&mut self.random) => self.world.limbo.push(call),
+                Work::Commit(_, items) if arrives(&mut self.random) => {
                     items.iter().for_each(|item| self.world.commit(item));
                 }
                 _ => {}
