@@ -362,7 +362,8 @@ impl SlotSnapshots {
                 operator.lists.push(list_state(list, slot));
             }
             for (uid, watermark) in parts.watermarks {
-                let operator = operators.entry(uid.clone()).or_insert_with(|| empty_state(&uid, slot));
+                let operator =
+                    operators.entry(uid.clone()).or_insert_with(|| empty_state(&uid, slot));
                 operator.watermark = Some(watermark).filter(|w| *w != TS_MIN);
                 operator.ended |= ended;
             }

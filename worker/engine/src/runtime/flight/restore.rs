@@ -28,12 +28,7 @@ pub fn restored(cx: &BuildCx<'_>, node: NodeId) -> Res<Vec<Restored>> {
     Ok(all)
 }
 
-fn of_edge(
-    cx: &BuildCx<'_>,
-    node: NodeId,
-    flight: &Arc<Flight>,
-    all: &mut Vec<Restored>,
-) -> Res {
+fn of_edge(cx: &BuildCx<'_>, node: NodeId, flight: &Arc<Flight>, all: &mut Vec<Restored>) -> Res {
     let (restore, parallelism) = (&cx.attempt.restore, cx.parallelism(node));
     let items = restore.list(&flight.uid, &flight.state, cx.subtask, parallelism)?;
     if items.is_empty() {

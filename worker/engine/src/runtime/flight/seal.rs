@@ -124,7 +124,10 @@ impl Sealed {
         for chunk in &self.chunks {
             writer.write(chunk)?;
         }
-        writer.finish().map(|_| ())
+        writer.finish()?;
+        // It is read once, by those that need it, if at all.
+        store.drop_copy(&self.file.key);
+        Ok(())
     }
 }
 
