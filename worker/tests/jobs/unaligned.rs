@@ -14,6 +14,7 @@ use millrace::engine::coordinator::{Outcome, RestartPolicy, StopMode};
 use millrace::engine::data::Rows;
 use millrace::engine::job::{Handle, JobError, JobOptions};
 use millrace::engine::runtime::flight::IN_FLIGHT;
+use millrace::engine::state::Value;
 use millrace::prelude::*;
 use millrace::protocol::ids::{JobUid, Uid};
 use millrace::protocol::manifest::Manifest;
@@ -75,7 +76,16 @@ struct InOrder;
 
 #[derive(Default, millrace::State)]
 struct Last {
-    count: u64,
+    count: Value<u64>,
+}
+
+impl Last {
+    /// How many there were before.
+    fn next(&mut self) -> u64 {
+        let count = self.count.or_insert(0);
+        *count += 1;
+        *count - 1
+    }
 }
 
 impl KeyedProcess<u64, Row> for InOrder {
@@ -83,10 +93,10 @@ impl KeyedProcess<u64, Row> for InOrder {
     type State = Last;
 
     fn process(&mut self, row: Row, last: &mut Last, cx: &mut Cx<'_, u64, Row>) -> Res {
-        if row.1 != last.count {
-            return Err(format!("key {} has {} after {} rows", row.0, row.1, last.count).into());
+        let before = last.next();
+        if row.1 != before {
+            return Err(format!("key {} has {} after {before} rows", row.0, row.1).into());
         }
-        last.count += 1;
         cx.emit(row);
         Ok(())
     }
@@ -144,8 +154,7 @@ impl KeyedCoProcess<u64, Row, Row> for Both {
     type State = Last;
 
     fn first(&mut self, row: Row, last: &mut Last, cx: &mut Cx<'_, u64, Row>) -> Res {
-        cx.emit((row.0, last.count));
-        last.count += 1;
+        cx.emit((row.0, last.next()));
         Ok(())
     }
 

@@ -222,7 +222,9 @@ pub fn disturbed(how: &Disturbance) {
     let input = long_input(dir.path(), how.months);
     let expected = calm(&dir.path().join("calm"), &input);
     let wild = dir.path().join("wild");
-    let mut job = Job::start(&wild, (how.places)(&wild, &input), 3, 4);
+    // Barriers that overtake rows, or not.
+    let overtakes: &[&str] = if rng.bool() { &["--unaligned-after", "0"] } else { &[] };
+    let mut job = Job::start_with(&wild, (how.places)(&wild, &input), 3, 4, overtakes);
     let mut done = 0;
     while done < faults && job.runs() {
         std::thread::sleep(Duration::from_millis(rng.u64(..200)));
