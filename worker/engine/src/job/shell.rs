@@ -339,12 +339,11 @@ impl Shell {
             Msg::Word(ordinal, process, word) => self.hear(ordinal, &process, word),
             Msg::Joined(member) => {
                 let (ordinal, process) = (member.peer.ordinal, member.peer.process.clone());
-                tracing::info!(
-                    worker = ordinal,
-                    process,
-                    slots = member.slots,
-                    "a worker is there"
-                );
+                // One with a watch is in this process.
+                if member.watch.is_none() {
+                    let slots = member.slots;
+                    tracing::info!(worker = ordinal, process, slots, "a worker is there");
+                }
                 let slots = member.slots;
                 let replaced = lock(&self.shared).crew.join(member);
                 if let Some(replaced) = replaced
