@@ -22,7 +22,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## List what there is to do
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build everything, unoptimised
@@ -88,6 +88,11 @@ $(BENCH): FORCE
 .PHONY: bench
 bench: $(BENCH) ## Each row of the table beside its plain loop; ARGS=row names
 	$(BENCH) $(ARGS)
+
+.PHONY: bench-durable
+bench-durable: ## A job with 1 GB of state in S3: checkpoints, recovery, rescale (5 min, and a long build)
+	cargo build --release --package millrace-bench-durable
+	$(CARGO_TARGET_DIR)/release/millrace-bench-durable $(ARGS)
 
 .PHONY: bench-flink
 bench-flink: $(BENCH) ## The rows that Flink can run, ours beside Flink's (10 min, Java 17)

@@ -93,17 +93,17 @@ fn in_one_process_with_everything_in_s3_it_gives_what_it_gives_in_directories() 
 
 #[test]
 fn killed_with_its_state_in_s3_it_gives_what_an_undisturbed_run_gives() {
-    disturb(8, 60, true, 0.0, false);
+    disturb(20, 120, true, 0.0, false);
 }
 
 #[test]
 fn killed_while_the_server_fails_it_gives_what_an_undisturbed_run_gives() {
-    disturb(5, 60, false, 0.005, false);
+    disturb(15, 100, false, 0.01, false);
 }
 
 #[test]
 fn killed_with_everything_in_s3_while_that_fails_it_gives_what_an_undisturbed_run_gives() {
-    disturb(5, 60, true, 0.005, true);
+    disturb(15, 100, true, 0.01, true);
 }
 
 #[test]

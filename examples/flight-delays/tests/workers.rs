@@ -71,12 +71,12 @@ fn disturb(faults: usize, months: usize, rescales: bool) {
 
 #[test]
 fn killed_workers_and_leaders_change_nothing() {
-    disturb(10, 60, false);
+    disturb(40, 150, false);
 }
 
 #[test]
 fn killed_while_it_is_rescaled_it_gives_what_an_undisturbed_run_gives() {
-    disturb(10, 60, true);
+    disturb(40, 150, true);
 }
 
 #[test]
