@@ -488,12 +488,11 @@ fn clip(files: &mut Vec<FileRef>, operator: &Uid, fold: KeyGroupRange) {
     files.retain(|f| !f.sections.is_empty());
 }
 
+/// An object with all of its blocks, but not there yet.
+type Object = Result<Option<Box<dyn crate::store::ObjectWriter>>, StoreError>;
+
 /// Writes the blocks as they come; nothing is left behind if the snapshot was given up.
-fn write_file(
-    store: &dyn ObjectStore,
-    key: &ObjectKey,
-    blocks: &Receiver<Vec<u8>>,
-) -> Result<Option<Box<dyn crate::store::ObjectWriter>>, StoreError> {
+fn write_file(store: &dyn ObjectStore, key: &ObjectKey, blocks: &Receiver<Vec<u8>>) -> Object {
     let mut writer = None;
     for block in blocks {
         if block.is_empty() {
@@ -512,10 +511,7 @@ fn answer(
     slot: Slot,
     attempt: Attempt,
     checkpoint: CheckpointId,
-    (store, written): (
-        &dyn ObjectStore,
-        Result<Option<Box<dyn crate::store::ObjectWriter>>, StoreError>,
-    ),
+    (store, written): (&dyn ObjectStore, Object),
     mut seal: Seal,
 ) -> Event {
     let mut prepared = Vec::new();
