@@ -17,6 +17,10 @@ BENCH := $(CARGO_TARGET_DIR)/release/millrace-bench
 # As with the features of the programs: the engine is built once.
 FEATURES := --features millrace-engine/tls
 
+# RocksDB takes half an hour to compile: it has a target of its own.
+WORKSPACE := --workspace --exclude millrace-rocksdb
+ROCKSDB := millrace/rocksdb,millrace/cluster
+
 # Arguments for run, bench and bench-flink, as in: make bench ARGS='--scale 0.1 chain'
 ARGS ?=
 
@@ -26,20 +30,26 @@ help: ## List what there is to do
 
 .PHONY: build
 build: ## Build everything, unoptimised
-	cargo build --workspace --all-targets
+	cargo build $(WORKSPACE) --all-targets
 
 .PHONY: test
 test: lint policy doc ## All that CI checks: lint, licences, docs, tests
-	cargo test --workspace $(FEATURES)
+	cargo test $(WORKSPACE) $(FEATURES)
+
+.PHONY: test-rocksdb
+test-rocksdb: ## Lint and tests of state larger than memory; compiles RocksDB, half an hour of one core
+	worker/rocksdb/build-deps.sh
+	cargo clippy --package millrace-rocksdb --package millrace --all-targets --features $(ROCKSDB) -- -D warnings
+	cargo test --package millrace-rocksdb --package millrace --features $(ROCKSDB)
 
 .PHONY: lint
 lint: ## Formatting and clippy
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets $(FEATURES) -- -D warnings
+	cargo clippy $(WORKSPACE) --all-targets $(FEATURES) -- -D warnings
 
 .PHONY: doc
 doc: ## API documentation; a warning is an error
-	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' cargo doc --workspace --no-deps $(FEATURES)
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' cargo doc $(WORKSPACE) --no-deps $(FEATURES)
 
 # Advisories are not part of it: their database is fetched from the network at
 # every run, and a build must not turn red for what nobody changed.
@@ -88,6 +98,12 @@ $(BENCH): FORCE
 .PHONY: bench
 bench: $(BENCH) ## Each row of the table beside its plain loop; ARGS=row names
 	$(BENCH) $(ARGS)
+
+.PHONY: bench-rocksdb
+bench-rocksdb: ## The row of state larger than memory, beside bare RocksDB
+	worker/rocksdb/build-deps.sh
+	cargo build --release --package millrace-benches --features rocksdb
+	$(BENCH) $(or $(ARGS),spilled)
 
 .PHONY: bench-durable
 bench-durable: ## A job with 1 GB of state in S3: checkpoints, recovery, rescale (5 min, and a long build)

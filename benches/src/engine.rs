@@ -15,11 +15,15 @@ mod loaded;
 mod looking;
 mod pace;
 mod running;
+#[cfg(feature = "rocksdb")]
+mod spilled;
 
 pub use apart::{bytes_per_key, idle};
 pub use checkpoint::{CheckpointCost, Stall, cost as checkpoint_cost};
 pub use csv::rate as csv;
 pub use latency::p99_ms as latency_p99_ms;
+#[cfg(feature = "rocksdb")]
+pub use spilled::{Skew, spilled};
 
 use crate::events::{Event, WINDOW_MS, digest, event};
 use crate::measure::{Rate, Runs};

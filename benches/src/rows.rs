@@ -29,6 +29,8 @@ pub const ROWS: &[Row] = &[
     Row { name: "latency", measure: latency },
     Row { name: "idle", measure: idle },
     Row { name: "memory", measure: memory },
+    #[cfg(feature = "rocksdb")]
+    Row { name: "spilled", measure: spilled },
 ];
 
 const MROWS: &str = "M rows/s";
@@ -257,4 +259,28 @@ fn memory(runs: Runs, _: &Flink) -> Result<Vec<Measured>> {
             Bound::AtMost(64.0),
         )
     }])
+}
+
+#[cfg(feature = "rocksdb")]
+fn spilled(runs: Runs, _: &Flink) -> Result<Vec<Measured>> {
+    use engine::Skew;
+    let keys = runs.rows(50_000_000);
+    let mut measured = Vec::new();
+    for (skew, what, ratio) in [(Skew::Zipf, "zipf 0.99", 3.0), (Skew::Uniform, "uniform", 1.3)] {
+        let (ours, bare) = engine::spilled(keys, skew)?;
+        let of = format!("running reduce, {} M keys, spilled, {what}", keys as f64 / 1e6);
+        measured.push(Measured {
+            name: of.clone(),
+            unit: MROWS,
+            ours: ours.mrows_per_s,
+            beside: beside("bare RocksDB", bare.mrows_per_s),
+            target: Target { ours: None, ratio: Some(Bound::AtLeast(ratio)) },
+        });
+        let resident = format!("{of}: most resident by memory given");
+        measured.push(Measured {
+            beside: beside("bare RocksDB", bare.resident),
+            ..alone(&resident, "x", ours.resident, Bound::AtMost(1.0))
+        });
+    }
+    Ok(measured)
 }

@@ -4,7 +4,7 @@
 # Writes an OCI archive (`podman load`, `skopeo copy oci-archive:`, `ctr images
 # import`) that `docker load` takes too: one compressed layer with what
 # image-root.sh lays out, run as user 65532 with /app as its entry point. The same
-# input gives the same bytes. Prints the compressed size.
+# input gives the same bytes. Prints the compressed size. GZIP_LEVEL=1 if it need not be small.
 set -euo pipefail
 out=$1 name=$2 binary=$3
 links=("${@:4}")
@@ -28,7 +28,7 @@ keep() { local d; d=$(digest "$1"); mv "$1" "$blobs/$d"; echo "$d"; }
 
 tar "${repeatable[@]}" -C "$work/root" -cf "$work/layer" .
 diff=$(digest "$work/layer")
-gzip -n -9 "$work/layer"
+gzip -n "-${GZIP_LEVEL:-9}" "$work/layer"
 layer=$(keep "$work/layer.gz")
 size() { stat -c %s "$blobs/$1"; }
 

@@ -51,13 +51,23 @@ etcd=http://127.0.0.1:2379
 part etcd "$KUBE/bin/etcd" --data-dir "$DIR/etcd" --unsafe-no-fsync --log-level warn \
   --listen-client-urls $etcd --advertise-client-urls $etcd \
   --listen-peer-urls http://127.0.0.1:2380 --initial-advertise-peer-urls http://127.0.0.1:2380 --initial-cluster default=http://127.0.0.1:2380
+# What service accounts ask for, one JSON object a line: so that roles can be compared with it.
+cat >"$DIR/audit.yaml" <<Y
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: None, userGroups: ["system:serviceaccounts:kube-system"]}
+- {level: Metadata, userGroups: ["system:serviceaccounts"]}
+- {level: None}
+Y
 part apiserver "$KUBE/bin/kube-apiserver" --etcd-servers=$etcd --advertise-address=$CONTROL_IP --secure-port=6443 \
   --service-cluster-ip-range=$SERVICES --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction --allow-privileged=true \
   --client-ca-file="$pki/ca.crt" --requestheader-client-ca-file="$pki/ca.crt" --requestheader-allowed-names=none --requestheader-username-headers=X-Remote-User \
   --tls-cert-file="$pki/apiserver.crt" --tls-private-key-file="$pki/apiserver.key" \
   --kubelet-certificate-authority="$pki/ca.crt" --kubelet-client-certificate="$pki/admin.crt" --kubelet-client-key="$pki/admin.key" --kubelet-preferred-address-types=InternalIP \
   --service-account-key-file="$pki/service-accounts.pub" --service-account-signing-key-file="$pki/service-accounts.key" --service-account-issuer=https://kubernetes.default.svc.cluster.local \
-  --profiling=false --v=1
+  --audit-policy-file="$DIR/audit.yaml" --audit-log-path="$DIR/audit.log" --profiling=false --v=1
 until_ok 60 kubectl get --raw /readyz || die "the API server is not ready after 60 s; see $DIR/apiserver.log"
 as_admin=(--kubeconfig="$KUBECONFIG" --authentication-kubeconfig="$KUBECONFIG" --authorization-kubeconfig="$KUBECONFIG"
   --bind-address=127.0.0.1 --leader-elect=false --profiling=false --v=1)

@@ -127,6 +127,17 @@ impl Cluster {
 
     /// Kills the processes of a container, as its node's out-of-memory killer would.
     pub fn kill_container(&self, namespace: &str, pod: &str, container: &str) -> Result<()> {
+        self.signal_container("SIGKILL", namespace, pod, container)
+    }
+
+    /// Sends a signal to the first process of a container.
+    pub fn signal_container(
+        &self,
+        signal: &str,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+    ) -> Result<()> {
         let found = self.get(["pod", pod, "--namespace", namespace])?;
         let statuses = found["status"]["containerStatuses"].as_array();
         let status = statuses.and_then(|s| s.iter().find(|s| s["name"] == container));
@@ -134,7 +145,7 @@ impl Cluster {
         let id = id.with_context(|| format!("no container {container} runs in {pod}"))?;
         let node = found["spec"]["nodeName"].as_str().unwrap_or_default();
         let number = node.strip_prefix('n').unwrap_or_default();
-        let kill = ["ctr", "-n", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", id];
+        let kill = ["ctr", "-n", "k8s.io", "tasks", "kill", "--signal", signal, id];
         run(lab("k8s-node.sh").arg("run").arg(self.dir()?).arg(number).args(kill)).map(drop)
     }
 

@@ -13,10 +13,14 @@ use std::sync::{Mutex, PoisonError};
 pub enum Image {
     /// The job of the scenarios (`e2e/counts`).
     Counts,
+    /// The same under its next name: what an upgrade goes to.
+    CountsNext,
     /// The first example (`examples/flight-delays`).
     FlightDelays,
     /// The controller.
     Operator,
+    /// The same under its next name.
+    OperatorNext,
 }
 
 impl Image {
@@ -24,25 +28,29 @@ impl Image {
     pub fn name(self) -> &'static str {
         match self {
             Self::Counts => "lab.millrace.dev/counts:1",
+            Self::CountsNext => "lab.millrace.dev/counts:2",
             // The name in the example's YAML, which is applied as it stands.
             Self::FlightDelays => "millrace.dev/examples/flight-delays:0.1.0",
             Self::Operator => "lab.millrace.dev/operator:1",
+            Self::OperatorNext => "lab.millrace.dev/operator:2",
         }
     }
 
     fn package(self) -> &'static str {
         match self {
-            Self::Counts => "counts",
+            Self::Counts | Self::CountsNext => "counts",
             Self::FlightDelays => "flight-delays",
-            Self::Operator => "millrace-operator",
+            Self::Operator | Self::OperatorNext => "millrace-operator",
         }
     }
 
     /// What a program needs to run in a cluster with its state in S3.
     fn features(self) -> &'static [&'static str] {
         match self {
-            Self::Counts | Self::FlightDelays => &["--features", "millrace/cluster,millrace/s3"],
-            Self::Operator => &[],
+            Self::Counts | Self::CountsNext | Self::FlightDelays => {
+                &["--features", "millrace/cluster,millrace/s3"]
+            }
+            Self::Operator | Self::OperatorNext => &[],
         }
     }
 
@@ -66,7 +74,9 @@ impl Image {
         let (package, executable) = (self.package(), self.executable()?);
         // Named by the process: another run may make its own of the same name.
         let archive = cache().join(format!("lab/images/{package}-{}.tar", std::process::id()));
-        run(lab("image.sh").arg(&archive).arg(self.name()).arg(executable))?;
+        let mut image = lab("image.sh");
+        image.env("GZIP_LEVEL", "1").arg(&archive).arg(self.name()).arg(executable);
+        run(&mut image)?;
         Ok(archive)
     }
 }

@@ -1,6 +1,6 @@
 //! The output of jobs, read from the files that it is in, and what must be true of it.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -88,6 +88,26 @@ impl Numbers {
     }
 }
 
+impl Numbers {
+    /// It goes on from a state that another job had after some of the rows of `first`:
+    /// each key begins with a number that is not 1 and leaves no gap to the other's last.
+    pub fn continues(&self, first: &Self) -> Result<()> {
+        for (key, numbers) in &self.seen {
+            let before = first.seen.get(key).and_then(|of| of.keys().next_back()).copied();
+            let (before, begin) = (before.unwrap_or(0), numbers.keys().next().copied());
+            let (begin, end) = (begin.unwrap_or(0), numbers.keys().next_back().copied());
+            ensure!(
+                begin > 1 && begin <= before + 1,
+                "key {key} goes on with {begin} after {before}"
+            );
+            let complete = (begin..=end.unwrap_or(0)).all(|n| numbers.get(&n) == Some(&1));
+            ensure!(complete, "key {key}: not each number from {begin} on is there once");
+        }
+        ensure!(self.seen.len() == first.seen.len(), "it has other keys");
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,6 +122,17 @@ mod tests {
         let numbers = numbers(&[[1, 1], [1, 2], [2, 1]]);
         assert_eq!(numbers.rows(), 3);
         numbers.exactly_once().unwrap();
+    }
+
+    #[test]
+    fn what_goes_on_may_repeat_and_leaves_no_gap() {
+        let first = numbers(&[[1, 1], [1, 2]]);
+        numbers(&[[1, 2], [1, 3]]).continues(&first).unwrap();
+        numbers(&[[1, 3]]).continues(&first).unwrap();
+        let error = numbers(&[[1, 4]]).continues(&first).unwrap_err().to_string();
+        assert!(error.contains("key 1 goes on with 4 after 2"), "{error}");
+        assert!(numbers(&[[1, 1], [1, 2], [1, 3]]).continues(&first).is_err(), "from nothing");
+        assert!(numbers(&[[1, 2], [1, 4]]).continues(&first).is_err());
     }
 
     #[test]

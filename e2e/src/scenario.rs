@@ -116,12 +116,37 @@ impl<'a> Scenario<'a> {
         values: &[&str],
     ) -> Result<()> {
         self.releases.push([release.to_owned(), namespace.to_owned()]);
+        self.helm("install", release, namespace, chart, values)
+    }
+
+    /// `helm VERB --wait` of a chart: `install` for a release that is forgotten at the end,
+    /// `upgrade` for one that is there.
+    pub fn helm(
+        &self,
+        verb: &str,
+        release: &str,
+        namespace: &str,
+        chart: &Path,
+        values: &[&str],
+    ) -> Result<()> {
         let chart = chart.to_str().context("a path that is no text")?;
         let timeout = format!("{}s", PATIENCE.as_secs());
-        let mut args = vec!["install", release, chart, "--namespace", namespace];
+        let mut args = vec![verb, release, chart, "--namespace", namespace];
         args.extend(["--wait", "--timeout", timeout.as_str()]);
-        args.extend(values.iter().flat_map(|value| ["--set-string", value]));
+        for value in values {
+            // Some are options of helm's own.
+            let set = !value.starts_with("--");
+            args.extend(set.then_some("--set-string").into_iter().chain([*value]));
+        }
         self.cluster()?.helm(args).map(drop)
+    }
+
+    /// `helm uninstall --wait` of what the story installed.
+    pub fn uninstall(&mut self, release: &str) -> Result<()> {
+        let found = self.releases.iter().position(|[name, _]| name == release);
+        let found = found.with_context(|| format!("{release} was not installed"))?;
+        let [_, namespace] = self.releases.remove(found);
+        self.cluster()?.helm(["uninstall", release, "--namespace", &namespace, "--wait"]).map(drop)
     }
 
     /// Lines of logs with this text are no trouble in this story.

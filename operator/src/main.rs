@@ -7,6 +7,8 @@ mod observed;
 mod plan;
 mod reasons;
 mod shell;
+#[cfg(test)]
+mod simulation;
 
 use clap::Parser;
 use shell::options::{Command, LogFormat, Options};

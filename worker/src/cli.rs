@@ -22,6 +22,7 @@ mod savepoint;
 mod screen;
 mod server;
 mod socket;
+mod state;
 mod trouble;
 mod units;
 mod view;

@@ -5,6 +5,8 @@ use super::INTERVAL;
 use super::digesting::Digesting;
 use super::loaded::Load;
 use super::running::Running;
+#[cfg(feature = "rocksdb")]
+use super::spilled;
 use crate::events::{Event, digest};
 use crate::measure::{process_cpu, resident_bytes};
 use anyhow::{Context, Result, bail};
@@ -37,22 +39,26 @@ pub fn main(mut args: impl Iterator<Item = String>) -> Result<()> {
     match (args.next().as_deref(), args.next()) {
         (Some(IDLE), None) => be_idle(),
         (Some(MEMORY), Some(keys)) => be_large(keys.parse()?),
+        #[cfg(feature = "rocksdb")]
+        (Some(half @ (spilled::OURS | spilled::BARE)), Some(keys)) => {
+            spilled::main(half, &keys, &args.next().context("no skew")?)
+        }
         _ => bail!("{FLAG} is for this program's own use"),
     }
 }
 
 /// A process that is killed when it is no longer looked at.
-struct Apart(Child);
+pub(super) struct Apart(Child);
 
 impl Apart {
-    fn start(args: &[&str]) -> Result<Self> {
+    pub(super) fn start(args: &[&str]) -> Result<Self> {
         let program = std::env::current_exe()?;
         let child = Command::new(program).arg(FLAG).args(args).stdout(Stdio::piped()).spawn()?;
         Ok(Self(child))
     }
 
     /// The next line that it prints.
-    fn line(&mut self) -> Result<String> {
+    pub(super) fn line(&mut self) -> Result<String> {
         let mut line = String::new();
         let out = self.0.stdout.as_mut().context("it has no output")?;
         BufReader::new(out).read_line(&mut line)?;

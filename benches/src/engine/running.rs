@@ -4,6 +4,7 @@ use super::{PARALLELISM, options};
 use anyhow::{Result, anyhow, bail};
 use millrace::prelude::*;
 use millrace_engine::coordinator::Outcome;
+use millrace_engine::graph::SpillTo;
 use millrace_engine::job::{self, Handle, JobError, Status};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -25,9 +26,19 @@ pub struct Running {
 impl Running {
     /// Starts it, with a checkpoint at every `interval` to a directory.
     pub fn start(env: Env, interval: Option<Duration>) -> Result<Self> {
+        Self::start_with(env, interval, None)
+    }
+
+    /// As [`Running::start`], with somewhere for state to go.
+    pub fn start_with(
+        env: Env,
+        interval: Option<Duration>,
+        spill: Option<SpillTo>,
+    ) -> Result<Self> {
         let storage = tempfile::tempdir()?;
         let mut options = options(storage.path(), PARALLELISM);
         options.checkpoints.interval = interval;
+        options.spill = spill;
         let handle = Handle::new(env.into_graph());
         let of_thread = handle.clone();
         let thread = std::thread::Builder::new()

@@ -18,8 +18,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- default (include "millrace.name" .) .Values.serviceAccount.name -}}
 {{- end -}}
 
+{{/* Of the namespace, not of the release: it outlives both. */}}
 {{- define "millrace.key" -}}
-{{- default (printf "%s-master-key" (include "millrace.name" .)) .Values.masterKey.existingSecret -}}
+{{- default "millrace-master-key" .Values.masterKey.existingSecret -}}
 {{- end -}}
 
 {{- define "millrace.image" -}}

@@ -61,7 +61,16 @@ pub fn store_pod(
     let mut args = work.args();
     args.extend(["--config".to_owned(), config::REVISION_FILE.to_owned()]);
     let name = names::store_pod(&owner.id.name, what);
-    once(owner, template, name, names::STORE, hash, args)
+    let mut pod = once(owner, template, name, names::STORE, hash, args);
+    // It reads neither, and may be there to clear up after a job that never had them.
+    for volume in pod["spec"]["volumes"].as_array_mut().into_iter().flatten() {
+        match volume["name"].as_str() {
+            Some("millrace-live") => volume["configMap"]["optional"] = json!(true),
+            Some("millrace-token") => volume["secret"]["optional"] = json!(true),
+            _ => {}
+        }
+    }
+    pod
 }
 
 fn once(

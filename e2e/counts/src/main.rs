@@ -4,9 +4,11 @@
 //! each key the numbers 1, 2, 3 ... once each: a number twice is a row that was counted
 //! or committed twice, a gap is one that was lost. So a scenario needs no reference run.
 
+use millrace::connectors::file::sink::Rolling;
 use millrace::prelude::*;
 use serde::Serialize;
 use std::process::ExitCode;
+use std::time::Duration;
 
 #[derive(clap::Args, Clone)]
 struct Options {
@@ -25,12 +27,18 @@ struct Options {
     /// Where to write: a directory or s3://BUCKET/PREFIX
     #[arg(long, value_name = "WHERE")]
     output: String,
+    /// Milliseconds until a file of the output is complete, at the next checkpoint
+    #[arg(long, default_value_t = 2_000)]
+    part_ms: u64,
     /// Uid of the counting operator
     #[arg(long, default_value = "counts")]
     uid: String,
     /// Panic when the dataflow is built: a program that is broken from its start
     #[arg(long)]
     broken: bool,
+    /// Fail at the first row: a program that is broken, and only shows it when it runs
+    #[arg(long)]
+    fails: bool,
 }
 
 /// A row of the output.
@@ -47,13 +55,18 @@ struct Seen {
 
 /// Numbers the rows of a key.
 #[derive(Clone)]
-struct Number;
+struct Number {
+    fails: bool,
+}
 
 impl KeyedProcess<u64, u64> for Number {
     type Out = Numbered;
     type State = Seen;
 
     fn process(&mut self, _row: u64, seen: &mut Seen, cx: &mut Cx<'_, u64, Numbered>) -> Res {
+        if self.fails {
+            return Err("this program was told to fail".into());
+        }
         let rows = seen.rows.or_insert(0);
         *rows += 1;
         let number = *rows;
@@ -70,10 +83,12 @@ fn build(env: &Env, options: &Options) -> Res {
     if let Some(count) = options.rows {
         rows = rows.count(count);
     }
+    // Some are open over a checkpoint, so that there is more that can be lost.
+    let parts = Rolling { max_age: Duration::from_millis(options.part_ms), ..Rolling::default() };
     env.source("rows", rows, Watermarks::none())
         .key_by(move |row| row % keys)
-        .process(&options.uid, Number)
-        .sink("out", FileSink::csv(&options.output));
+        .process(&options.uid, Number { fails: options.fails })
+        .sink("out", FileSink::csv(&options.output).rolling(parts));
     Ok(())
 }
 

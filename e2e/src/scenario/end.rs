@@ -20,7 +20,7 @@ impl Scenario<'_> {
         // While the pods are there.
         let report = if result.is_err() { self.describe() } else { Ok(()) };
         let report = report.and(self.collect_of_given());
-        let deleted = self.uninstall().and(self.delete_namespaces());
+        let deleted = self.uninstall_all().and(self.delete_namespaces());
         if let Some(logs) = &mut self.logs {
             logs.stop();
         }
@@ -40,6 +40,8 @@ impl Scenario<'_> {
             }
             Err(error) => {
                 let kept = report.and_then(|()| self.keep_logs());
+                // The harness shows it when all stories are over.
+                let _ = fs::write(self.folder.join("error.txt"), format!("{error:#}\n"));
                 let folder = self.folder.display();
                 Err(match kept {
                     Ok(()) => error.context(format!("see {folder}")),
@@ -119,7 +121,7 @@ impl Scenario<'_> {
         Ok(())
     }
 
-    fn uninstall(&self) -> Result<()> {
+    fn uninstall_all(&self) -> Result<()> {
         let mut result = Ok(());
         for [release, namespace] in &self.releases {
             let args = ["uninstall", release, "--namespace", namespace, "--wait"];

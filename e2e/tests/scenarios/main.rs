@@ -1,14 +1,22 @@
 //! The stories, and the harness that plays them one after the other on one cluster.
 //!
-//! `make e2e` plays all; `MILLRACE_E2E=1 cargo test -p millrace-e2e --test scenarios NAME`
-//! plays some. Without `MILLRACE_E2E` they are listed as ignored and nothing is touched.
+//! `make e2e` plays all; `MILLRACE_E2E=1 cargo test -p millrace-e2e --test scenarios
+//! NAME,NAME` plays some. Without `MILLRACE_E2E` they are listed as ignored and nothing is touched.
 
+mod chart;
+mod controller;
+mod deletion;
 mod failures;
+mod figures;
 mod first;
 mod image;
 mod jobs;
+mod life;
+mod nodes;
 mod rescale;
+mod roles;
 mod smoke;
+mod upgrades;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use millrace_e2e::{Scenario, Stage, Wish};
@@ -23,29 +31,21 @@ struct Story {
     /// Works on nodes, the control plane or the object store: a given cluster has no such
     /// handles.
     lab: bool,
-    /// What it waits for, while it cannot be played yet.
-    until: Option<&'static str>,
 }
 
-/// Why stories about jobs are not played yet.
-const MERGE: &str = "until operator and workers are there";
-
 macro_rules! stories {
-    ($($module:ident :: $name:ident $(, $flag:ident $(= $value:expr)?)*;)*) => {
+    ($($module:ident :: $name:ident $(, $flag:ident)*;)*) => {
         [$({
             #[allow(unused_mut)]
             let mut story = Story {
                 name: concat!(stringify!($module), "::", stringify!($name)),
                 play: $module::$name,
                 lab: false,
-                until: None,
             };
-            $(stories!(@ story $flag $(= $value)?);)*
+            $(story.$flag = true;)*
             story
         }),*]
     };
-    (@ $story:ident lab) => { $story.lab = true; };
-    (@ $story:ident until = $value:expr) => { $story.until = Some($value); };
 }
 
 fn stories() -> impl IntoIterator<Item = Story> {
@@ -57,15 +57,40 @@ fn stories() -> impl IntoIterator<Item = Story> {
         smoke::pods_live_on_while_the_api_server_is_away, lab;
         smoke::the_pod_of_a_dead_node_is_freed_by_force_and_comes_back_elsewhere, lab;
         image::a_program_runs_without_privileges_and_with_nothing_beside_it, lab;
-        first::the_example_is_applied_and_its_output_is_that_of_a_local_run, lab, until = MERGE;
-        first::what_kubectl_says_of_a_job_is_true_at_every_stage, lab, until = MERGE;
-        failures::a_deleted_worker_restarts_the_job_and_nothing_is_lost_or_doubled, lab, until = MERGE;
-        failures::the_job_survives_its_coordinator, lab, until = MERGE;
-        failures::the_job_survives_the_loss_of_all_of_its_pods, lab, until = MERGE;
-        failures::a_killed_process_restarts_the_job_in_the_pods_that_are_there, lab, until = MERGE;
-        rescale::a_job_is_scaled_up_and_down_under_load, lab, until = MERGE;
-        rescale::parallelism_is_edited_twice_in_quick_succession, lab, until = MERGE;
-        rescale::a_rescale_is_taken_back_in_mid_flight, lab, until = MERGE;
+        first::the_example_is_applied_and_its_output_is_that_of_a_local_run, lab;
+        first::what_kubectl_says_of_a_job_is_true_at_every_stage, lab;
+        failures::a_deleted_worker_restarts_the_job_and_nothing_is_lost_or_doubled, lab;
+        failures::the_job_survives_its_coordinator, lab;
+        failures::the_job_survives_the_loss_of_all_of_its_pods, lab;
+        failures::a_killed_process_restarts_the_job_in_the_pods_that_are_there, lab;
+        rescale::a_job_is_scaled_up_and_down_under_load, lab;
+        rescale::parallelism_is_edited_twice_in_quick_succession, lab;
+        rescale::a_rescale_is_taken_back_in_mid_flight, lab;
+        rescale::an_autoscaler_drives_the_workers, lab;
+        life::a_suspended_job_goes_on_where_it_stopped, lab;
+        life::another_job_starts_from_the_savepoint_of_a_deleted_one, lab;
+        life::a_savepoint_of_a_suspended_job_outlives_its_data, lab;
+        life::a_new_job_of_an_old_name_asks_before_it_goes_on_from_what_it_finds, lab;
+        life::jobs_that_share_a_bucket_do_not_meet, lab;
+        upgrades::image_and_arguments_are_upgraded_under_load, lab;
+        upgrades::a_program_that_panics_at_its_start_does_not_replace_the_one_that_runs, lab;
+        upgrades::a_program_without_a_place_for_the_state_is_refused_until_it_may_be_dropped, lab;
+        upgrades::a_program_that_fails_when_it_runs_is_rolled_back, lab;
+        upgrades::an_upgrade_of_the_controller_restarts_nothing, lab;
+        controller::a_job_lives_without_its_controller, lab;
+        controller::a_controller_that_is_killed_again_and_again_completes_every_edit, lab;
+        controller::of_two_controllers_one_leads_and_the_other_takes_over, lab;
+        controller::a_job_and_its_controller_outlive_a_restart_of_the_api_server, lab;
+        controller::a_slow_store_of_the_cluster_harms_no_job, lab;
+        deletion::jobs_are_deleted_in_every_state_and_their_data_stays, lab;
+        deletion::jobs_are_deleted_in_every_state_and_their_data_goes, lab;
+        deletion::jobs_go_with_their_namespace, lab;
+        nodes::the_pods_of_a_dead_node_are_freed_and_the_job_goes_on_elsewhere, lab;
+        nodes::a_job_survives_the_node_of_its_coordinator_and_of_its_controller, lab;
+        chart::an_uninstall_leaves_jobs_running_and_the_next_install_takes_them_up, lab;
+        chart::a_release_of_another_name_takes_the_jobs_up, lab;
+        roles::the_controller_may_do_what_it_does_and_nothing_else, lab;
+        figures::what_a_user_waits_for, lab;
     ]
 }
 
@@ -91,15 +116,18 @@ fn main() -> ExitCode {
     let stage = Arc::new(Stage::new(2, results));
     let trial = |story: Story| {
         let stage = Arc::clone(&stage);
-        let ignored = skipped || story.until.is_some() || (given && story.lab);
-        let reason = if story.lab && given { Some("needs the lab") } else { story.until };
+        let needs = given && story.lab;
         let trial = Trial::test(story.name, move || {
             Scenario::play(&stage, story.name, story.play)
                 .map_err(|error| Failed::from(format!("{error:#}")))
         });
-        trial.with_ignored_flag(ignored).with_kind(reason.unwrap_or_default())
+        let kind = if needs { "needs the lab" } else { "" };
+        trial.with_ignored_flag(skipped || needs).with_kind(kind)
     };
-    let trials = stories().into_iter().map(trial).collect();
+    // Several names, with commas between them, are one run on one cluster.
+    let filter = arguments.filter.take().unwrap_or_default();
+    let wanted = |name: &str| filter.split(',').any(|part| name.contains(part));
+    let trials = stories().into_iter().filter(|story| wanted(story.name)).map(trial).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     stage.clear();
     conclusion.exit_code()

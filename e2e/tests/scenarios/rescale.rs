@@ -43,3 +43,31 @@ pub fn a_rescale_is_taken_back_in_mid_flight(s: &mut Scenario<'_>) -> Result<()>
     scaled(s, 2)?;
     jobs::ends_exactly_once(s)
 }
+
+/// Without metrics an autoscaler still keeps to its bounds.
+fn bounds(s: &Scenario<'_>, least: u32, most: u32) -> Result<()> {
+    s.apply(&format!(
+        "
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {{name: counts}}
+spec:
+  scaleTargetRef: {{apiVersion: millrace.dev/v1alpha1, kind: StreamJob, name: counts}}
+  minReplicas: {least}
+  maxReplicas: {most}
+"
+    ))
+}
+
+pub fn an_autoscaler_drives_the_workers(s: &mut Scenario<'_>) -> Result<()> {
+    jobs::counts(s, 1)?;
+    bounds(s, 3, 4)?;
+    // It acts in its own time, every 15 s.
+    s.wait_field(jobs::JOB, "/spec/workers", 3)?;
+    scaled(s, 3)?;
+    s.wait_field("hpa/counts", "/status/currentReplicas", 3)?;
+    bounds(s, 1, 2)?;
+    s.wait_field(jobs::JOB, "/spec/workers", 2)?;
+    scaled(s, 2)?;
+    jobs::ends_exactly_once(s)
+}

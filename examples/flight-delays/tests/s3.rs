@@ -6,7 +6,7 @@
 #[allow(dead_code)]
 mod common;
 
-use common::job::{Disturbance, Places, compare, disturbed};
+use common::job::{Disturbance, NONE_LATE, Places, compare, disturbed};
 use common::{Run, long_input, seed};
 use millrace::protocol::config::S3Storage;
 use millrace_s3::testing::{Faults, Proxy, Server};
@@ -53,7 +53,7 @@ impl Lab {
 
 /// Kills processes; of the requests to the server so many fail in each of the ways.
 /// `all`: not only the state is in S3.
-fn disturb(faults: usize, months: usize, rescales: bool, share: f64, all: bool) {
+fn disturb(faults: usize, months: usize, rescales: bool, share: f64, all: bool, late: bool) {
     let seed = seed();
     let proxy = Proxy::start(Server::shared().port(), seed, Faults::each(share));
     let lab = Lab::new(proxy.endpoint());
@@ -62,6 +62,7 @@ fn disturb(faults: usize, months: usize, rescales: bool, share: f64, all: bool) 
         faults,
         months,
         rescales,
+        late,
         places: &|dir, input| match all {
             true => lab.places(input),
             false => Places { storage: lab.url("jobs/x"), ..Places::local(dir, input) },
@@ -82,7 +83,7 @@ fn in_one_process_with_everything_in_s3_it_gives_what_it_gives_in_directories() 
     let expected = common::job::calm(dir.path(), &input);
     let lab = Lab::new(Server::shared().endpoint());
     let Places { input, output, storage } = &lab.places(&input);
-    let run = Run { input, output, storage, parallelism: 2, interval: "100ms", more: &[] };
+    let run = Run { input, output, storage, parallelism: 2, interval: "100ms", more: &NONE_LATE };
     let command = &mut run.command();
     let ended = command.env("XDG_CACHE_HOME", dir.path().join("home")).output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
@@ -93,23 +94,28 @@ fn in_one_process_with_everything_in_s3_it_gives_what_it_gives_in_directories() 
 
 #[test]
 fn killed_with_its_state_in_s3_it_gives_what_an_undisturbed_run_gives() {
-    disturb(20, 120, true, 0.0, false);
+    disturb(20, 120, true, 0.0, false, false);
 }
 
 #[test]
 fn killed_while_the_server_fails_it_gives_what_an_undisturbed_run_gives() {
-    disturb(15, 100, false, 0.01, false);
+    disturb(15, 100, false, 0.01, false, false);
 }
 
 #[test]
 fn killed_with_everything_in_s3_while_that_fails_it_gives_what_an_undisturbed_run_gives() {
-    disturb(15, 100, true, 0.01, true);
+    disturb(15, 100, true, 0.01, true, false);
+}
+
+#[test]
+fn killed_with_its_state_in_s3_while_rows_are_late_each_is_counted_or_late_once() {
+    disturb(15, 100, true, 0.0, false, true);
 }
 
 #[test]
 #[ignore = "takes minutes: make chaos"]
 fn two_hundred_faults_and_a_server_that_fails() {
     for all in [false, true, false, true] {
-        disturb(50, 240, true, 0.01, all);
+        disturb(50, 240, true, 0.01, all, all);
     }
 }

@@ -5,7 +5,7 @@
 #[allow(dead_code)]
 mod common;
 
-use common::job::{Disturbance, Job, Places, calm, compare, disturbed};
+use common::job::{Disturbance, Job, NONE_LATE, Places, calm, compare, disturbed};
 use common::{long_input, seed};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use std::fs;
@@ -44,7 +44,7 @@ fn under_tls_several_processes_give_what_one_gives() {
     let expected = calm(&dir.path().join("calm"), &input);
     let (wild, keys) = (dir.path().join("wild"), dir.path().join("keys"));
     certificates(&keys, "127.0.0.1");
-    let tls = ["--exchange-tls", keys.to_str().unwrap()];
+    let tls = [&NONE_LATE[..], &["--exchange-tls", keys.to_str().unwrap()]].concat();
     let job = Job::start_with(&wild, Places::local(&wild, &input), 3, 5, &tls);
     compare(&expected, &job.finish().output, 0);
 }
@@ -59,12 +59,13 @@ fn a_certificate_for_another_name_is_refused_with_the_reason() {
     job.says("not valid for name");
 }
 
-fn disturb(faults: usize, months: usize, rescales: bool) {
+fn disturb(faults: usize, months: usize, rescales: bool, late: bool) {
     disturbed(&Disturbance {
         seed: seed(),
         faults,
         months,
         rescales,
+        late,
         places: &Places::local,
         fetch: &|_, places| places.output.clone(),
     });
@@ -72,18 +73,23 @@ fn disturb(faults: usize, months: usize, rescales: bool) {
 
 #[test]
 fn killed_workers_and_leaders_change_nothing() {
-    disturb(40, 150, false);
+    disturb(40, 150, false, false);
 }
 
 #[test]
 fn killed_while_it_is_rescaled_it_gives_what_an_undisturbed_run_gives() {
-    disturb(40, 150, true);
+    disturb(40, 150, true, false);
+}
+
+#[test]
+fn killed_while_rows_are_late_each_row_is_counted_or_late_once() {
+    disturb(20, 100, true, true);
 }
 
 #[test]
 #[ignore = "takes minutes: make chaos"]
 fn two_hundred_faults() {
-    for _ in 0..4 {
-        disturb(50, 240, true);
+    for late in [false, true, false, true] {
+        disturb(50, 240, true, late);
     }
 }

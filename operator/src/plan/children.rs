@@ -65,9 +65,7 @@ impl Draft<'_> {
         if self.o.set.is_none() || self.waits_for_token() {
             self.act(Action::CreateToken);
         }
-        if job.spec.service_account_name.is_none() {
-            self.ensure(Kind::ServiceAccount, render::service_account(&owner));
-        }
+        self.ensure_account();
         self.ensure(Kind::Service, render::service(&owner));
         self.ensure(Kind::DisruptionBudget, render::disruption_budget(&owner, &job.spec));
         if self.o.set.is_none() {
@@ -103,6 +101,13 @@ impl Draft<'_> {
                 .map_err(|error| error.to_string())?;
         self.act(Action::Create(object));
         Ok(())
+    }
+
+    /// Pods are refused while their service account is not there.
+    pub(super) fn ensure_account(&mut self) {
+        if self.o.job.spec.service_account_name.is_none() {
+            self.ensure(Kind::ServiceAccount, render::service_account(&self.owner()));
+        }
     }
 
     fn ensure(&mut self, kind: Kind, object: Value) {

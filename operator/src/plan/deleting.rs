@@ -45,12 +45,18 @@ impl Draft<'_> {
         }
         self.free_pods();
         if self.now - since > PATIENCE_MS {
-            let place = millrace_crds::config::storage(&self.o.job.id, &self.o.job.spec.storage);
-            let place = place.map(|place| place.to_string()).unwrap_or_default();
-            self.event(true, Reason::DataLeftBehind, &format!("Data is left at {place}."));
+            // Alone: what failed until now would keep it from being done.
+            self.actions.clear();
+            self.left_behind("");
             self.act(Action::Finalizer(false));
         }
         verdict
+    }
+
+    fn left_behind(&mut self, why: &str) {
+        let place = millrace_crds::config::storage(&self.o.job.id, &self.o.job.spec.storage);
+        let place = place.map(|place| place.to_string()).unwrap_or_default();
+        self.event(true, Reason::DataLeftBehind, &format!("Data is left at {place}.{why}"));
     }
 
     /// A store pod has deleted it; makes one, and another if that one failed.
@@ -59,6 +65,14 @@ impl Draft<'_> {
         match self.o.pods.iter().find(|pod| pod.name == name) {
             Some(pod) => match &pod.container {
                 Container::Ended(end) if end.code == 0 => return true,
+                // Another try would end as this one did, and the job as it always did.
+                container if self.never_ran() && unfit(container) => {
+                    self.left_behind(
+                        " There is at most what its program wrote before it first failed: no \
+                         attempt ever ran.",
+                    );
+                    return true;
+                }
                 Container::Ended(_) if pod.deleting.is_none() => {
                     self.retry(pod.name.clone(), pod.uid.clone(), pod.created);
                 }
@@ -73,6 +87,7 @@ impl Draft<'_> {
                 // Without a revision nothing was ever started, so that there is nothing.
                 let Some(hash) = hash else { return true };
                 if let Ok(template) = self.template(&hash) {
+                    self.ensure_account();
                     let pod = render::store_pod(
                         &self.owner(),
                         &template,
@@ -87,10 +102,24 @@ impl Draft<'_> {
         false
     }
 
+    /// No attempt was ever seen to run: a revision that runs becomes the current one.
+    fn never_ran(&self) -> bool {
+        self.o.job.status.revision.as_ref().is_none_or(|known| known.current.is_empty())
+    }
+
     /// A pod that failed makes room for another after a while.
     pub(super) fn retry(&mut self, name: String, uid: String, created: i64) {
         if self.now - created > 15_000 {
             self.act(Action::Delete { kind: "v1/Pod", name, uid });
         }
+    }
+}
+
+/// The image or the program is to blame, and not the store.
+fn unfit(container: &Container) -> bool {
+    match container {
+        Container::Ended(end) => !super::pods::blames_storage(end),
+        Container::Waiting { reason, .. } => super::pods::PULL.contains(&reason.as_str()),
+        Container::Unknown | Container::Running => false,
     }
 }

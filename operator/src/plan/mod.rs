@@ -50,6 +50,8 @@ pub(crate) struct Draft<'a> {
     pub events: Vec<Event>,
     pub status: StreamJobStatus,
     pub savepoints: Vec<(String, SavepointStatus)>,
+    /// Pods that still do something for a savepoint, or have, and it is not written down.
+    pub store_pods: Vec<String>,
     pub requeue_ms: u64,
 }
 
@@ -62,6 +64,7 @@ pub fn plan(o: &Observed, now: Millis) -> Plan {
         events: Vec::new(),
         status: o.job.status.clone(),
         savepoints: Vec::new(),
+        store_pods: Vec::new(),
         requeue_ms: 30_000,
     };
     if let Some(other) = o.job.status.controller.as_ref().filter(|c| **c != o.us.controller) {
@@ -76,7 +79,11 @@ pub fn plan(o: &Observed, now: Millis) -> Plan {
 }
 
 impl<'a> Draft<'a> {
-    fn end(self) -> Plan {
+    fn end(mut self) -> Plan {
+        // First: no other action that fails, again and again, may keep an object from going.
+        self.actions.sort_by_key(|action| {
+            !matches!(action, Action::Finalizer(_) | Action::SavepointFinalizer { .. })
+        });
         Plan {
             status: self.status,
             savepoints: self.savepoints,
@@ -93,15 +100,25 @@ impl<'a> Draft<'a> {
         self.finalizer();
         let target = match self.target() {
             Ok(target) => target,
-            Err(verdict) => return verdict,
+            Err(verdict) => {
+                self.savepoints(None);
+                return verdict;
+            }
         };
         if let Some(verdict) = self.children(&target) {
+            self.savepoints(None);
             return verdict;
         }
-        self.savepoints(&target);
+        self.savepoints(Some(&target));
         self.free_pods();
         let Some(set) = &self.o.set else {
-            return Verdict::pending(Reason::Starting, "");
+            return match &self.o.memory.dry_run {
+                Some((tried, Err(why))) if *tried == target.revision => {
+                    let what = format!("The API server refuses its pods: {why}");
+                    Verdict::stalled(Reason::InvalidSpec, &what)
+                }
+                _ => Verdict::pending(Reason::Starting, ""),
+            };
         };
         if set.deleting {
             return Verdict::pending(Reason::Starting, "The StatefulSet is being deleted.");

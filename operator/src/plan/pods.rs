@@ -32,6 +32,12 @@ pub(super) fn end(pod: &Pod) -> Option<&End> {
     }
 }
 
+/// It says that it could not use the place of the job's data.
+pub(super) fn blames_storage(end: &End) -> bool {
+    let words: LastWords = serde_json::from_str(&end.message).unwrap_or_default();
+    words.code == "StorageUnusable"
+}
+
 /// A process that ended with 2 wants an edit.
 pub(super) fn ended_by_user_error(o: &Observed) -> Option<(Reason, String)> {
     let end = o
@@ -39,16 +45,16 @@ pub(super) fn ended_by_user_error(o: &Observed) -> Option<(Reason, String)> {
         .filter(|pod| pod.container != Container::Running)
         .filter_map(end)
         .find(|end| end.code == 2)?;
-    let words: LastWords = serde_json::from_str(&end.message).unwrap_or_default();
-    let reason = match words.code.as_str() {
-        "StorageUnusable" => Reason::StorageUnusable,
-        _ => Reason::InvalidProgram,
+    let reason = match blames_storage(end) {
+        true => Reason::StorageUnusable,
+        false => Reason::InvalidProgram,
     };
     let (message, remedy) = told(&end.message);
     Some((reason, format!("{message} {remedy}").trim().to_owned()))
 }
 
-const PULL: [&str; 7] = [
+/// Why a container waits that will not start by itself.
+pub(super) const PULL: [&str; 7] = [
     "ErrImagePull",
     "ImagePullBackOff",
     "InvalidImageName",

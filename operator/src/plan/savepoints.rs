@@ -16,8 +16,11 @@ use millrace_protocol::control::{SavepointState, State};
 const PATIENCE_MS: i64 = 600_000;
 
 impl Draft<'_> {
-    pub(super) fn savepoints(&mut self, target: &Target) {
-        self.by_the_clock();
+    /// Sees to the savepoints; without a target the job cannot be touched, and they wait.
+    pub(super) fn savepoints(&mut self, target: Option<&Target>) {
+        if target.is_some() {
+            self.by_the_clock();
+        }
         let mut wanted = Vec::new();
         for object in &self.o.savepoints {
             let ours = object.spec.job_ref.as_ref().is_some_and(|r| r.name == self.o.job.id.name);
@@ -44,6 +47,10 @@ impl Draft<'_> {
             }
             self.savepoints.push((object.name.clone(), status));
         }
+        if target.is_none() {
+            return;
+        }
+        self.drop_store_pods();
         let asked = self.o.answer().is_some_and(|answer| {
             answer.savepoints.iter().any(|s| s.state() == SavepointState::Waiting)
         });
@@ -51,6 +58,23 @@ impl Draft<'_> {
             self.act(Action::WantSavepoints(wanted));
             self.look_again(2_000);
         }
+    }
+
+    /// Removes store pods whose work is done and written down.
+    fn drop_store_pods(&mut self) {
+        let done = self.o.pods.iter().filter(|pod| {
+            pod.component == names::STORE
+                && pod.deleting.is_none()
+                && !self.store_pods.contains(&pod.name)
+        });
+        let done: Vec<_> = done
+            .map(|pod| Action::Delete {
+                kind: "v1/Pod",
+                name: pod.name.clone(),
+                uid: pod.uid.clone(),
+            })
+            .collect();
+        self.actions.extend(done);
     }
 
     /// Makes Savepoint objects while the job runs, and removes the oldest beyond the number
@@ -104,7 +128,7 @@ impl Draft<'_> {
     fn savepoint(
         &mut self,
         object: &SavepointObject,
-        target: &Target,
+        target: Option<&Target>,
         wanted: &mut Vec<(String, String)>,
     ) -> SavepointStatus {
         let mut status = object.status.clone();
@@ -118,6 +142,12 @@ impl Draft<'_> {
             status.path = Some(path.clone());
             status.completed_at = Some(time(object.created));
             self.tell(object, &mut status, true, Reason::Adopted, "");
+            return status;
+        }
+        let asked_of = status.job.as_ref().map(|job| job.uid.clone());
+        if asked_of.is_some_and(|uid| uid != self.o.job.id.uid) {
+            let what = "The job that it was asked of was deleted before it was complete.";
+            self.tell(object, &mut status, false, Reason::SavepointFailed, what);
             return status;
         }
         status.started_at.get_or_insert_with(|| time(self.now));
@@ -147,12 +177,21 @@ impl Draft<'_> {
             self.tell(object, &mut status, false, Reason::TimedOut, "");
             return status;
         }
+        let Some(target) = target else {
+            self.tell(object, &mut status, false, Reason::WaitingForJob, "");
+            return status;
+        };
+        let name = store_name(&self.o.job.id.name, object, "svp");
+        let begun = self.o.pods.iter().any(|pod| pod.name == name && pod.deleting.is_none());
         let stopped = self.o.set.as_ref().is_some_and(|set| set.replicas == 0)
             && self.o.workers().next().is_none()
             && self.o.job.status.attempt.is_some();
         let ended =
             matches!(self.o.state(), Some(State::Failed | State::Finished | State::Suspended));
-        if stopped || (ended && self.o.workers().next().is_none()) {
+        // Written before anything is asked: a later job of this name is not asked again.
+        let uid = self.o.job.id.uid.clone();
+        status.job.get_or_insert_with(|| SavepointJob { uid, ..SavepointJob::default() });
+        if begun || stopped || (ended && self.o.workers().next().is_none()) {
             self.by_store_pod(object, &mut status, &under);
             return status;
         }
@@ -212,10 +251,8 @@ impl Draft<'_> {
         what: &str,
         work: &StoreWork,
     ) -> Option<Result<String, String>> {
-        let short: String =
-            object.uid.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
-        let what = format!("{what}-{short}");
-        let name = names::store_pod(&self.o.job.id.name, &what);
+        let name = store_name(&self.o.job.id.name, object, what);
+        self.store_pods.push(name.clone());
         if let Some(pod) = self.o.pods.iter().find(|pod| pod.name == name) {
             return match &pod.container {
                 Container::Ended(end) if end.code == 0 => Some(Ok(end.message.clone())),
@@ -229,6 +266,8 @@ impl Draft<'_> {
         }
         let hash = self.o.set.as_ref().map(|set| set.revision.clone())?;
         if let Ok(template) = self.template(&hash) {
+            self.ensure_account();
+            let what = format!("{what}-{}", short(object));
             let pod = render::store_pod(&self.owner(), &template, &hash, &what, work);
             self.act(Action::Create(pod));
         }
@@ -273,6 +312,15 @@ impl Draft<'_> {
     ) {
         condition(status, object.generation, self.now, ready, reason, what);
     }
+}
+
+fn short(object: &SavepointObject) -> String {
+    object.uid.chars().filter(char::is_ascii_alphanumeric).take(8).collect()
+}
+
+/// The pod that does something for a savepoint while its job does not run.
+fn store_name(job: &str, object: &SavepointObject, what: &str) -> String {
+    names::store_pod(job, &format!("{what}-{}", short(object)))
 }
 
 /// A Savepoint without a StreamJob: its status, and whether its finalizer goes.

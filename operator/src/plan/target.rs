@@ -1,7 +1,7 @@
 //! Which revision is to run: the desired one, unless it was tried and refused.
 
 use super::{Draft, Verdict};
-use crate::observed::{Observed, Set};
+use crate::observed::{Coordinator, Millis, Observed, Set};
 use crate::reasons::Reason;
 use millrace_crds::config;
 use millrace_crds::revision;
@@ -9,6 +9,9 @@ use millrace_crds::streamjob::{DesiredState, RevisionStatus};
 use millrace_crds::tuning::{OnFailure, UpgradeMode};
 use millrace_protocol::config::{Live, RestoreFrom};
 use millrace_protocol::control::State;
+
+/// A coordinator that is silent for so long is taken to be ill.
+const UNKNOWN_MS: Millis = 30_000;
 
 /// What is to run.
 #[derive(Debug, Clone)]
@@ -35,10 +38,14 @@ impl Draft<'_> {
         let desired = revision::hash(&job.stored);
         let mut back = false;
         let mut run = desired.clone();
+        // Another edit is another try, also one that leads back here later.
+        if self.status.revision.as_ref().is_some_and(|known| known.failed != desired) {
+            self.remember(|revision| revision.failed.clear());
+        }
         if let Some(set) = &self.o.set {
             if self.give_up(set, &desired) {
                 self.remember(|revision| revision.failed.clone_from(&desired));
-                let message = self.why_given_up(&desired);
+                let message = self.why_given_up(set, &desired);
                 self.upgrade_condition("False", Reason::RolledBack, &message);
             }
             let known = self.status.revision.clone().unwrap_or_default();
@@ -106,7 +113,11 @@ impl Draft<'_> {
             && !known.current.is_empty()
             && known.current != desired
             && self.o.revisions.contains_key(&known.current);
-        tried && !keep && !healthy(self.o, set) && (self.overdue(set) || hopeless(self.o))
+        // One unanswered call does not tell a healthy job from another.
+        let unknown = matches!(self.o.coordinator,
+            Coordinator::Unreachable { since, .. } if self.now - since < UNKNOWN_MS);
+        let over = self.overdue(set) && !unknown;
+        tried && !keep && !healthy(self.o, set) && (over || hopeless(self.o))
     }
 
     /// The time in which a committed revision must complete a checkpoint is over.
@@ -115,11 +126,16 @@ impl Draft<'_> {
         set.replicas > 0 && self.now.saturating_sub(set.commit.at_ms) > timeout
     }
 
-    fn why_given_up(&self, desired: &str) -> String {
+    fn why_given_up(&self, set: &Set, desired: &str) -> String {
         let known = self.o.job.status.revision.clone().unwrap_or_default();
         let why = super::pods::ended_by_user_error(self.o)
             .map(|(_, message)| message)
             .or_else(|| self.o.answer().map(|a| a.message.clone()).filter(|m| !m.is_empty()))
+            .or_else(|| {
+                let failure = self.o.job.status.last_failure.as_ref()?;
+                let at = failure.time.as_ref()?.0.as_millisecond();
+                failure.message.clone().filter(|_| at >= set.commit.at_ms)
+            })
             .unwrap_or_else(|| "no checkpoint was complete in time".to_owned());
         let name = millrace_crds::names::revision(&self.o.job.id.name, &known.current);
         format!(

@@ -40,6 +40,13 @@ impl Draft<'_> {
         if set.replicas == 0 && self.o.workers().next().is_some() && !target.suspended {
             return Some(Verdict::upgrading(Reason::StoppingPods, ""));
         }
+        if let Some((tried, Err(why))) = &self.o.memory.dry_run
+            && *tried == target.revision
+            && !target.back
+        {
+            let why = format!("The API server refuses its pods: {why}");
+            return Some(self.check_failed(target, &why));
+        }
         let stopped = self.none_runs();
         let may_skip = target.back || (stopped && !self.stopped_well(target));
         if !may_skip {
@@ -123,7 +130,7 @@ impl Draft<'_> {
             _ => {}
         }
         let timeout = i64::try_from(self.o.job.spec.upgrade_timeout_ms()).unwrap_or(i64::MAX);
-        let Some(pod) = self.check_pod(hash) else {
+        let Some(pod) = self.check_pod(hash).cloned() else {
             match self.template(hash) {
                 Ok(template) => {
                     let pod = render::check_pod(&self.owner(), &template, hash);
@@ -137,6 +144,12 @@ impl Draft<'_> {
             Container::Ended(end) if end.code == 0 => {
                 Check::Passed(super::pods::told(&end.message).0)
             }
+            Container::Ended(_) if disturbed(&pod) => {
+                self.retry(pod.name.clone(), pod.uid.clone(), pod.created);
+                let waited = self.reconciling_since(Reason::CheckingUpgrade);
+                let what = format!("{} was disturbed; it is tried again.", pod.name);
+                if waited > timeout { Check::Failed(what) } else { Check::Going(what) }
+            }
             Container::Ended(end) => {
                 let (message, remedy) = super::pods::told(&end.message);
                 Check::Failed(format!("{message} {remedy}").trim().to_owned())
@@ -144,9 +157,9 @@ impl Draft<'_> {
             Container::Waiting { .. } | Container::Unknown | Container::Running
                 if self.now - pod.created > timeout =>
             {
-                Check::Failed(format!("Its check did not end in time: {}", pod_words(pod)))
+                Check::Failed(format!("Its check did not end in time: {}", pod_words(&pod)))
             }
-            _ => Check::Going(pod_words(pod)),
+            _ => Check::Going(pod_words(&pod)),
         }
     }
 
@@ -255,6 +268,13 @@ impl Draft<'_> {
             self.act(Action::Apply { uid: child.uid.clone(), object });
         }
     }
+}
+
+/// It was told to go before it could say anything of its program.
+fn disturbed(pod: &Pod) -> bool {
+    let killed = super::pods::end(pod)
+        .is_some_and(|end| end.code == 143 || (end.code == 137 && end.reason != "OOMKilled"));
+    killed || pod.failed.as_ref().is_some_and(|reason| reason != "Failed")
 }
 
 pub(super) fn delete(pod: &Pod, why: Why) -> Action {

@@ -48,6 +48,17 @@ impl Cache {
         self.lock().entry((what, namespace)).or_default().insert(name, Arc::new(object));
     }
 
+    /// What is known is newer than this.
+    fn is_newer(&self, what: What, than: &DynamicObject) -> bool {
+        let version = |object: &DynamicObject| {
+            object.metadata.resource_version.as_ref().and_then(|text| text.parse::<u64>().ok())
+        };
+        let namespace = than.metadata.namespace.clone().unwrap_or_default();
+        let name = than.metadata.name.clone().unwrap_or_default();
+        let known = self.get(what, &namespace, &name);
+        known.and_then(|known| version(&known)) > version(than)
+    }
+
     fn remove(&self, what: What, namespace: &str, name: &str) {
         if let Some(all) = self.lock().get_mut(&(what, namespace.to_owned())) {
             all.remove(name);
@@ -69,22 +80,25 @@ impl Cache {
     }
 }
 
+/// Kinds that are watched in each namespace; nodes are watched besides.
+pub(crate) const WATCHED: [What; 8] = [
+    What::StreamJob,
+    What::Savepoint,
+    What::ConfigMap,
+    What::ServiceAccount,
+    What::Service,
+    What::DisruptionBudget,
+    What::StatefulSet,
+    What::Pod,
+];
+
 /// Starts a watch for each kind and namespace.
 pub(crate) fn watch_all(shell: &Arc<Shell>, options: &Options, dirty: UnboundedSender<JobKey>) {
     let scopes: Vec<Option<String>> = match options.namespaces.as_slice() {
         [] => vec![None],
         some => some.iter().cloned().map(Some).collect(),
     };
-    let mut kinds = vec![
-        What::StreamJob,
-        What::Savepoint,
-        What::ConfigMap,
-        What::ServiceAccount,
-        What::Service,
-        What::DisruptionBudget,
-        What::StatefulSet,
-        What::Pod,
-    ];
+    let mut kinds = WATCHED.to_vec();
     let nodes = usize::from(options.watch_nodes);
     shell.cache.expected.store(kinds.len() * scopes.len() + nodes, Ordering::Release);
     for scope in scopes {
@@ -152,25 +166,12 @@ async fn follow(
     let mut first = true;
     while let Some(event) = stream.next().await {
         match event {
-            Ok(Event::Init) => seen.clear(),
-            Ok(Event::InitApply(object)) => {
-                let meta = &object.metadata;
-                let namespace = meta.namespace.clone().unwrap_or_default();
-                seen.insert((namespace, meta.name.clone().unwrap_or_default()));
-                store(shell, what, object, dirty);
-            }
-            Ok(Event::InitDone) => {
-                shell.cache.keep(what, scope, &seen);
-                if std::mem::take(&mut first) {
+            Ok(event) => {
+                let done = matches!(event, Event::InitDone);
+                take(shell, what, scope, event, &mut seen, dirty);
+                if done && std::mem::take(&mut first) {
                     shell.cache.ready.fetch_add(1, Ordering::AcqRel);
                 }
-            }
-            Ok(Event::Apply(object)) => store(shell, what, object, dirty),
-            Ok(Event::Delete(object)) => {
-                mark(what, &object, dirty);
-                let meta = object.metadata;
-                let namespace = meta.namespace.unwrap_or_default();
-                shell.cache.remove(what, &namespace, &meta.name.unwrap_or_default());
             }
             Err(error) => {
                 shell.metrics.watch_errors.inc();
@@ -180,24 +181,70 @@ async fn follow(
     }
 }
 
-fn store(shell: &Shell, what: What, mut object: DynamicObject, dirty: &UnboundedSender<JobKey>) {
-    mark(what, &object, dirty);
-    // Who wrote which field is half of an object, and none of our business.
-    object.metadata.managed_fields = None;
-    shell.cache.put(what, object);
+/// One event of a watch; `seen`: what a list that is under way has named so far.
+pub(crate) fn take(
+    shell: &Shell,
+    what: What,
+    scope: Option<&str>,
+    event: Event<DynamicObject>,
+    seen: &mut BTreeSet<(String, String)>,
+    dirty: &UnboundedSender<JobKey>,
+) {
+    match event {
+        Event::Init => seen.clear(),
+        Event::InitApply(object) => {
+            let meta = &object.metadata;
+            let namespace = meta.namespace.clone().unwrap_or_default();
+            seen.insert((namespace, meta.name.clone().unwrap_or_default()));
+            store(shell, what, object, dirty);
+        }
+        Event::InitDone => shell.cache.keep(what, scope, seen),
+        // A watch that lags must not take back what we wrote or a newer list has told. A
+        // list itself is believed: after a restored backup versions begin lower.
+        Event::Apply(object) if shell.cache.is_newer(what, &object) => {}
+        Event::Apply(object) => store(shell, what, object, dirty),
+        Event::Delete(object) if shell.cache.is_newer(what, &object) => {}
+        Event::Delete(object) => {
+            let job = job_of(what, &object);
+            let meta = object.metadata;
+            let namespace = meta.namespace.unwrap_or_default();
+            shell.cache.remove(what, &namespace, &meta.name.unwrap_or_default());
+            mark(job, dirty);
+        }
+    }
 }
 
-fn mark(what: What, object: &DynamicObject, dirty: &UnboundedSender<JobKey>) {
+fn store(shell: &Shell, what: What, object: DynamicObject, dirty: &UnboundedSender<JobKey>) {
+    let job = job_of(what, &object);
+    shell.cache.put(what, slim(what, object));
+    // Last: a pass that looked before the object was there would find no job, and nothing
+    // would make it look again.
+    mark(job, dirty);
+}
+
+/// Who wrote which field is half of an object, and our business only where fields may go.
+pub(crate) fn slim(what: What, mut object: DynamicObject) -> DynamicObject {
+    if what != What::StatefulSet {
+        object.metadata.managed_fields = None;
+    }
+    object
+}
+
+/// The job that an object belongs to.
+fn job_of(what: What, object: &DynamicObject) -> Option<JobKey> {
     let meta = &object.metadata;
-    let namespace = meta.namespace.clone().unwrap_or_default();
     let job = match what {
         What::StreamJob => meta.name.clone(),
         What::Savepoint => Some(savepoint_key(object)),
         _ => meta.labels.as_ref().and_then(|labels| labels.get(names::LABEL_JOB)).cloned(),
     };
+    Some((meta.namespace.clone().unwrap_or_default(), job?))
+}
+
+fn mark(job: Option<JobKey>, dirty: &UnboundedSender<JobKey>) {
     if let Some(job) = job {
         // Nobody listens only while we end.
-        let _ = dirty.send((namespace, job));
+        let _ = dirty.send(job);
     }
 }
 

@@ -1,5 +1,6 @@
 //! The control API of a job's coordinator: pod 0, by its address.
 
+use futures::future::{BoxFuture, FutureExt};
 use hmac::{Hmac, Mac};
 use millrace_crds::names::PORT_CONTROL;
 use millrace_protocol::control;
@@ -8,9 +9,11 @@ use sha2::Sha256;
 use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Request, Response, Status};
 
 const PATIENCE: Duration = Duration::from_secs(3);
+/// A stop is held for so long after the last request.
+pub(crate) const HOLD_MS: u64 = 60_000;
 
 /// The token of a job: only who has the master key can make it, and nobody need store it.
 pub(crate) fn token(master_key: &[u8], uid: &str) -> anyhow::Result<String> {
@@ -20,8 +23,26 @@ pub(crate) fn token(master_key: &[u8], uid: &str) -> anyhow::Result<String> {
     Ok(mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
+/// What a coordinator is asked.
+pub(crate) trait Control: Send {
+    fn status(&mut self) -> BoxFuture<'_, Result<control::Status, Failure>>;
+    fn propose(&mut self, live: Vec<u8>, force: bool) -> BoxFuture<'_, Result<(), Failure>>;
+    fn hold(&mut self) -> BoxFuture<'_, Result<(), Failure>>;
+    fn release(&mut self) -> BoxFuture<'_, Result<(), Failure>>;
+    fn want(&mut self, wanted: Vec<(String, String)>) -> BoxFuture<'_, Result<(), Failure>>;
+}
+
+/// The way to the coordinator at an address, with a token.
+pub(crate) type Connect =
+    Box<dyn Fn(&str, &str) -> Result<Box<dyn Control>, Failure> + Send + Sync>;
+
+/// The way over the network.
+pub(crate) fn connect(ip: &str, token: &str) -> Result<Box<dyn Control>, Failure> {
+    Ok(Box::new(Coordinator::new(ip, token)?))
+}
+
 /// One coordinator.
-pub(crate) struct Coordinator {
+struct Coordinator {
     client: ControlClient<Channel>,
     bearer: MetadataValue<Ascii>,
 }
@@ -30,7 +51,7 @@ pub(crate) struct Coordinator {
 pub(crate) type Failure = String;
 
 impl Coordinator {
-    pub fn new(ip: &str, token: &str) -> Result<Self, Failure> {
+    fn new(ip: &str, token: &str) -> Result<Self, Failure> {
         let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
         let endpoint = Endpoint::from_shared(format!("http://{host}:{PORT_CONTROL}"))
             .map_err(|error| error.to_string())?
@@ -45,40 +66,43 @@ impl Coordinator {
         request.metadata_mut().insert("authorization", self.bearer.clone());
         request
     }
+}
 
-    pub async fn status(&mut self) -> Result<control::Status, Failure> {
+impl Control for Coordinator {
+    fn status(&mut self) -> BoxFuture<'_, Result<control::Status, Failure>> {
         let request = self.request(control::StatusRequest {});
-        self.client.get_status(request).await.map(tonic::Response::into_inner).map_err(words)
+        async { self.client.get_status(request).await.map(Response::into_inner).map_err(words) }
+            .boxed()
     }
 
-    pub async fn propose(&mut self, live: Vec<u8>, force: bool) -> Result<(), Failure> {
+    fn propose(&mut self, live: Vec<u8>, force: bool) -> BoxFuture<'_, Result<(), Failure>> {
         let request =
             self.request(control::Proposal { live, revision: Vec::new(), r#override: force });
-        let answer = self.client.propose(request).await.map_err(words)?.into_inner();
-        match answer.verdict() {
-            control::proposal_answer::Verdict::Invalid => Err(answer.message),
-            // The status tells what became of it.
-            _ => Ok(()),
+        async {
+            let answer = self.client.propose(request).await.map_err(words)?.into_inner();
+            match answer.verdict() {
+                control::proposal_answer::Verdict::Invalid => Err(answer.message),
+                // The status tells what became of it.
+                _ => Ok(()),
+            }
         }
+        .boxed()
     }
 
-    pub async fn hold(&mut self) -> Result<(), Failure> {
-        let request = self.request(control::HoldStopRequest { hold_ms: 60_000 });
-        self.client.hold_stop(request).await.map(drop).map_err(words)
+    fn hold(&mut self) -> BoxFuture<'_, Result<(), Failure>> {
+        let request = self.request(control::HoldStopRequest { hold_ms: HOLD_MS });
+        async { self.client.hold_stop(request).await.map(drop).map_err(words) }.boxed()
     }
 
-    pub async fn release(&mut self) -> Result<(), Failure> {
+    fn release(&mut self) -> BoxFuture<'_, Result<(), Failure>> {
         let request = self.request(control::ReleaseStopRequest {});
-        self.client.release_stop(request).await.map(drop).map_err(words)
+        async { self.client.release_stop(request).await.map(drop).map_err(words) }.boxed()
     }
 
-    pub async fn want(&mut self, wanted: &[(String, String)]) -> Result<(), Failure> {
-        let wanted = wanted
-            .iter()
-            .map(|(id, target)| control::WantedSavepoint { id: id.clone(), target: target.clone() })
-            .collect();
-        let request = self.request(control::WantedSavepoints { wanted });
-        self.client.want_savepoints(request).await.map(drop).map_err(words)
+    fn want(&mut self, wanted: Vec<(String, String)>) -> BoxFuture<'_, Result<(), Failure>> {
+        let wanted = wanted.into_iter().map(|(id, target)| control::WantedSavepoint { id, target });
+        let request = self.request(control::WantedSavepoints { wanted: wanted.collect() });
+        async { self.client.want_savepoints(request).await.map(drop).map_err(words) }.boxed()
     }
 }
 

@@ -3,11 +3,12 @@
 use super::Shell;
 use super::kinds::What;
 use super::observe::ownership;
-use super::pass::{Remembered, now};
+use super::pass::Remembered;
 use super::{calls, coordinator};
 use crate::observed::{Child, Kind, Observed, Ownership};
 use crate::plan::Action;
 use anyhow::{Context, bail, ensure};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use millrace_crds::config::Identity;
 use millrace_crds::names;
@@ -52,7 +53,7 @@ pub(crate) async fn execute(
                 && let Some(ordinal) = names::ordinal(&id.name, &name)
             {
                 let entry = memory.plan.crash_deletes.entry(ordinal).or_insert((0, 0));
-                *entry = (now(), entry.1.saturating_add(1));
+                *entry = ((shell.now)(), entry.1.saturating_add(1));
             }
             delete(shell, What::Pod, &id.namespace, &name, uid, force).await
         }
@@ -61,7 +62,7 @@ pub(crate) async fn execute(
             Ok(())
         }
         Action::LookAtSetEvents => {
-            memory.plan.looked_at_events = Some(now());
+            memory.plan.looked_at_events = Some((shell.now)());
             if let Some(set) = &observed.set {
                 let main = names::main(&id.name);
                 memory.forbidden =
@@ -93,7 +94,7 @@ async fn told(memory: &mut Remembered, call: Action) -> anyhow::Result<()> {
         Action::Propose { live, force } => coordinator.propose(live.encode()?, force).await,
         Action::HoldStop => coordinator.hold().await,
         Action::ReleaseStop => coordinator.release().await,
-        Action::WantSavepoints(wanted) => coordinator.want(&wanted).await,
+        Action::WantSavepoints(wanted) => coordinator.want(wanted).await,
         other => bail!("nobody does {other:?}"),
     };
     result.map_err(|why| anyhow::anyhow!("the coordinator: {why}"))
@@ -136,12 +137,39 @@ async fn create(
             let kind = child_kind(what);
             if let (Some(kind), true) = (kind, owner != Ownership::Ours) {
                 let uid = there.metadata.uid.unwrap_or_default();
+                let told = format!("{what:?} {name} is in the way");
                 memory.foreign.insert((kind, name), Child { uid, owner, body: Value::Null });
-                return Ok(());
+                bail!(told);
             }
             bail!("{name} exists and is not in the cache yet")
         }
-        Err(error) => Err(error).with_context(|| format!("creating {what:?} {name}")),
+        Err(error) => {
+            let object = json!(made);
+            let result = Err(error);
+            refusal(memory, &object, &result);
+            result.map(drop).with_context(|| format!("creating {what:?} {name}"))
+        }
+    }
+}
+
+/// What the API server has against an object, if that is its verdict on the object.
+fn verdict(error: &kube::Error) -> Option<String> {
+    match error {
+        kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422) => {
+            Some(status.message.chars().take(1_000).collect())
+        }
+        _ => None,
+    }
+}
+
+/// A StatefulSet that is refused without a dry run is remembered like one with.
+fn refusal(memory: &mut Remembered, object: &Value, result: &kube::Result<DynamicObject>) {
+    if object["kind"] == "StatefulSet"
+        && let Err(error) = result
+        && let Some(why) = verdict(error)
+        && let Some(hash) = object["metadata"]["labels"][names::LABEL_REVISION].as_str()
+    {
+        memory.plan.dry_run = Some((hash.to_owned(), Err(why)));
     }
 }
 
@@ -163,9 +191,7 @@ fn written(shell: &Shell, memory: &mut Remembered, what: What, object: DynamicOb
         let uid = object.metadata.uid.clone().unwrap_or_default();
         memory.set_generation = Some((uid, object.metadata.generation.unwrap_or(0)));
     }
-    let mut object = object;
-    object.metadata.managed_fields = None;
-    shell.cache.put(what, object);
+    shell.cache.put(what, super::cache::slim(what, object));
 }
 
 async fn apply(
@@ -178,13 +204,40 @@ async fn apply(
     // The uid makes it an update of what was seen to be ours, never a create or an adoption.
     object["metadata"]["uid"] = json!(uid);
     let api = what.api(&shell.client, &namespace);
+    if what == What::StatefulSet
+        && let Some(there) = shell.cache.get(what, &namespace, &name)
+        && let Some(patch) = own_by_apply(&there)
+    {
+        api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .with_context(|| format!("taking over the fields of {name}"))?;
+    }
     let params = PatchParams::apply(names::FIELD_MANAGER).force();
-    let applied = api
-        .patch(&name, &params, &Patch::Apply(&object))
-        .await
-        .with_context(|| format!("applying {what:?} {name}"))?;
+    let result = api.patch(&name, &params, &Patch::Apply(&object)).await;
+    refusal(memory, &object, &result);
+    let applied = result.with_context(|| format!("applying {what:?} {name}"))?;
     written(shell, memory, what, applied);
     Ok(())
+}
+
+/// What we POSTed counts as an update: an apply would drop none of its fields, and a new
+/// revision that lacks some would keep the old one's. From here on it counts as applied.
+fn own_by_apply(object: &DynamicObject) -> Option<Value> {
+    let ours = |entry: &ManagedFieldsEntry, operation: &str| {
+        entry.manager.as_deref() == Some(names::FIELD_MANAGER)
+            && entry.operation.as_deref() == Some(operation)
+            && entry.subresource.as_deref().unwrap_or_default().is_empty()
+    };
+    let mut list = object.metadata.managed_fields.clone()?;
+    let at = list.iter().position(|entry| ours(entry, "Update"))?;
+    if list.iter().any(|entry| ours(entry, "Apply")) {
+        list.remove(at);
+    } else {
+        list[at].operation = Some("Apply".to_owned());
+    }
+    let meta = &object.metadata;
+    Some(json!({"metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version,
+        "managedFields": list}}))
 }
 
 async fn dry_run(
@@ -202,10 +255,10 @@ async fn dry_run(
     let result = match api.patch(&name, &params, &Patch::Apply(&object)).await {
         Ok(_) => Ok(()),
         // Only a verdict on the object is one; anything else is tried again.
-        Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
-            Err(status.message.chars().take(1_000).collect())
-        }
-        Err(error) => return Err(error).context("dry run"),
+        Err(error) => match verdict(&error) {
+            Some(why) => Err(why),
+            None => return Err(error).context("dry run"),
+        },
     };
     memory.plan.dry_run = Some((revision, result));
     Ok(())

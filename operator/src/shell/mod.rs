@@ -1,22 +1,24 @@
 //! The shell around `plan`: watches, calls, clocks. No decisions.
 
-mod cache;
+pub(crate) mod cache;
 mod calls;
-mod coordinator;
+pub(crate) mod coordinator;
 mod execute;
-mod kinds;
-mod leader;
-mod metrics;
+pub(crate) mod kinds;
+pub(crate) mod leader;
+pub(crate) mod metrics;
 mod observe;
 pub mod options;
-mod pass;
+pub(crate) mod pass;
 mod pods;
 mod queue;
 pub mod release;
 mod serve;
 
+use crate::observed::Millis;
 use anyhow::Context;
 use cache::Cache;
+use coordinator::Connect;
 use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
 use leader::Leader;
@@ -26,6 +28,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+
+/// Passes under way have so long to end: an API server that does not answer holds nobody.
+const FINISH: Duration = Duration::from_secs(10);
 
 /// What every pass needs.
 pub(crate) struct Shell {
@@ -38,6 +43,9 @@ pub(crate) struct Shell {
     pub cluster: String,
     pub master_key: Vec<u8>,
     pub watches_nodes: bool,
+    pub connect: Connect,
+    /// Milliseconds since 1970.
+    pub now: Box<dyn Fn() -> Millis + Send + Sync>,
 }
 
 /// Runs until told to end.
@@ -66,27 +74,43 @@ pub async fn run(mut options: Options) -> anyhow::Result<()> {
         cluster,
         master_key,
         watches_nodes: options.watch_nodes,
+        connect: Box::new(coordinator::connect),
+        now: Box::new(pass::now),
         client,
     });
     let (stop, stopped) = watch::channel(false);
+    let stop = Arc::new(stop);
     let listener = tokio::net::TcpListener::bind(options.listen)
         .await
         .with_context(|| format!("{} cannot be listened on", options.listen))?;
     tokio::spawn(serve::serve(listener, context.clone()));
-    tokio::spawn(signals(stop));
+    tokio::spawn(signals(stop.clone()));
     let (dirty, marked) = mpsc::unbounded_channel();
-    let leads = leader::campaign(context.clone(), &options, stopped.clone());
+    let leads = async {
+        let led = leader::campaign(context.clone(), &options, stopped.clone()).await;
+        // Who does not lead any more ends, and does not look on for ever.
+        let _ = stop.send(true);
+        led
+    };
     let work = async {
         // Caches are warm before we lead, so that a change of leaders is short.
         cache::watch_all(&context, &options, dirty.clone());
         context.leader.first(stopped.clone()).await;
         queue::work(context.clone(), marked, stopped.clone()).await;
     };
+    let ended = async {
+        let mut stopped = stopped.clone();
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+        tokio::time::sleep(FINISH).await;
+    };
+    let work = async {
+        tokio::select! { () = work => {}, () = ended => {} }
+    };
     let (led, ()) = tokio::join!(leads, work);
     led
 }
 
-async fn signals(stop: watch::Sender<bool>) {
+async fn signals(stop: Arc<watch::Sender<bool>>) {
     let (Ok(mut term), Ok(mut int)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {

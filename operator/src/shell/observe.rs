@@ -3,7 +3,7 @@
 
 use super::Shell;
 use super::cache::savepoint_key;
-use super::coordinator::{self, Coordinator};
+use super::coordinator;
 use super::kinds::What;
 use super::pass::Remembered;
 use super::pods;
@@ -85,7 +85,7 @@ pub(crate) async fn observe(
     now: Millis,
 ) -> anyhow::Result<Observed> {
     let (namespace, name) = (job.id.namespace.clone(), job.id.name.clone());
-    let mut children = std::mem::take(&mut memory.foreign);
+    let mut children = strangers(shell, &job.id, memory).await?;
     let mut revisions = BTreeMap::new();
     let mut set = None;
     for (kind, what) in CHILDREN {
@@ -172,6 +172,32 @@ pub(crate) async fn observe(
         },
         job,
     })
+}
+
+/// Objects that were in the way of a POST, as far as they still are: they lack the label
+/// by which ours are watched.
+async fn strangers(
+    shell: &Shell,
+    id: &Identity,
+    memory: &mut Remembered,
+) -> anyhow::Result<BTreeMap<(Kind, String), Child>> {
+    for (kind, name) in memory.foreign.keys().cloned().collect::<Vec<_>>() {
+        let Some((_, what)) = CHILDREN.iter().find(|(known, _)| *known == kind) else { continue };
+        let there = what.api(&shell.client, &id.namespace).get_metadata_opt(&name).await?;
+        let owner = there.map(|there| {
+            let there = DynamicObject { types: None, metadata: there.metadata, data: Value::Null };
+            ownership(&there, id)
+        });
+        match owner {
+            None | Some(Ownership::Ours) => drop(memory.foreign.remove(&(kind, name))),
+            Some(owner) => {
+                if let Some(child) = memory.foreign.get_mut(&(kind, name)) {
+                    child.owner = owner;
+                }
+            }
+        }
+    }
+    Ok(memory.foreign.clone())
 }
 
 pub(crate) fn label<'a>(object: &'a DynamicObject, key: &str) -> Option<&'a str> {
@@ -274,7 +300,7 @@ async fn ask(
     if memory.coordinator.as_ref().is_none_or(|(known, _)| *known != address) {
         let made = coordinator::token(&shell.master_key, uid)
             .map_err(|error| error.to_string())
-            .and_then(|token| Coordinator::new(&address, &token));
+            .and_then(|token| (shell.connect)(&address, &token));
         memory.coordinator = made.ok().map(|made| (address.clone(), made));
     }
     let answer = match &mut memory.coordinator {

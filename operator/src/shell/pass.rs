@@ -2,7 +2,7 @@
 
 use super::Shell;
 use super::cache::{JobKey, savepoint_key};
-use super::coordinator::Coordinator;
+use super::coordinator::Control;
 use super::kinds::What;
 use super::{execute, observe};
 use crate::observed::{Child, Kind, Memory, Millis};
@@ -20,14 +20,15 @@ pub(crate) type Version = (Option<String>, Option<String>);
 /// What is kept of a job between two passes; may be lost at any time.
 #[derive(Default)]
 pub(crate) struct Remembered {
+    pub uid: String,
     pub plan: Memory,
-    /// Objects that were in the way of a POST, for the next pass.
+    /// Objects that were in the way of a POST, until they are gone.
     pub foreign: BTreeMap<(Kind, String), Child>,
     pub bodies: BTreeMap<String, (Version, Value)>,
     /// Uid and generation of the StatefulSet after our last write.
     pub set_generation: Option<(String, i64)>,
     pub forbidden: Option<String>,
-    pub coordinator: Option<(String, Coordinator)>,
+    pub coordinator: Option<(String, Box<dyn Control>)>,
     pub unreachable: Option<Millis>,
     pub quorum: bool,
 }
@@ -57,8 +58,12 @@ pub(crate) async fn pass(
     };
     let job = observe::job(shell, &object, quorum)?;
     let id = job.id.clone();
-    let observed = observe::observe(shell, job, memory, now()).await?;
-    let plan = plan::plan(&observed, now());
+    if memory.uid != id.uid {
+        // Another job of the same name: what is known of the earlier one is not true of it.
+        *memory = Remembered { uid: id.uid.clone(), ..Remembered::default() };
+    }
+    let observed = observe::observe(shell, job, memory, (shell.now)()).await?;
+    let plan = plan::plan(&observed, (shell.now)());
     anyhow::ensure!(shell.leader.leads(), "the lead is lost");
     if plan.status != observed.job.status {
         let written = write_status(shell, What::StreamJob, &object, json!(plan.status)).await?;
@@ -87,7 +92,7 @@ async fn orphans(shell: &Shell, (namespace, name): &JobKey) -> anyhow::Result<()
         if savepoint_key(&object) != *name {
             continue;
         }
-        let (status, let_go) = plan::orphan(&observe::savepoint(&object)?, now());
+        let (status, let_go) = plan::orphan(&observe::savepoint(&object)?, (shell.now)());
         anyhow::ensure!(shell.leader.leads(), "the lead is lost");
         if object.data["status"] != json!(status) {
             let written = write_status(shell, What::Savepoint, &object, json!(status)).await?;

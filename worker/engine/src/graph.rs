@@ -14,7 +14,9 @@ use crate::runtime::flight::{Flight, IN_FLIGHT};
 use crate::runtime::metrics::NodeMetrics;
 use crate::runtime::pool::Pool;
 use crate::runtime::task::Task;
+use crate::state::budget::Budget;
 use crate::state::delta::StateSchema;
+use crate::state::tier::TierFactory;
 use crate::state::{PaneTables, Row, StateTable, Table};
 use millrace_protocol::ids::{Attempt, JobUid, Uid};
 use millrace_protocol::key::Key;
@@ -140,6 +142,8 @@ pub struct Graph {
     nodes: Vec<Node>,
     edges: Vec<Edge>,
     codecs: Vec<Arc<dyn Codec>>,
+    /// Of the rows of each edge that barriers may overtake; empty: they may not.
+    shapes: Vec<ShapeBytes>,
     controls: Vec<(Uid, ControlFactory)>,
     errors: Vec<String>,
 }
@@ -210,6 +214,10 @@ impl Graph {
         let id = EdgeId(self.edges.len() as u32);
         let from = self.task_of(from);
         self.edges.push(Edge { id, from, to, input, partitioning });
+        self.shapes.push(match Flight::may_be(partitioning) {
+            true => codec.shape(),
+            false => ShapeBytes::default(),
+        });
         self.codecs.push(codec);
         id
     }
@@ -224,7 +232,8 @@ impl Graph {
     pub fn flight(&self, edge: EdgeId, up: u16, groups: KeyGroupRange) -> Option<Flight> {
         let of = &self.edges[edge.0 as usize];
         let into = |e: &&Edge| e.to == of.to && e.id < edge;
-        Flight::may_be(of.partitioning).then(|| Flight {
+        let shape = &self.shapes[edge.0 as usize];
+        (!shape.0.is_empty()).then(|| Flight {
             uid: self.node(of.to).uid.clone(),
             state: format!(
                 "{IN_FLIGHT}{} from {}",
@@ -235,6 +244,7 @@ impl Graph {
             keyed: of.partitioning == Partitioning::Key,
             groups,
             codec: Arc::clone(self.codec(edge)),
+            shape: shape.clone(),
             up,
         })
     }
@@ -355,6 +365,17 @@ pub struct AttemptCx {
     pub metrics: HashMap<(NodeId, u16), Arc<NodeMetrics>>,
     /// What the attempt starts from.
     pub restore: Box<dyn Restore>,
+    /// Where entries go that memory has no room for.
+    pub spill: Option<SpillTo>,
+}
+
+/// A tier below the tables, and what these may hold.
+#[derive(Clone)]
+pub struct SpillTo {
+    /// Makes the tier of each table.
+    pub tiers: Arc<dyn TierFactory>,
+    /// Of all tables of the process together.
+    pub budget: Arc<Budget>,
 }
 
 /// What a subtask finds of its state when an attempt starts.
@@ -440,6 +461,17 @@ impl BuildCx<'_> {
     /// An empty table for what this subtask of a node owns.
     pub fn table<K: Key, R: Row>(&self, node: NodeId) -> Table<K, R> {
         Table::new(self.attempt.max_parallelism, self.key_groups(node))
+    }
+
+    /// As [`BuildCx::table`], for an operator that fetches the keys of a batch before it
+    /// looks at them: entries may leave to the tier, if the job has one.
+    pub fn spilling_table<K: Key, R: Row>(&self, node: NodeId) -> Res<Table<K, R>> {
+        let mut table = self.table(node);
+        if let Some(spill) = &self.attempt.spill {
+            let name = format!("{} of {}", self.subtask, self.graph.node(node).uid);
+            table.spill_to(spill.tiers.open(&name)?, &spill.budget);
+        }
+        Ok(table)
     }
 
     /// Empty pane tables for what this subtask of a node owns.

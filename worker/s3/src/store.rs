@@ -31,6 +31,10 @@ impl S3Store {
 }
 
 impl ObjectStore for S3Store {
+    fn is_far(&self) -> bool {
+        true
+    }
+
     fn put_if_absent(&self, key: &ObjectKey, bytes: &[u8]) -> StoreResult<Put> {
         self.bucket.put_if_absent(&self.key(key), bytes)
     }

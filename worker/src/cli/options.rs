@@ -2,6 +2,7 @@
 
 use crate::cli::place::Server;
 use crate::cli::progress;
+use crate::cli::state::StateOptions;
 use clap::Args;
 use millrace_engine::coordinator::{CheckpointPolicy, RestartPolicy, Unclaimed};
 use std::path::PathBuf;
@@ -73,6 +74,9 @@ pub struct RunOptions {
     #[arg(long, value_name = "POLICY", default_value = "backoff:1s:1m",
           value_parser = parse_restart)]
     pub restart: RestartPolicy,
+    /// Where state lives.
+    #[command(flatten)]
+    pub state: StateOptions,
     /// Directory for rows that could not be read [default: dead-letters in the storage
     /// directory]
     #[arg(long, value_name = "DIR")]

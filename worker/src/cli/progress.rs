@@ -82,7 +82,9 @@ impl Drop for Progress {
 /// One line about the job; one for each operator at level `debug`.
 fn log(now: &View, before: Option<&View>) {
     let before = before.filter(|b| b.attempt == now.attempt);
-    let seconds = (now.up_ms - before.map_or(0, |b| b.up_ms)).max(1) as f64 / 1000.0;
+    // The process that leads may be another one, and younger, than a moment ago.
+    let elapsed = now.up_ms.saturating_sub(before.map_or(0, |b| b.up_ms));
+    let seconds = elapsed.max(1) as f64 / 1000.0;
     let rate = |n: u64, was: u64| (n.saturating_sub(was) as f64 / seconds) as u64;
     let checkpoint = now.checkpoint.as_ref();
     tracing::info!(

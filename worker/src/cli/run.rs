@@ -5,6 +5,7 @@ use crate::cli::place::Place;
 use crate::cli::progress::{self, Progress};
 use crate::cli::screen::Screen;
 use crate::cli::server::{Running, serve};
+use crate::cli::state::spill;
 use crate::cli::trouble::Trouble;
 use crate::cli::{program_name, scratch_prefix};
 use millrace_connectors::DeadLetterFile;
@@ -49,6 +50,7 @@ pub fn run(
     job.unclaimed = options.unclaimed();
     job.copies = is_url(&storage.location).then(|| here.join("copies"));
     graph.check(job.parallelism, job.max_parallelism).map_err(Trouble::User)?;
+    job.spill = spill(&options.state)?;
     // From here on the directory is this process's. Of storage elsewhere it is only known
     // that no other process of this machine has it.
     let lock = OwnerLock::acquire(&here).map_err(Trouble::user)?;

@@ -16,4 +16,5 @@ mod golden;
 mod graphs;
 mod poison;
 mod refusals;
+mod spilling;
 mod unaligned;

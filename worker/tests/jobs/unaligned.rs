@@ -18,6 +18,7 @@ use millrace::engine::state::Value;
 use millrace::prelude::*;
 use millrace::protocol::ids::{JobUid, Uid};
 use millrace::protocol::manifest::Manifest;
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -296,6 +297,47 @@ fn aligned_barriers_wait_for_a_slow_sink() {
     }
 }
 
+/// A type that contains itself has no shape.
+#[derive(Clone, Serialize, Deserialize)]
+struct Nested {
+    row: Row,
+    below: Vec<Nested>,
+}
+
+#[derive(Clone)]
+struct Unnest;
+
+impl KeyedProcess<u64, Nested> for Unnest {
+    type Out = Row;
+    type State = Last;
+
+    fn process(&mut self, n: Nested, last: &mut Last, cx: &mut Cx<'_, u64, Row>) -> Res {
+        InOrder.process(n.row, last, cx)
+    }
+}
+
+#[test]
+fn barriers_wait_for_rows_that_another_program_could_not_tell_from_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, slow) = (Collected::new(), Arc::new(AtomicBool::new(true)));
+    let job = || {
+        let env = Env::new();
+        let source = Generator::new(|i| i).count(ROWS).splits(1);
+        env.source("rows", source, Watermarks::monotonous(|i: &u64| *i as i64))
+            .map(|i| Nested { row: (i % KEYS, i / KEYS), below: Vec::new() })
+            .key_by(|n: &Nested| n.row.0)
+            .process("counts", Unnest)
+            .sink("out", Slow(out.sink(), Arc::clone(&slow)));
+        Handle::new(env.into_graph())
+    };
+    let mut options = slow_options(dir.path(), 2, None);
+    options.checkpoints.unaligned_after = Some(Duration::ZERO);
+    assert!(!completes(&job(), options.clone(), 2_000, SHORT), "rows of no shape were overtaken");
+    slow.store(false, Ordering::SeqCst);
+    assert_eq!(run_watched(&job(), options).unwrap(), Outcome::Finished);
+    assert_all(&out, "rows of no shape");
+}
+
 #[test]
 fn rows_of_all_edges_survive_crashes() {
     let mut rng = fastrand::Rng::with_seed(seed());
@@ -410,7 +452,8 @@ fn damaged_rows_in_flight_are_named() {
     let options = slow_options(dir.path(), 2, None);
     let error = run_watched(&Handle::new(env.into_graph()), options).unwrap_err();
     let text = error.to_string();
-    assert!(matches!(error, JobError::User(_)) && text.contains(IN_FLIGHT), "{text}");
+    let says = text.contains("rows on their way to operator \"counts\"");
+    assert!(matches!(error, JobError::User(_)) && says, "{text}");
     let options = slow_options(dir.path(), 3, None);
     assert_eq!(run_watched(&job(&out, &slow), options).unwrap(), Outcome::Finished);
     assert_all(&out, "after refusals");

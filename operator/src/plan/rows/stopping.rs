@@ -64,6 +64,30 @@ fn row_45_an_unreachable_store_holds_an_object_for_ten_minutes() {
 }
 
 #[test]
+fn row_45_a_program_that_never_ran_holds_nothing() {
+    let mut case = deleting();
+    case.o.job.status.revision = None;
+    case.o.set = None;
+    case.no_pods();
+    let mut store = pod(0, &hash(&spec()));
+    (store.name, store.component, store.ordinal) =
+        (names::store_pod("orders", "delete"), names::STORE.to_owned(), None);
+    case.o.pods.push(store);
+    let unusable = r#"{"code": "StorageUnusable", "message": "no route"}"#;
+    let pull = Container::Waiting { reason: "ErrImagePull".to_owned(), message: String::new() };
+    for (container, held) in [
+        (ended(101, "Error", "panicked"), false),
+        (pull, false),
+        (ended(2, "Error", unusable), true),
+    ] {
+        case.o.pods[0].container = container;
+        let plan = case.plan();
+        assert_eq!(!plan.actions.contains(&Action::Finalizer(false)), held);
+        assert_eq!(!plan.events.iter().any(|event| event.reason == "DataLeftBehind"), held);
+    }
+}
+
+#[test]
 fn row_46_a_terminating_namespace_is_not_held() {
     let mut case = deleting();
     case.o.namespace_terminating = true;

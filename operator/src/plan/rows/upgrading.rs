@@ -4,6 +4,7 @@ use super::fixture::*;
 use crate::observed::*;
 use crate::plan::Action;
 use millrace_crds::revision::hash;
+use millrace_crds::streamjob::LastFailure;
 use millrace_protocol::control::State;
 use serde_json::{Value, json};
 
@@ -203,6 +204,11 @@ fn row_26_an_unhealthy_revision_is_rolled_back_or_kept() {
     assert!(case.plan().applies_set().is_none(), "it has its time");
     let mut kept = case.o.clone();
     case.now += 601_000;
+    case.o.job.status.last_failure = Some(LastFailure {
+        time: Some(crate::plan::status::time(case.now)),
+        message: Some("a row it cannot bear".to_owned()),
+        ..LastFailure::default()
+    });
     let plan = case.pass();
     assert_eq!(plan.applies_set(), Some((2, hash(&spec()))));
     assert_eq!(plan.status.revision.as_ref().unwrap().failed, hash(&b()));
@@ -216,6 +222,7 @@ fn row_26_an_unhealthy_revision_is_rolled_back_or_kept() {
     assert_eq!(plan.condition("Available").unwrap().0, "True");
     let message = &plan.status.conditions.iter().find(|c| c.type_ == "Ready").unwrap().message;
     assert!(message.contains("kubectl get configmap"), "{message}");
+    assert!(message.contains("a row it cannot bear"), "{message}");
     // Keep waits.
     let mut spec = kept.job.stored.clone();
     spec["upgrade"] = json!({"onFailure": "Keep"});

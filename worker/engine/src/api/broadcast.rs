@@ -254,8 +254,7 @@ impl<T: Send + 'static, B: Send + 'static, S: KeySelector<T>> KeyedBroadcastConn
         let sides = declared.clone();
         let spec = OperatorSpec::new("broadcast process", Some(uid), states);
         let (node, output) = add_operator_with_id(&env, spec, move |cx, node| {
-            let (max, range) = (cx.attempt.max_parallelism, cx.key_groups(node));
-            let core = KeyedCore::new(max, range, sides.build(cx)?);
+            let core = KeyedCore::new(cx.spilling_table(node)?, sides.build(cx)?);
             let shared = Shared::restore(cx, node)?;
             Ok(KeyedBroadcasted::new(selector.clone(), f.clone(), core, shared))
         });

@@ -145,8 +145,7 @@ where
         let sides = declared.clone();
         let spec = OperatorSpec::new(name, Some(uid), states);
         let (node, output) = add_operator_with_id(&env, spec, move |cx, node| {
-            let (max, range) = (cx.attempt.max_parallelism, cx.key_groups(node));
-            let core = KeyedCore::new(max, range, sides.build(cx)?);
+            let core = KeyedCore::new(cx.spilling_table(node)?, sides.build(cx)?);
             Ok(CoProcess::<A, B, S, R, F>::new(selectors.clone(), f(&cx.metrics(node)), core))
         });
         self.first.into_input(node, 0);

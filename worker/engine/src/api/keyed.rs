@@ -208,7 +208,7 @@ impl<T: Send + 'static, S: KeySelector<T>> KeyedStream<T, S> {
                 f(acc, row);
                 Ok(())
             };
-            Ok(Reduce::new(selector.clone(), f, cx.table(node)))
+            Ok(Reduce::new(selector.clone(), f, cx.spilling_table(node)?))
         })
     }
 
@@ -220,7 +220,7 @@ impl<T: Send + 'static, S: KeySelector<T>> KeyedStream<T, S> {
         let states = declare::<S::Key, Plain<T>>(&self.env, uid, REDUCED, false);
         let selector = self.selector.clone();
         self.operator("reduce", uid, states, move |cx, node| {
-            Ok(Reduce::new(selector.clone(), f.clone(), cx.table(node)))
+            Ok(Reduce::new(selector.clone(), f.clone(), cx.spilling_table(node)?))
         })
     }
 }

@@ -70,8 +70,7 @@ impl<T: Send + 'static, S: KeySelector<T>> KeyedStream<T, S> {
         let declared = SideOutputs::new(f.side_outputs());
         let sides = declared.clone();
         let stream = self.operator("process", uid, states, move |cx, node| {
-            let (max, range) = (cx.attempt.max_parallelism, cx.key_groups(node));
-            let core = KeyedCore::new(max, range, sides.build(cx)?);
+            let core = KeyedCore::new(cx.spilling_table(node)?, sides.build(cx)?);
             Ok(Process::new(selector.clone(), f.clone(), core))
         });
         stream.with_sides(declared)

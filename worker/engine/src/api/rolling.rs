@@ -127,7 +127,8 @@ impl<T: Send + 'static, S: KeySelector<T>> KeyedStream<T, S> {
         let states = declare::<S::Key, Plain<A::Acc>>(self.env(), uid, ACC, false);
         let selector = self.selector.clone();
         self.operator("aggregate", uid, states, move |cx, node| {
-            Ok(Rolling::new(selector.clone(), aggregate.clone(), emit.clone(), cx.table(node)))
+            let table = cx.spilling_table(node)?;
+            Ok(Rolling::new(selector.clone(), aggregate.clone(), emit.clone(), table))
         })
     }
 }

@@ -5,7 +5,7 @@ use super::config::{CheckpointPolicy, Config, OperatorSpec, ProgramSpec, ShapeCh
 use super::workers::Proposal;
 use millrace_protocol::head::HeadRecord;
 use millrace_protocol::ids::{JobUid, Uid};
-use millrace_protocol::manifest::{Manifest, ManifestKind, PendingCommit, ShapeBytes};
+use millrace_protocol::manifest::{ListState, Manifest, ManifestKind, PendingCommit, ShapeBytes};
 use std::collections::BTreeSet;
 use thiserror::Error;
 
@@ -88,7 +88,8 @@ pub enum Refusal {
     /// State would be dropped.
     #[error(
         "{what} holds state {state:?} of operator {uid:?} ({name}), which the program does not \
-         have: put it back under that uid, or allow unclaimed state to be dropped"
+         have: put it back under that uid, or let its state go (--allow-unclaimed-state; in a \
+         StreamJob spec.upgrade.dropState: [{uid}])"
     )]
     Unclaimed {
         /// The checkpoint.
@@ -99,6 +100,18 @@ pub enum Refusal {
         name: String,
         /// The state.
         state: String,
+    },
+    /// Rows in flight are not converted to another type.
+    #[error(
+        "{what} holds rows on their way to operator {name:?}, whose type has changed: start from \
+         a savepoint, which holds no such rows, or go back to the version that wrote it, stop \
+         it, and start this one"
+    )]
+    InFlight {
+        /// The checkpoint.
+        what: String,
+        /// The operator's name.
+        name: String,
     },
     /// A uid that was derived does not survive a change of the graph.
     #[error(
@@ -216,6 +229,13 @@ pub fn check_program_on(
     }
     for stored in &base.operators {
         let operator = program.operator(&stored.uid);
+        let in_flight = operator.iter().flat_map(|o| &o.lists).filter(|list| list.in_flight);
+        for wanted in in_flight {
+            let other = |list: &ListState| list.name == wanted.name && list.shape != wanted.shape;
+            if stored.lists.iter().any(other) {
+                return Err(Refusal::InFlight { what: what(), name: stored.name.clone() });
+            }
+        }
         let keyed = stored.keyed.iter().map(|state| {
             let wanted = operator.and_then(|o| o.keyed.iter().find(|s| s.name == state.name));
             (&state.name, &state.shape, wanted.map(|s| &s.shape))

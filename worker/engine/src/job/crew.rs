@@ -50,6 +50,8 @@ pub enum Heard {
     InputEnded(Attempt),
     /// All slots are joined.
     Joined(Attempt),
+    /// A checkpoint is wanted before it is due.
+    CheckpointWanted,
     /// For the coordinator.
     Failed(Attempt, Failure),
     /// Only the user can mend it.
@@ -192,6 +194,7 @@ impl Crew {
                     Heard::Nothing
                 }
             }
+            Word::RequestCheckpoint { .. } => Heard::CheckpointWanted,
             Word::Failed { failure, .. } => Heard::Failed(attempt, failure),
             Word::Refused { why, .. } => Heard::Refused(attempt, why),
             _ => Heard::Nothing,

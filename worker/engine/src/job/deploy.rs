@@ -23,6 +23,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
+/// Bytes of snapshots that may wait for the store, where memory has no budget.
+const UPLOADS: u64 = 256 << 20;
+
 /// Counters by node and subtask.
 pub type Registry = HashMap<(NodeId, u16), Arc<NodeMetrics>>;
 
@@ -112,7 +115,9 @@ impl Deployment {
                 metrics.insert((node.id, subtask), Arc::default());
             }
         }
-        let restored = spec.base.map(|(base, store)| FromManifest::new(&base, store));
+        let cancel = Arc::new(AtomicBool::new(false));
+        let restored =
+            spec.base.map(|(base, store)| FromManifest::new(&base, store, Arc::clone(&cancel)));
         let owned = |slot: u16| {
             let nodes = layouts[usize::from(slot)].iter();
             nodes.map(move |n| {
@@ -160,9 +165,11 @@ impl Deployment {
             channels,
             metrics: metrics.clone(),
             restore,
+            spill: spec.options.spill.clone(),
         });
+        let uploads = spec.options.spill.as_ref().map_or(UPLOADS, |s| s.budget.uploads());
+        let under_way = uploads / local.len().max(1) as u64;
         let pool = Arc::new(Pool::new(64));
-        let cancel = Arc::new(AtomicBool::new(false));
         let mut running = Vec::new();
         for (slot, base) in local.into_iter().zip(bases) {
             let (control, controls) = channel();
@@ -174,6 +181,8 @@ impl Deployment {
                 store: Arc::clone(spec.store),
                 pool: Arc::clone(&pool),
                 reports: Arc::clone(reports),
+                most_under_way: under_way,
+                signal: Arc::clone(&signals[usize::from(slot)]),
             };
             let groups = owned(slot).map(|(_, range)| range).collect();
             let slot_spec = SlotSpec {

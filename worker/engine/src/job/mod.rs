@@ -12,6 +12,7 @@ mod committing;
 mod comparison;
 pub mod crew;
 mod deploy;
+mod fetch;
 mod handle;
 pub mod order;
 mod placement;
@@ -28,6 +29,7 @@ pub use shell::{JobError, Lead, lead, run, run_owned};
 use crate::connector::DeadLetters;
 use crate::coordinator::{CheckpointPolicy, RestartPolicy, RestoreChoice, Unclaimed};
 use crate::data::{Fail, Res};
+use crate::graph::SpillTo;
 use crate::store::{Access, DirectoryOpener, ObjectStore, Opener};
 use millrace_protocol::keygroup::MaxParallelism;
 use std::path::{Path, PathBuf};
@@ -62,6 +64,8 @@ pub struct JobOptions {
     /// Spreads the slots over so many workers that all live in this process and reach each
     /// other over loopback: for tests of what lies between workers.
     pub loopback: Option<u16>,
+    /// Where state goes that memory has no room for.
+    pub spill: Option<SpillTo>,
     /// Wraps the store: for tests that make it fail.
     pub wrap_store: Option<WrapStore>,
 }
@@ -95,6 +99,7 @@ impl JobOptions {
             copies: None,
             dead_letters: Arc::new(LogDeadLetters),
             loopback: None,
+            spill: None,
             wrap_store: None,
         }
     }

@@ -157,6 +157,11 @@ pub enum Word {
         /// Which.
         attempt: Attempt,
     },
+    /// See [`Event::RequestCheckpoint`].
+    RequestCheckpoint {
+        /// Of which attempt.
+        attempt: Attempt,
+    },
     /// How its subtasks are doing.
     Counters {
         /// Of which attempt.
@@ -222,6 +227,7 @@ impl Word {
             Report::Event(Event::TaskFailed { attempt, failure }) => {
                 Self::Failed { attempt, failure }
             }
+            Report::Event(Event::RequestCheckpoint) => Self::RequestCheckpoint { attempt },
             // Slots report nothing else.
             Report::Event(_) => return None,
         })
@@ -237,6 +243,7 @@ impl Word {
             | Self::Failed { attempt, .. }
             | Self::Refused { attempt, .. }
             | Self::Joined { attempt }
+            | Self::RequestCheckpoint { attempt }
             | Self::Counters { attempt, .. } => *attempt,
         }
     }

@@ -50,7 +50,7 @@ fn in_flight(graph: &Graph, to: NodeId) -> impl Iterator<Item = ListSpec> {
     let edges = graph.edges().iter().filter(move |e| e.to == to);
     edges.filter_map(move |e| graph.flight(e.id, 0, none)).map(|flight| ListSpec {
         name: flight.state,
-        shape: flight.codec.shape(),
+        shape: flight.shape,
         redistribution: Redistribution::Union,
         in_flight: true,
     })

@@ -3,6 +3,7 @@
 use crate::coordinator::FilesIn;
 use crate::data::{Fail, Res, TS_MIN, Ts};
 use crate::graph::Restore;
+use crate::job::fetch::Ahead;
 use crate::job::order::BaseOrder;
 use crate::state::StateTable;
 use crate::state::reader::{DeltaReader, RangeRead};
@@ -18,21 +19,24 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A checkpoint to restore from.
 pub struct FromManifest {
     manifest: Arc<Manifest>,
     store: Arc<dyn ObjectStore>,
+    /// The attempt was stopped: there is no use in reading on.
+    stopped: Arc<AtomicBool>,
     /// Whether the first snapshot may build on it.
     base: Option<CheckpointId>,
 }
 
 impl FromManifest {
     /// `base`'s files lie in `store` (a savepoint's in its target's).
-    pub fn new(base: &BaseOrder, store: Arc<dyn ObjectStore>) -> Self {
+    pub fn new(base: &BaseOrder, store: Arc<dyn ObjectStore>, stopped: Arc<AtomicBool>) -> Self {
         let checkpoint = base.manifest.checkpoint;
         let base_id = matches!(base.files, FilesIn::Home).then_some(checkpoint);
-        Self { manifest: Arc::clone(&base.manifest), store, base: base_id }
+        Self { manifest: Arc::clone(&base.manifest), store, stopped, base: base_id }
     }
 
     /// The files that make up what a slot owns: `owned` as (operator, key groups).
@@ -59,9 +63,13 @@ impl FromManifest {
 
     /// A file, or its copy on this machine if that is what the checkpoint names, as far as
     /// its index tells: blocks are checked as they are read.
-    fn open(&self, file: &FileRef) -> Box<dyn RangeRead> {
-        let original =
-            || ObjectRange { store: Arc::clone(&self.store), key: file.key.clone(), len: file.len };
+    fn open(&self, file: &FileRef, ahead: &Arc<Ahead>) -> Box<dyn RangeRead> {
+        let original = || ObjectRange {
+            ahead: Arc::clone(ahead),
+            stopped: Arc::clone(&self.stopped),
+            key: file.key.clone(),
+            len: file.len,
+        };
         let copy = || Some(CopyRange { copy: self.store.copy(&file.key)?, original: original() });
         let check =
             |copy| DeltaReader::open(file.key.as_str(), Box::new(copy))?.check_footer(file.crc32);
@@ -107,30 +115,48 @@ impl RangeRead for CopyRange {
 
 /// Reads ranges of an object.
 struct ObjectRange {
-    store: Arc<dyn ObjectStore>,
+    ahead: Arc<Ahead>,
+    stopped: Arc<AtomicBool>,
     key: ObjectKey,
     len: u64,
 }
 
-impl RangeRead for ObjectRange {
-    fn len(&self) -> Res<u64> {
-        match self.store.size(&self.key)? {
-            Some(len) if len == self.len => Ok(len),
-            Some(len) => Err(Fail::from(format!(
+impl ObjectRange {
+    /// What is wrong with the object as a whole, once a read has failed.
+    fn diagnosis(&self) -> Option<String> {
+        match self.ahead.store().size(&self.key) {
+            Ok(Some(len)) if len != self.len => Some(format!(
                 "it is {len} bytes long instead of the {} that the checkpoint names: it was \
                  truncated or replaced; restore from an older checkpoint or a savepoint",
                 self.len
-            ))),
-            None => Err(Fail::from(
-                "the checkpoint names it, but it is not there: restore from an older \
-                 checkpoint or a savepoint",
             )),
+            Ok(None) => Some(
+                "the checkpoint names it, but it is not there: restore from an older \
+                 checkpoint or a savepoint"
+                    .to_owned(),
+            ),
+            _ => None,
         }
+    }
+}
+
+impl RangeRead for ObjectRange {
+    fn len(&self) -> Res<u64> {
+        Ok(self.len)
     }
 
     fn read(&self, range: Range<u64>) -> Res<Vec<u8>> {
-        let len = usize::try_from(range.end - range.start)?;
-        Ok(self.store.get_range(&self.key, range.start, len)?)
+        if self.stopped.load(Ordering::Relaxed) {
+            return Err(Fail::from("the attempt is over"));
+        }
+        self.ahead.take(&self.key, &range).map_err(|error| match self.diagnosis() {
+            Some(why) => Fail::from(why),
+            None => Fail::from(error),
+        })
+    }
+
+    fn expect(&self, ranges: &[Range<u64>]) {
+        self.ahead.expect(&self.key, ranges);
     }
 }
 
@@ -197,13 +223,14 @@ impl Restore for FromManifest {
             }
         }
         files.sort_by_key(|(f, _)| f.order);
+        let ahead = Arc::new(Ahead::new(Arc::clone(&self.store)));
         let files = files
             .into_iter()
             .map(|(file, groups)| RestoreFile {
                 name: file.key.as_str().to_owned(),
                 groups,
                 footer_crc32: Some(file.crc32),
-                data: self.open(file),
+                data: self.open(file, &ahead),
             })
             .collect();
         let files = Files::open(files, self.manifest.max_parallelism)?;

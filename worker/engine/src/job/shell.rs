@@ -426,6 +426,7 @@ impl Shell {
             }
             Heard::InputEnded(attempt) => Some(Event::InputEnded { attempt }),
             Heard::Joined(attempt) => Some(Event::SlotsJoined { attempt }),
+            Heard::CheckpointWanted => Some(Event::RequestCheckpoint),
             Heard::Failed(attempt, failure) => Some(Event::TaskFailed { attempt, failure }),
             Heard::Refused(attempt, why) => {
                 drop(shared);

@@ -4,7 +4,7 @@ use crate::api::keyed::KeySelector;
 use crate::data::{AnyBatch, Data, Fun, Res};
 use crate::runtime::emit::Emitter;
 use crate::runtime::gate::Marks;
-use crate::runtime::operator::{Cursor, Flow, LOOK_AHEAD, Operator, drive, marks_of};
+use crate::runtime::operator::{Cursor, Flow, LOOK_AHEAD, Operator, drive, fetch_ahead, marks_of};
 use crate::state::{Plain, StateTable, Table};
 
 /// Name of its state.
@@ -24,6 +24,7 @@ impl<T: Data + Clone, S: KeySelector<T>, F: FnMut(&mut T, T) -> Res + Fun> Reduc
     }
 
     fn rows(&mut self, rows: &mut Cursor<'_, '_, T>, out: &mut Emitter<T>) -> Res {
+        fetch_ahead(&mut self.table, &self.selector, rows)?;
         while !out.blocked() && !rows.is_empty() {
             let ahead = rows.peek(LOOK_AHEAD);
             let count = ahead.len();

@@ -5,7 +5,7 @@ use crate::api::window::Aggregate;
 use crate::data::{AnyBatch, Fun, Res};
 use crate::runtime::emit::Emitter;
 use crate::runtime::gate::Marks;
-use crate::runtime::operator::{Cursor, Flow, Operator, drive, marks_of};
+use crate::runtime::operator::{Cursor, Flow, Operator, drive, fetch_ahead, marks_of};
 use crate::state::{Plain, StateTable, Table};
 
 /// Name of its state.
@@ -32,6 +32,7 @@ where
     }
 
     fn rows(&mut self, rows: &mut Cursor<'_, '_, T>, out: &mut Emitter<O>) -> Res {
+        fetch_ahead(&mut self.table, &self.selector, rows)?;
         while !out.blocked() {
             let Some((ts, hash, row)) = rows.next() else { break };
             let Self { selector, aggregate, emit, table } = self;

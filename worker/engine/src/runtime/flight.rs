@@ -8,6 +8,8 @@
 
 mod restore;
 mod seal;
+#[cfg(test)]
+mod tests;
 
 pub use restore::{Restored, restored};
 pub use seal::{Sealed, check};
@@ -44,13 +46,16 @@ pub struct Flight {
     pub groups: KeyGroupRange,
     /// How batches become bytes.
     pub codec: Arc<dyn Codec>,
+    /// The traced shape of the rows.
+    pub shape: ShapeBytes,
     /// The subtask that sends them.
     pub up: u16,
 }
 
 impl Flight {
-    /// Whether barriers may overtake the rows of such an edge. Rows that belong to a
-    /// certain subtask could not be given to others after a rescale.
+    /// Whether barriers may overtake the rows of such an edge, if the shape of these can be
+    /// traced: else another program's could be taken for them. Rows that belong to a certain
+    /// subtask could not be given to others after a rescale.
     pub fn may_be(partitioning: Partitioning) -> bool {
         matches!(partitioning, Partitioning::Key | Partitioning::Rebalance | Partitioning::Shuffle)
     }
@@ -99,7 +104,7 @@ impl Recorded {
         let list = self
             .lists
             .entry((flight.uid.clone(), flight.state.clone()))
-            .or_insert_with(|| List { shape: flight.codec.shape(), batches: Vec::new() });
+            .or_insert_with(|| List { shape: flight.shape.clone(), batches: Vec::new() });
         let mut from = 0;
         let mut added = 0;
         while from < total {

@@ -16,6 +16,7 @@ pub(crate) mod combine;
 pub mod emit;
 pub mod flight;
 pub mod gate;
+pub mod memory;
 pub mod metrics;
 pub mod operator;
 pub mod partition;

@@ -1,11 +1,12 @@
 //! What an operator behind an exchange implements, and how batches are driven through it.
 
+use crate::api::keyed::KeySelector;
 use crate::data::{AnyBatch, Fail, Packet, Res, Rows, Ts};
 use crate::runtime::emit::Emitter;
 use crate::runtime::gate::Marks;
 use crate::runtime::side::Sides;
 use crate::runtime::snapshot::{Barrier, SnapshotParts};
-use crate::state::StateTable;
+use crate::state::{Row, StateTable, Table};
 
 /// Whether a call came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +59,25 @@ impl<T> Iterator for Cursor<'_, '_, T> {
         self.left -= 1;
         self.rows.next()
     }
+}
+
+/// Brings back from the tier what the rows at hand need of a table, all at once.
+#[inline]
+pub fn fetch_ahead<T, S: KeySelector<T>, R: Row>(
+    table: &mut Table<S::Key, R>,
+    selector: &S,
+    rows: &Cursor<'_, '_, T>,
+) -> Res {
+    if !table.spills() {
+        return Ok(());
+    }
+    for rows in rows.peek(usize::MAX).chunks(LOOK_AHEAD) {
+        std::hint::black_box(table.warm(rows.iter().map(|row| row.1)));
+        for (_, hash, row) in rows {
+            selector.with(row, |key| table.want(*hash, key));
+        }
+    }
+    table.fetch()
 }
 
 /// An operator with one or more inputs of known types.

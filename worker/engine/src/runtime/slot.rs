@@ -13,6 +13,7 @@ use crate::runtime::slot_snapshot::{SlotSnapshots, SnapshotHome};
 use crate::runtime::snapshot::Barrier;
 use crate::runtime::source::wall_clock;
 use crate::runtime::task::{Progress, Task, Turn};
+use crate::state::budget::Budget;
 use millrace_protocol::ids::{CheckpointId, Slot, Subtask};
 use millrace_protocol::keygroup::KeyGroupRange;
 use millrace_protocol::manifest::FileRef;
@@ -131,6 +132,8 @@ struct SlotLoop {
     reports: Tell,
     cancel: Arc<AtomicBool>,
     snapshots: SlotSnapshots,
+    /// Of what tables hold.
+    budget: Option<Arc<Budget>>,
     ended_told: bool,
     /// The checkpoint under way whose barrier may overtake rows: tasks look for it.
     overtaking: Option<CheckpointId>,
@@ -165,6 +168,7 @@ impl SlotLoop {
             control: spec.control,
             reports: spec.reports,
             cancel: spec.cancel,
+            budget: spec.attempt.spill.as_ref().map(|s| Arc::clone(&s.budget)),
             snapshots: SlotSnapshots::new(spec.snapshots, spec.groups, spec.base, spec.outgoing),
             ended_told: false,
             overtaking: None,
@@ -183,6 +187,9 @@ impl SlotLoop {
             }
             let worked = self.round(at)?;
             at.current = None;
+            if self.budget.as_ref().is_some_and(|budget| budget.asks()) {
+                (self.reports)(Report::Event(Event::RequestCheckpoint));
+            }
             let draining = self.snapshots.turn(&mut self.tasks)?;
             let now = Instant::now();
             if worked || draining {

@@ -13,6 +13,7 @@ use crate::data::{Fail, Res, TS_MIN};
 use crate::runtime::channel::Channel;
 use crate::runtime::flight::{Phase, Recorded, Sealed};
 use crate::runtime::pool::Pool;
+use crate::runtime::signal::Signal;
 use crate::runtime::slot::{Report, Tell};
 use crate::runtime::snapshot::{Barrier, ListBlob, PrepareJob, SnapshotParts};
 use crate::runtime::source::wall_clock;
@@ -27,6 +28,7 @@ use millrace_protocol::manifest::{FileOrder, FileRef, ListPart, ListState, Secti
 use millrace_protocol::objects::{Home, ObjectKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// Entries looked at in one turn: about half a millisecond.
@@ -55,6 +57,10 @@ pub struct SnapshotHome {
     pub pool: Arc<Pool>,
     /// Where acknowledgements go.
     pub reports: Tell,
+    /// Bytes of blocks that may wait for the store; with more of them, no more is drained.
+    pub most_under_way: u64,
+    /// Wakes the slot.
+    pub signal: Arc<Signal>,
 }
 
 struct Draining {
@@ -74,6 +80,8 @@ struct Draining {
     writer: DeltaWriter,
     key: ObjectKey,
     finish: Sender<Seal>,
+    /// Bytes of blocks that wait for the store.
+    under_way: Arc<AtomicU64>,
 }
 
 /// What the side job needs once all is drained.
@@ -158,7 +166,11 @@ impl SlotSnapshots {
             }
             self.begin(barrier)?;
         }
-        let live: u64 = task.tables().iter().map(|(_, t)| t.sizes().memory).sum();
+        let live = |(_, t): &(_, &mut dyn crate::state::StateTable)| {
+            let sizes = t.sizes();
+            sizes.memory + sizes.spilled
+        };
+        let live: u64 = task.tables().iter().map(live).sum();
         let fold = self.fold(index, barrier, live);
         let Some(current) = &mut self.current else { return Ok(()) };
         current.passed[index] = true;
@@ -206,12 +218,20 @@ impl SlotSnapshots {
         let key = self.to.home.state_file(self.to.attempt, barrier.checkpoint, self.to.slot, 0);
         let (blocks, to_write) = channel();
         let (finish, to_seal) = channel();
+        let under_way = Arc::new(AtomicU64::new(0));
+        let waiting = Arc::clone(&under_way);
         let writer = DeltaWriter::new(
             self.to.max,
             Box::new(move |block| {
+                waiting.fetch_add(block.len() as u64, Ordering::AcqRel);
                 blocks.send(block).map_err(|_| Fail::from("the snapshot's writer is gone"))
             }),
         );
+        let to_write = Blocks {
+            blocks: to_write,
+            under_way: Arc::clone(&under_way),
+            signal: Arc::clone(&self.to.signal),
+        };
         self.start_side_job(barrier, key.clone(), to_write, to_seal);
         self.current = Some(Draining {
             barrier: barrier.clone(),
@@ -225,6 +245,7 @@ impl SlotSnapshots {
             writer,
             key,
             finish,
+            under_way,
         });
         Ok(())
     }
@@ -233,6 +254,10 @@ impl SlotSnapshots {
     pub fn turn(&mut self, tasks: &mut [Box<dyn Task>]) -> Res<bool> {
         self.overtake();
         let Some(current) = &mut self.current else { return Ok(false) };
+        if current.under_way.load(Ordering::Acquire) > self.to.most_under_way {
+            // The side job wakes the slot.
+            return Ok(false);
+        }
         let (index, table_index) = match current.open {
             Some(open) => open,
             None => {
@@ -381,7 +406,7 @@ impl SlotSnapshots {
         &mut self,
         barrier: &Barrier,
         key: ObjectKey,
-        blocks: Receiver<Vec<u8>>,
+        blocks: Blocks,
         seal: Receiver<Seal>,
     ) {
         let (done, next_previous) = channel::<()>();
@@ -390,6 +415,8 @@ impl SlotSnapshots {
         let (slot, attempt, checkpoint) = (self.to.slot, self.to.attempt, barrier.checkpoint);
         self.to.pool.spawn("snapshot", move || {
             let written = write_file(store.as_ref(), &key, &blocks);
+            // What cannot be written is not kept either, nor does the slot wait for it.
+            let _ = blocks.each(|_| Ok::<(), ()>(()));
             if let Some(previous) = previous {
                 // Ends when the job before is done, and with it its sender dropped.
                 let _ = previous.recv();
@@ -488,22 +515,42 @@ fn clip(files: &mut Vec<FileRef>, operator: &Uid, fold: KeyGroupRange) {
     files.retain(|f| !f.sections.is_empty());
 }
 
+/// Blocks of a file on their way to the store.
+struct Blocks {
+    blocks: Receiver<Vec<u8>>,
+    under_way: Arc<AtomicU64>,
+    signal: Arc<Signal>,
+}
+
+impl Blocks {
+    /// Takes each block as it comes, until `take` fails or there are no more.
+    fn each<E>(&self, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        for block in &self.blocks {
+            let taken = take(&block);
+            self.under_way.fetch_sub(block.len() as u64, Ordering::AcqRel);
+            self.signal.wake(0);
+            taken?;
+        }
+        Ok(())
+    }
+}
+
 /// An object with all of its blocks, but not there yet.
 type Object = Result<Option<Box<dyn crate::store::ObjectWriter>>, StoreError>;
 
 /// Writes the blocks as they come; nothing is left behind if the snapshot was given up.
-fn write_file(store: &dyn ObjectStore, key: &ObjectKey, blocks: &Receiver<Vec<u8>>) -> Object {
+fn write_file(store: &dyn ObjectStore, key: &ObjectKey, blocks: &Blocks) -> Object {
     let mut writer = None;
-    for block in blocks {
+    blocks.each(|block| {
         if block.is_empty() {
-            continue;
+            return Ok(());
         }
         let open = match &mut writer {
             Some(open) => open,
             None => writer.insert(store.create(key)?),
         };
-        open.write(&block)?;
-    }
+        open.write(block)
+    })?;
     Ok(writer)
 }
 

@@ -18,6 +18,7 @@ use crate::runtime::pool::Pool;
 use crate::runtime::snapshot::{Barrier, ListBlob, SnapshotParts};
 use crate::runtime::task::{Progress, Task, Turn};
 use crate::state::StateTable;
+use crate::state::budget::Budget;
 use crate::state::value::shape_of;
 use crate::time::{LaneClock, Watermarks};
 use millrace_protocol::ids::Uid;
@@ -71,6 +72,9 @@ impl SourceShapes {
         ]
     }
 }
+
+/// How often a reader that is held back looks whether it may go on.
+const HELD: Duration = Duration::from_millis(2);
 
 /// What the enumerator restores: the splits handed out, and whether there are no more.
 pub type Known<S> = (Vec<S>, bool);
@@ -325,6 +329,8 @@ pub struct ReaderTask<S: Source> {
     paused: Vec<Lane>,
     /// Of its positions.
     shape: ShapeBytes,
+    /// Holds it back while tables hold too much.
+    budget: Option<Arc<Budget>>,
     metrics: Arc<NodeMetrics>,
 }
 
@@ -354,6 +360,8 @@ pub struct ReaderParts<S: Source> {
     pub aligned: Option<Aligned>,
     /// Shape of its positions.
     pub shape: ShapeBytes,
+    /// Holds it back while tables hold too much.
+    pub budget: Option<Arc<Budget>>,
     /// Counters.
     pub metrics: Arc<NodeMetrics>,
 }
@@ -387,6 +395,7 @@ impl<S: Source> ReaderTask<S> {
             aligned: parts.aligned,
             paused: Vec::new(),
             shape: parts.shape,
+            budget: parts.budget,
             metrics: parts.metrics,
         };
         for (split, max_ts, watermark) in parts.restored {
@@ -587,6 +596,10 @@ impl<S: Source> ReaderTask<S> {
     fn read(&mut self) -> Res<Progress> {
         if self.align() {
             self.wait = None;
+            return Ok(Progress::Idle);
+        }
+        if self.budget.as_ref().is_some_and(|budget| budget.pressed()) {
+            self.wait = Some(Instant::now() + HELD);
             return Ok(Progress::Idle);
         }
         let mut out = SourceOut {

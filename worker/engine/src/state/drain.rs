@@ -3,8 +3,9 @@
 use super::delta::{DeltaWriter, StateSchema};
 use super::reader::Block;
 use super::row::Row;
-use super::segment::{Dead, Draining, Entry, Epochs, Inside, Owing, Segment, Stamp};
+use super::segment::{Below, Dead, Draining, Entry, Epochs, Inside, Owing, Segment, Stamp};
 use super::snapshot::{Sizes, SnapshotError, SnapshotSpec, StateTable};
+use super::spill::{Spill, write_spilled};
 use super::table::Table;
 use crate::data::{Res, Ts};
 use millrace_protocol::ids::CheckpointId;
@@ -76,7 +77,14 @@ impl<K: Key, R: Row> Table<K, R> {
             let group = usize::from(draining.owing.passed);
             let at = usize::from(self.directory.get(group).copied().unwrap_or(0));
             let complete = self.epochs.complete;
-            match self.segments[at].walk(self.max, complete, &mut draining, out, budget) {
+            match self.segments[at].walk(
+                self.max,
+                complete,
+                &mut draining,
+                self.spill.as_deref_mut(),
+                out,
+                budget,
+            ) {
                 Ok(true) => {}
                 other => break other,
             }
@@ -137,6 +145,7 @@ impl<K: Key, R: Row> Segment<K, R> {
         max: MaxParallelism,
         complete: u32,
         Draining { owing, inside, .. }: &mut Draining,
+        spill: Option<&mut Spill<K>>,
         out: &mut DeltaWriter,
         budget: &mut usize,
     ) -> Res<bool> {
@@ -147,10 +156,10 @@ impl<K: Key, R: Row> Segment<K, R> {
         let walk = inside;
         let inside = match walk {
             Some(inside) => {
-                if inside.moves != moves {
+                if inside.moves != moves && matches!(inside.below, Below::Waits) {
                     // What was written before is still owed, and written again: the
                     // same bytes, so it does no harm.
-                    *inside = Inside { bucket: 0, moves };
+                    *inside = Inside { bucket: 0, below: Below::Waits, moves };
                 }
                 inside
             }
@@ -158,13 +167,18 @@ impl<K: Key, R: Row> Segment<K, R> {
                 *budget -= 1;
                 self.aside.dead.retain(|d| d.epoch > complete);
                 self.write_dead(*owing, out)?;
-                let untouched = !self.written.between(owing.base, owing.cut)
+                // What came back from the tier does not count as written.
+                let untouched = owing.base > 0
+                    && !self.written.between(owing.base, owing.cut)
                     && owing.fold.intersect(self.groups).is_empty();
                 let bucket = if untouched { usize::MAX } else { 0 };
-                walk.insert(Inside { bucket, moves })
+                walk.insert(Inside { bucket, below: Below::Waits, moves })
             }
         };
-        let end = self.entries.num_buckets();
+        let end = match inside.below {
+            Below::Waits => self.entries.num_buckets(),
+            Below::From(_) => 0,
+        };
         if inside.bucket == 0 && Self::WHOLE && end <= WHOLE {
             *budget = budget.saturating_sub(end);
             inside.bucket = end;
@@ -178,6 +192,18 @@ impl<K: Key, R: Row> Segment<K, R> {
         }
         if inside.bucket < end {
             return Ok(false);
+        }
+        if let Some(spill) = spill {
+            let mut from = match std::mem::replace(&mut inside.below, Below::Waits) {
+                Below::Waits => None,
+                Below::From(from) => from,
+            };
+            let segment = (&self.entries, self.groups);
+            let through = write_spilled(spill, segment, *owing, &mut from, out, budget)?;
+            inside.below = Below::From(from);
+            if !through {
+                return Ok(false);
+            }
         }
         self.write_side(out)?;
         owing.passed = self.groups.end;
@@ -260,6 +286,7 @@ impl<K: Key, R: Row> Table<K, R> {
             let key = K::read(&mut dead)?;
             let hash = key.hash64();
             if (block.take)(self.group_in(block, hash)?) {
+                self.forget_spilled(hash, &key);
                 let at = self.segment_of(hash);
                 let entries = &mut self.segments[at].entries;
                 if let Ok(found) = entries.find_entry(hash, |e| e.key == key) {
@@ -289,7 +316,7 @@ impl<K: Key, R: Row> Table<K, R> {
             return Err("bytes are left over".into());
         }
         self.tend_all();
-        Ok(())
+        self.load_spill()
     }
 
     /// The group of a key of a block, which must be one that the block holds: else
@@ -314,6 +341,7 @@ impl<K: Key, R: Row> StateTable for Table<K, R> {
     }
 
     fn begin(&mut self, spec: &SnapshotSpec) -> Res {
+        self.check_spill()?;
         if self.firing.is_some() {
             return Err(SnapshotError::Firing { checkpoint: spec.checkpoint }.into());
         }
@@ -333,12 +361,14 @@ impl<K: Key, R: Row> StateTable for Table<K, R> {
 
     fn completed(&mut self, checkpoint: CheckpointId) {
         self.epochs.completed(checkpoint);
+        self.relieve_after(true);
     }
 
     fn aborted(&mut self, checkpoint: CheckpointId) {
         if self.epochs.aborted(checkpoint) {
             self.drop_side();
         }
+        self.relieve_after(false);
     }
 
     fn load(&mut self, block: &Block<'_>) -> Res {
@@ -354,6 +384,7 @@ impl<K: Key, R: Row> StateTable for Table<K, R> {
     }
 
     fn sizes(&self) -> Sizes {
-        Sizes { keys: self.len() as u64, memory: self.bytes() as u64 }
+        let (keys, spilled) = self.spill.as_ref().map_or((0, 0), |s| (s.count, s.bytes));
+        Sizes { keys: self.len() as u64 + keys, memory: self.bytes() as u64, spilled }
     }
 }

@@ -1,7 +1,7 @@
 //! The state types that live in a row: [`Value`] and [`ListState`] (others in
 //! [`gather`](super::gather), [`map`](super::map)); and [`State`], a struct of them. Pure.
 
-use super::row::{FieldKind, FieldShape, decode, encode};
+use super::row::{FieldKind, FieldShape, decode, encode, heap_of};
 use crate::data::{Data, Res};
 use millrace_protocol::shape::{self, ShapeError};
 use std::time::Duration;
@@ -162,6 +162,10 @@ impl<T: Data> Field for Value<T> {
     #[inline]
     fn is_empty(&self) -> bool {
         matches!(self.0, Cell::Void(_))
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.get().map_or(0, heap_of)
     }
 
     #[inline]

@@ -5,6 +5,7 @@
 
 use super::row::Row;
 use super::segment::{Aside, Dead, Segment, preserve};
+use super::spill::growth;
 use super::table::Table;
 use crate::data::Ts;
 use millrace_protocol::key::{Key, mix64};
@@ -24,6 +25,9 @@ impl<K: Key, R: Row> Table<K, R> {
     /// ahead of need, a bounded amount at a time.
     #[inline]
     pub fn tend(&mut self) {
+        if self.spill.is_some() {
+            self.tend_spill();
+        }
         if self.segments.len() == 1 {
             let segment = &self.segments[0];
             if segment.entries.len() * 4 >= segment.entries.capacity() * 3 {
@@ -63,7 +67,11 @@ impl<K: Key, R: Row> Table<K, R> {
         if len < SMALL || len < threshold(segment.groups.start, capacity) {
             return false;
         }
+        let more = growth(segment);
         let splits = segment.entries.num_buckets() >= SPLIT_BUCKETS && segment.groups.len() > 1;
+        if self.must_shed(more) && self.shed(at) {
+            return true;
+        }
         if splits && self.may_split(at) {
             self.split(at);
             return true;
@@ -123,6 +131,7 @@ impl<K: Key, R: Row> Table<K, R> {
             }
             let Segment { entries, aside, written, .. } = &mut self.segments[*at];
             let Aside { side, dead } = &mut **aside;
+            let spill = &mut self.spill;
             while *bucket < entries.num_buckets() {
                 if left == 0 {
                     return gone;
@@ -136,6 +145,11 @@ impl<K: Key, R: Row> Table<K, R> {
                         .as_ref()
                         .is_some_and(|d| preserve(d, max, hash, found.get(), side));
                     let (entry, _) = found.remove();
+                    if entry.stamp.saved()
+                        && let Some(spill) = spill
+                    {
+                        spill.removed(max.group(hash), &entry.key);
+                    }
                     if entry.stamp.saved() || kept {
                         let (group, epoch) = (max.group(hash), epochs.current);
                         dead.push(Dead { key: entry.key, group, epoch });

@@ -8,11 +8,16 @@
 //! - [`delta`]: the file format; [`reader`]: reading it by key group.
 //! - [`snapshot`]: the seam that checkpoints know; [`restore`]: files to
 //!   tables; [`fold`]: which key groups to write whole.
+//! - [`tier`]: where entries go that memory has no room for; [`budget`]: how much
+//!   room there is.
 //! - [`value`]: what is kept outside tables.
 //!
 //! Everything here is pure: no IO (bytes go to a callback and come from a
 //! [`reader::RangeRead`]), no clock (`now` is an argument), no threads.
 
+pub mod budget;
+#[cfg(any(test, feature = "testing"))]
+pub mod contract;
 pub mod delta;
 mod drain;
 pub mod fields;
@@ -28,9 +33,11 @@ pub mod restore;
 pub mod row;
 mod segment;
 pub mod snapshot;
+mod spill;
 pub mod table;
 #[cfg(test)]
 mod tests;
+pub mod tier;
 pub mod value;
 
 pub use delta::DeltaWriter;

@@ -266,6 +266,6 @@ impl<K: Key, R: Row> StateTable for PaneTables<K, R> {
     }
 
     fn sizes(&self) -> Sizes {
-        Sizes { keys: self.len() as u64, memory: self.bytes() as u64 }
+        Sizes { keys: self.len() as u64, memory: self.bytes() as u64, spilled: 0 }
     }
 }

@@ -19,6 +19,10 @@ pub trait RangeRead {
     fn is_empty(&self) -> Res<bool> {
         Ok(self.len()? == 0)
     }
+    /// These ranges are read next, in this order: who has a long way may begin now.
+    fn expect(&self, ranges: &[Range<u64>]) {
+        let _ = ranges;
+    }
     /// Of a copy: what to read instead where it is damaged.
     fn original(&self) -> Option<&dyn RangeRead> {
         None
@@ -116,6 +120,14 @@ const TAIL: u64 = 64 * 1024;
 const READ: u64 = 4 * 1024 * 1024;
 
 impl DeltaReader {
+    /// Says that these bytes will be opened next.
+    pub fn expect_open(data: &dyn RangeRead) {
+        if let Ok(bytes) = data.len() {
+            let tail = bytes.saturating_sub(TAIL)..bytes;
+            data.expect(std::slice::from_ref(&tail));
+        }
+    }
+
     /// Opens a file; `name` is how errors call it.
     pub fn open(name: &str, data: Box<dyn RangeRead>) -> Result<Self, FileError> {
         let file = name.to_owned();
@@ -214,24 +226,12 @@ impl DeltaReader {
         wanted: impl Fn(&BlockIndex) -> bool,
         mut each: impl FnMut(&BlockIndex, &[u8]) -> Res,
     ) -> Res {
-        let wanted: Vec<&BlockIndex> = section.blocks.iter().filter(|b| wanted(b)).collect();
-        let mut at = 0;
-        while let Some(first) = wanted.get(at) {
-            let mut end = first.offset + u64::from(first.bytes);
-            let mut next = at + 1;
-            while let Some(block) = wanted.get(next)
-                && block.offset == end
-                && end - first.offset < READ
-            {
-                end += u64::from(block.bytes);
-                next += 1;
-            }
-            if end > self.end {
+        for (run, blocks) in runs(section, wanted) {
+            if run.end > self.end {
                 return Err(self.corrupt(section, "a block beyond the end".to_owned()).into());
             }
-            let run = first.offset..end;
             let mut bytes = self.bytes(run.clone())?;
-            for block in &wanted[at..next] {
+            for block in blocks {
                 let start = (block.offset - run.start) as usize;
                 let span = start..start + block.bytes as usize;
                 let body = match bytes.get(span.clone()).and_then(|b| checked(index, block, b)) {
@@ -250,9 +250,14 @@ impl DeltaReader {
                 })?;
                 each(block, body)?;
             }
-            at = next;
         }
         Ok(())
+    }
+
+    /// Says that [`DeltaReader::blocks`] will be asked for these next.
+    pub fn expect(&self, section: &Section, wanted: impl Fn(&BlockIndex) -> bool) {
+        let runs: Vec<_> = runs(section, wanted).into_iter().map(|(run, _)| run).collect();
+        self.data.expect(&runs);
     }
 
     /// Bytes of the file, of the original if the copy does not give them.
@@ -279,6 +284,25 @@ impl DeltaReader {
         let section = format!("operator {} state {}", section.operator, section.state);
         FileError::Corrupt { file: self.name.clone(), section, what }
     }
+}
+
+/// The blocks that `wanted` picks, those that lie side by side read together.
+fn runs(
+    section: &Section,
+    wanted: impl Fn(&BlockIndex) -> bool,
+) -> Vec<(Range<u64>, Vec<&BlockIndex>)> {
+    let mut runs: Vec<(Range<u64>, Vec<&BlockIndex>)> = Vec::new();
+    for block in section.blocks.iter().filter(|block| wanted(block)) {
+        let end = block.offset.saturating_add(u64::from(block.bytes));
+        match runs.last_mut() {
+            Some((run, blocks)) if run.end == block.offset && run.end - run.start < READ => {
+                run.end = end;
+                blocks.push(block);
+            }
+            _ => runs.push((block.offset..end, vec![block])),
+        }
+    }
+    runs
 }
 
 fn split_u32(bytes: &[u8]) -> Option<(&[u8], u32)> {

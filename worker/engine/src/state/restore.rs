@@ -3,7 +3,7 @@
 //! Files are applied oldest to newest: a newer entry replaces an older one, a
 //! tombstone removes it, and a newer file's `dead_before` keeps older panes out.
 
-use super::delta::{Section, StateSchema};
+use super::delta::{BlockIndex, Section, StateSchema};
 use super::reader::{Block, DeltaReader, FileError, RangeRead, overlaps};
 use super::row::RowReader;
 use super::snapshot::StateTable;
@@ -47,10 +47,34 @@ pub struct Restore {
     files: Vec<(DeltaReader, KeyGroupRange)>,
 }
 
+/// What of a file counts for a table.
+struct Part<'a> {
+    file: &'a DeltaReader,
+    /// Of the section.
+    index: u16,
+    section: &'a Section,
+    wanted: KeyGroupRange,
+    /// What newer files declare dead, by groups.
+    newer: Vec<(KeyGroupRange, i64)>,
+}
+
+impl Part<'_> {
+    fn wants(&self, block: &BlockIndex) -> bool {
+        let groups = block.first.max(self.wanted.start)..=block.last.min(self.wanted.end - 1);
+        overlaps(block, self.wanted)
+            && groups.into_iter().any(|g| self.lives(block.namespace, KeyGroup(g)))
+    }
+
+    fn lives(&self, namespace: i64, group: KeyGroup) -> bool {
+        !self.newer.iter().any(|(groups, before)| namespace < *before && groups.contains(group))
+    }
+}
+
 impl Restore {
     /// Opens files, in the manifest's order (oldest first). One file may come
     /// several times, with disjoint groups.
     pub fn open(files: Vec<RestoreFile>, max: MaxParallelism) -> Result<Self, FileError> {
+        files.iter().for_each(|file| DeltaReader::expect_open(file.data.as_ref()));
         let open = |file: RestoreFile| {
             let reader = DeltaReader::open(&file.name, file.data)?;
             reader.check_groups(max)?;
@@ -97,27 +121,28 @@ impl Restore {
         table: &mut dyn StateTable,
     ) -> Res<u64> {
         let schema = table.schema()?;
-        let mut entries = 0;
+        let mut parts = Vec::new();
         for (at, (file, clip)) in self.files.iter().enumerate() {
             let wanted = range.intersect(*clip);
             let Some((index, section)) = file.section(operator.as_str(), state) else { continue };
-            if wanted.is_empty() {
-                continue;
+            if !wanted.is_empty() {
+                let newer = self.dead_before(at, operator, state);
+                parts.push(Part { file, index, section, wanted, newer });
             }
+        }
+        for part in &parts {
+            part.file.expect(part.section, |block| part.wants(block));
+        }
+        let mut entries = 0;
+        for part in &parts {
+            let Part { file, index, section, .. } = *part;
             let reader = row_reader(section, &schema)?;
-            let newer = self.dead_before(at, operator, state);
-            let live = |namespace: i64, group: KeyGroup| {
-                !newer.iter().any(|(groups, before)| namespace < *before && groups.contains(group))
-            };
             file.blocks(
                 (index, section),
-                |block| {
-                    let groups = block.first.max(wanted.start)..=block.last.min(wanted.end - 1);
-                    overlaps(block, wanted)
-                        && groups.into_iter().any(|g| live(block.namespace, KeyGroup(g)))
-                },
+                |block| part.wants(block),
                 |block, body| {
-                    let take = |group| wanted.contains(group) && live(block.namespace, group);
+                    let take =
+                        |group| part.wanted.contains(group) && part.lives(block.namespace, group);
                     let decoded = Block::new(body, &reader, &take)
                         .ok_or_else(|| file.corrupt(section, "lengths do not add up".to_owned()))?;
                     entries += u64::from(block.entries);

@@ -27,6 +27,18 @@ pub trait Row: Sized + Send + 'static {
     /// Whether rows of this type ever expire.
     const EXPIRES: bool = false;
 
+    /// Whether a row has more to it than what checkpoints hold: then the tier holds
+    /// what [`Row::write_beside`] gives, at most 255 bytes.
+    const BESIDE: bool = false;
+
+    /// Appends what checkpoints do not hold.
+    fn write_beside(&self, _out: &mut Vec<u8>) {}
+
+    /// Takes over what [`Row::write_beside`] gave, all of `bytes`.
+    fn read_beside(&mut self, _bytes: &[u8]) -> Res {
+        Ok(())
+    }
+
     /// Approximate bytes that the row holds outside itself.
     #[inline]
     fn heap_bytes(&self) -> usize {
@@ -166,6 +178,22 @@ impl<T: Data> Row for Plain<T> {
     fn shape() -> Result<RowShape, ShapeError> {
         Ok(RowShape::Plain(shape::trace::<T>()?))
     }
+
+    fn heap_bytes(&self) -> usize {
+        heap_of(&self.0)
+    }
+}
+
+/// About the bytes that a value holds outside itself: those of its encoding, and what an
+/// allocation costs, if it has anything to drop.
+pub(crate) fn heap_of<T: Serialize>(value: &T) -> usize {
+    const ALLOCATION: usize = 16;
+    if !std::mem::needs_drop::<T>() {
+        return 0;
+    }
+    let mut bytes = Vec::new();
+    // What cannot be encoded is told when it is written.
+    encode(value, &mut bytes).map_or(0, |()| bytes.len() + ALLOCATION)
 }
 
 /// Appends a value's postcard bytes.

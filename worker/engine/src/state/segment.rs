@@ -22,19 +22,29 @@ pub(crate) struct Entry<K, R> {
     pub stamp: Stamp,
 }
 
-/// Epoch of an entry's last write, and whether a file may hold the entry.
+/// Epoch of an entry's last write, whether a file may hold the entry, and whether the
+/// tier has the same bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp(u32);
 
 impl Stamp {
     #[inline]
     pub fn new(epoch: u32, saved: bool) -> Self {
-        Self(epoch << 1 | u32::from(saved))
+        Self(epoch << 2 | u32::from(saved))
+    }
+
+    /// Says whether the tier has the same bytes.
+    pub fn in_tier(self, yes: bool) -> Self {
+        Self(self.0 & !2 | u32::from(yes) << 1)
+    }
+
+    pub fn is_in_tier(self) -> bool {
+        self.0 & 2 == 2
     }
 
     #[inline]
     pub fn epoch(self) -> u32 {
-        self.0 >> 1
+        self.0 >> 2
     }
 
     #[inline]
@@ -71,8 +81,19 @@ pub(crate) struct Owing {
 pub(crate) struct Inside {
     /// The first bucket not yet looked at.
     pub bucket: usize,
+    /// Where the walk through the tier stands, once that through the buckets is done.
+    pub below: Below,
     /// The segment's [`Segment::moves`] when it was entered.
     pub moves: u32,
+}
+
+/// A walk through what the tier has of a segment.
+#[derive(Debug, Clone)]
+pub(crate) enum Below {
+    /// Not begun.
+    Waits,
+    /// Goes on from here (`None`: from the beginning).
+    From(Option<Vec<u8>>),
 }
 
 /// The epochs of a table.

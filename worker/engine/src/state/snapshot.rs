@@ -56,13 +56,19 @@ pub struct Sizes {
     pub keys: u64,
     /// Approximate bytes of memory.
     pub memory: u64,
+    /// Approximate bytes in the tier.
+    pub spilled: u64,
 }
 
 impl Sizes {
     /// Both together.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
-        Self { keys: self.keys + other.keys, memory: self.memory + other.memory }
+        Self {
+            keys: self.keys + other.keys,
+            memory: self.memory + other.memory,
+            spilled: self.spilled + other.spilled,
+        }
     }
 }
 

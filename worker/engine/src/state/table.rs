@@ -7,6 +7,7 @@
 use super::fire::Firing;
 use super::row::Row;
 use super::segment::{Dead, Entry, Epochs, Segment, Side, Stamp, Written, preserve};
+use super::spill::Spill;
 use hashbrown::HashTable;
 use millrace_protocol::key::Key;
 use millrace_protocol::keygroup::{KeyGroup, KeyGroupRange, MaxParallelism};
@@ -38,6 +39,8 @@ pub struct Table<K, R> {
     pub(super) firing: Option<Firing<K, R>>,
     pub(super) swept: (usize, usize),
     pub(super) tended: usize,
+    /// What lies below, if anything does.
+    pub(super) spill: Option<Box<Spill<K>>>,
 }
 
 impl<K: Key, R: Row> Table<K, R> {
@@ -53,6 +56,7 @@ impl<K: Key, R: Row> Table<K, R> {
             firing: None,
             swept: (0, 0),
             tended: 0,
+            spill: None,
         }
     }
 
@@ -197,7 +201,8 @@ impl<K: Key, R: Row> Table<K, R> {
             }
             Change::Removed => {
                 let place = (hash, max.group(hash), epochs.current);
-                remove_row(entries, &mut aside.dead, written, place, key, kept.is_some());
+                let spill = self.spill.as_deref_mut();
+                remove_row(entries, &mut aside.dead, written, place, (key, kept.is_some()), spill);
             }
         }
         answer
@@ -214,7 +219,7 @@ impl<K: Key, R: Row> Table<K, R> {
             None => false,
         };
         let place = (hash, max.group(hash), epochs.current);
-        remove_row(entries, &mut aside.dead, written, place, key, kept)
+        remove_row(entries, &mut aside.dead, written, place, (key, kept), self.spill.as_deref_mut())
     }
 
     /// Begins to load what the next calls for these hashes will look at. Worth it where
@@ -237,18 +242,23 @@ impl<K: Key, R: Row> Table<K, R> {
         touched
     }
 
-    /// Number of keys.
+    /// Whether keys of this hash belong here.
+    pub fn owns(&self, hash: u64) -> bool {
+        self.range.contains(self.max.group(hash))
+    }
+
+    /// Number of keys in memory.
     pub fn len(&self) -> usize {
         let firing = self.firing.as_ref().map_or(0, |f| f.rows.len());
         firing + self.segments.iter().map(|s| s.entries.len()).sum::<usize>()
     }
 
-    /// Whether there is no key.
+    /// Whether there is no key in memory.
     pub fn is_empty(&self) -> bool {
         self.firing.is_none() && self.segments.iter().all(|s| s.entries.is_empty())
     }
 
-    /// Calls `f` with every key, row and hash, in no order.
+    /// Calls `f` with every key, row and hash in memory, in no order.
     pub fn for_each(&self, mut f: impl FnMut(&K, &R, u64)) {
         for at in 0..self.segments.len() {
             self.for_each_in(at, &mut f);
@@ -312,11 +322,16 @@ fn remove_row<K: Key, R: Row>(
     dead: &mut Vec<Dead<K>>,
     written: &mut Written,
     (hash, group, epoch): (u64, KeyGroup, u32),
-    key: &K,
-    kept: bool,
+    (key, kept): (&K, bool),
+    spill: Option<&mut Spill<K>>,
 ) -> Option<R> {
     let found = entries.find_entry(hash, |e| e.key == *key).ok()?;
     let (entry, _) = found.remove();
+    if entry.stamp.saved()
+        && let Some(spill) = spill
+    {
+        spill.removed(group, &entry.key);
+    }
     if entry.stamp.saved() || kept {
         dead.push(Dead { key: entry.key, group, epoch });
         written.note(epoch);

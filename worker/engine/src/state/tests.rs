@@ -7,10 +7,12 @@ mod rows;
 
 use super::delta::{DeltaWriter, Written};
 use super::snapshot::StateTable;
+use super::tier::{MemoryTiers, TierFactory};
 use millrace_protocol::ids::Uid;
 use millrace_protocol::keygroup::MaxParallelism;
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// The seed is printed, and `SEED=` repeats a run.
 fn rng() -> fastrand::Rng {
@@ -47,4 +49,10 @@ impl Output {
         assert_eq!(written.bytes, bytes.len() as u64);
         (bytes, written)
     }
+}
+
+#[test]
+fn what_is_in_the_tier_is_state_like_any_other() {
+    let tiers: Arc<dyn TierFactory> = Arc::new(MemoryTiers::default());
+    super::contract::check(&mut rng(), 16, &tiers);
 }

@@ -189,6 +189,10 @@ impl ObjectStore for WithCopies {
         self.store.discard_unfinished(key)
     }
 
+    fn is_far(&self) -> bool {
+        self.store.is_far()
+    }
+
     fn copy(&self, key: &ObjectKey) -> Option<File> {
         File::open(self.copies.path(key)).ok()
     }

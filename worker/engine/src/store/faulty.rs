@@ -30,6 +30,8 @@ pub struct Faults {
     pub slow: f64,
     /// See `slow`.
     pub delay: Duration,
+    /// It says of itself that it is far away; that is no fault.
+    pub far: bool,
 }
 
 impl Faults {
@@ -46,6 +48,7 @@ impl Faults {
             delete_fails: rate,
             slow: rate,
             delay: Duration::from_millis(1),
+            far: true,
         }
     }
 }
@@ -134,6 +137,10 @@ fn injected(action: &'static str, object: &str, certainty: Certainty) -> StoreEr
 }
 
 impl ObjectStore for FaultyStore {
+    fn is_far(&self) -> bool {
+        self.faults.far || self.inner.is_far()
+    }
+
     fn put_if_absent(&self, key: &ObjectKey, bytes: &[u8]) -> StoreResult<Put> {
         self.around(key, || self.inner.put_if_absent(key, bytes))
     }

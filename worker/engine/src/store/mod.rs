@@ -125,6 +125,11 @@ pub trait ObjectStore: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Whether an answer takes so long that it pays to ask several questions at a time.
+    fn is_far(&self) -> bool {
+        false
+    }
+
     /// A copy of an object that is on this machine, if there is one. It may be damaged, or
     /// of another object of that name: whoever reads it checks it.
     fn copy(&self, key: &ObjectKey) -> Option<std::fs::File> {

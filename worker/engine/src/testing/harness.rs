@@ -12,7 +12,7 @@ use crate::coordinator::BarrierKind;
 use crate::data::{Fail, Res, Rows, Ts};
 use crate::graph::{
     AttemptCx, BuildCx, Fresh, Graph, NodeId, NodeKind, NodeSpec, Output as HeadOutput, Restore,
-    joined,
+    SpillTo, joined,
 };
 use crate::runtime::channel::{Channel, TaskWaker};
 use crate::runtime::metrics::NodeMetrics;
@@ -129,6 +129,8 @@ pub struct Harness {
     last: Option<Snapshot>,
     stutter: Stutter,
     restarts: Vec<Box<dyn Fn()>>,
+    /// Set in tests of the engine's own operators.
+    spill: Option<SpillTo>,
 }
 
 /// What a round came to.
@@ -182,6 +184,7 @@ impl Harness {
             last: None,
             stutter,
             restarts: restarts.into_inner(),
+            spill: own_spill(),
         };
         harness.start(Box::new(Fresh))?;
         Ok((harness, ends))
@@ -233,6 +236,7 @@ impl Harness {
             channels,
             metrics,
             restore,
+            spill: self.spill.clone(),
         };
         let mut subtasks = Vec::with_capacity(layout.len());
         for (node, subtask) in &layout {
@@ -407,6 +411,23 @@ impl Harness {
         self.last = Some(snapshot.clone());
         self.start(Box::new(snapshot.clone()))
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Whether this thread's harnesses have a tier from the start, and no memory for tables.
+    pub(crate) static SPILLS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+#[cfg(test)]
+fn own_spill() -> Option<SpillTo> {
+    let tiers = Arc::new(crate::state::tier::MemoryTiers::default());
+    SPILLS.get().then(|| SpillTo { tiers, budget: crate::state::budget::Budget::new(0) })
+}
+
+#[cfg(not(test))]
+fn own_spill() -> Option<SpillTo> {
+    None
 }
 
 /// What a subtask's tables owe the checkpoint, as a state file.

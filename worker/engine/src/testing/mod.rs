@@ -14,6 +14,8 @@ pub mod input;
 pub mod output;
 pub mod snapshot;
 
+#[cfg(test)]
+pub(crate) use harness::SPILLS;
 pub use harness::{Harness, TestEnv};
 pub use input::Input;
 pub use output::{Element, Output};

@@ -8,6 +8,7 @@ use crate::cli::place::Place;
 use crate::cli::progress::Progress;
 use crate::cli::savepoint::look;
 use crate::cli::screen::Screen;
+use crate::cli::state::StateBackend;
 use crate::cli::trouble::Trouble;
 use crate::cli::view::{Doing, View};
 use crate::cli::{FAILED, USER_ERROR, run};
@@ -126,6 +127,7 @@ fn configuration(
     place: &Place,
     workers: u16,
 ) -> Result<(Revision, Live), Trouble> {
+    options.state.check()?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let wanted = options
         .parallelism
@@ -150,7 +152,10 @@ fn configuration(
         max_parallelism: options.max_parallelism,
         slots_per_worker: slots,
         storage: place.storage(),
-        backend: Backend::Memory,
+        backend: match options.state.backend {
+            StateBackend::Memory => Backend::Memory,
+            StateBackend::Rocksdb => Backend::RocksDB,
+        },
         exchange,
         drop_state: Vec::new(),
         on_existing_state: OnExistingState::Resume,

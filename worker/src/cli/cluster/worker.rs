@@ -7,6 +7,7 @@ use crate::cli::place::Place;
 use crate::cli::run;
 use crate::cli::screen::Screen;
 use crate::cli::server::{Running, serve};
+use crate::cli::state::spill_of_worker;
 use crate::cli::trouble::Trouble;
 use clap::Args;
 use millrace_cluster::Heartbeat;
@@ -148,6 +149,10 @@ pub fn worker(
         let directory = DirectoryStore::open(lock.directory()).map_err(Trouble::user)?;
         directory.remove_leftovers(lock).map_err(Trouble::user)?;
     }
+    // Each pod has its own memory; processes of one machine share it.
+    let neighbours = if in_pod { 1 } else { live.workers };
+    let state = run_options.map(|run| &run.state);
+    job.spill = spill_of_worker(revision, state, (index, neighbours), &storage)?;
     let bad_storage = |error: StoreError| Trouble::Storage(error.to_string());
     let store = place.open(Access::Write).map_err(bad_storage)?;
     let spec = ProcessSpec {
@@ -257,11 +262,11 @@ pub fn unclaimed(revision: &Revision) -> Unclaimed {
     Unclaimed::DroppedOf(revision.drop_state.iter().map(|uid| Uid(uid.clone())).collect())
 }
 
-/// What a configuration may ask for and no process can do yet: never something else instead.
+/// What a configuration may ask for and this program cannot do: never something else instead.
 pub fn refuse_unsupported(revision: &Revision) -> Result<(), Trouble> {
-    if revision.backend != Backend::Memory {
-        let why = "state.backend RocksDB is not there yet: leave it out, and give workers memory \
-                   for all of the state";
+    if revision.backend == Backend::RocksDB && !cfg!(feature = "rocksdb") {
+        let why = "state.backend RocksDB: this program was built without it. Build it with the \
+                   feature \"rocksdb\" of the crate millrace, or leave the backend out";
         return Err(Trouble::user(why));
     }
     Ok(())
@@ -397,10 +402,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_yet_is_refused_by_name() {
+    fn what_is_not_there_is_refused_by_name() {
         assert!(refuse_unsupported(&revision("")).is_ok());
-        let refused = |more| refuse_unsupported(&revision(more)).unwrap_err().to_string();
-        assert!(refused(r#","backend":"RocksDB""#).contains("state.backend"));
+        let rocksdb = revision(r#","backend":"RocksDB""#);
+        let why = refuse_unsupported(&rocksdb).err().map(|trouble| trouble.to_string());
+        assert_eq!(why.is_none(), cfg!(feature = "rocksdb"), "{why:?}");
+        assert!(why.is_none_or(|why| why.contains("state.backend") && why.contains("feature")));
     }
 
     #[test]

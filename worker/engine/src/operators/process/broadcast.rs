@@ -57,8 +57,12 @@ impl<K: Key, S: State, O> BroadcastCx<'_, K, S, O> {
     /// Calls `f` with every key's state, in order of hash. All are visited in this one
     /// call, so it takes time in proportion to the keys, and emits without regard to room.
     pub fn each(&mut self, mut f: impl FnMut(&mut S, &mut Cx<'_, K, O>) -> Res) -> Res {
-        for (hash, key) in self.core.keys() {
-            self.core.call(hash, &key, self.timestamp, self.out, &mut f)?;
+        for keys in self.core.keys()?.chunks(AT_ONCE) {
+            self.core.fetch(keys.iter().map(|(hash, key)| (*hash, key)))?;
+            for (hash, key) in keys {
+                self.core.call(*hash, key, self.timestamp, self.out, &mut f)?;
+            }
+            self.core.tend();
         }
         Ok(())
     }
@@ -67,11 +71,15 @@ impl<K: Key, S: State, O> BroadcastCx<'_, K, S, O> {
     pub fn with_key(&mut self, key: &K, f: impl FnOnce(&mut S, &mut Cx<'_, K, O>) -> Res) -> Res {
         let hash = key.hash64();
         if self.core.owns(hash) {
+            self.core.fetch([(hash, key)])?;
             self.core.call(hash, key, self.timestamp, self.out, f)?;
         }
         Ok(())
     }
 }
+
+/// Keys whose rows are in memory together while a call goes through all keys.
+const AT_ONCE: usize = 512;
 
 /// A keyed input and a broadcast one.
 pub(crate) struct KeyedBroadcasted<A, B, S, F>
@@ -103,6 +111,7 @@ where
     }
 
     fn keyed_rows(&mut self, rows: &mut Cursor<'_, '_, A>, out: &mut Emitter<F::Out>) -> Res {
+        self.core.fetch_ahead(&self.selector, rows)?;
         while !self.core.blocked(out)? {
             let Some((ts, hash, row)) = rows.next() else { break };
             let key = self.selector.owned(&row);
@@ -191,7 +200,7 @@ where
     }
 
     fn restored(&mut self, watermark: Ts) -> Res {
-        self.core.restored(watermark);
+        self.core.restored(watermark)?;
         self.f.open()
     }
 

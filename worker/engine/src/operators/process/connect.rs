@@ -94,6 +94,7 @@ where
     }
 
     fn first(&mut self, rows: &mut Cursor<'_, '_, A>, out: &mut Emitter<F::Out>) -> Res {
+        self.core.fetch_ahead(&self.selectors.0, rows)?;
         while !self.core.blocked(out)? {
             let Some((ts, hash, row)) = rows.next() else { break };
             let key = self.selectors.0.owned(&row);
@@ -105,6 +106,7 @@ where
     }
 
     fn second(&mut self, rows: &mut Cursor<'_, '_, B>, out: &mut Emitter<F::Out>) -> Res {
+        self.core.fetch_ahead(&self.selectors.1, rows)?;
         while !self.core.blocked(out)? {
             let Some((ts, hash, row)) = rows.next() else { break };
             let key = self.selectors.1.owned(&row);
@@ -175,7 +177,7 @@ where
     }
 
     fn restored(&mut self, watermark: Ts) -> Res {
-        self.core.restored(watermark);
+        self.core.restored(watermark)?;
         self.f.open()
     }
 

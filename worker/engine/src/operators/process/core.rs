@@ -3,17 +3,20 @@
 
 use super::row::TimedRow;
 use super::timers::{Domain, Due, Timer, TimerIndex, Timers};
+use crate::api::keyed::KeySelector;
 use crate::api::tags::OutputTag;
 use crate::data::{Fail, Res, TS_MIN, Ts};
 use crate::runtime::emit::Emitter;
-use crate::runtime::operator::Flow;
+use crate::runtime::operator::{Cursor, Flow, fetch_ahead};
 use crate::runtime::side::Sides;
 use crate::state::{Row, State, StateTable, Table};
 use millrace_protocol::key::Key;
-use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
 
 /// Name of the state.
 pub(crate) const STATE: &str = "state";
+
+/// Timers whose rows are fetched together.
+const FETCH: usize = 256;
 
 /// Rows looked at after each batch for their time to live.
 const SWEEP: usize = 256;
@@ -91,8 +94,6 @@ impl<K, O> Cx<'_, K, O> {
 /// Rows, timers, outputs and clocks of one subtask.
 pub(crate) struct KeyedCore<K: Key, S: State> {
     table: Table<K, TimedRow<S>>,
-    max: MaxParallelism,
-    range: KeyGroupRange,
     event: TimerIndex<K>,
     processing: TimerIndex<K>,
     pub sides: Sides,
@@ -101,11 +102,9 @@ pub(crate) struct KeyedCore<K: Key, S: State> {
 }
 
 impl<K: Key, S: State> KeyedCore<K, S> {
-    pub fn new(max: MaxParallelism, range: KeyGroupRange, sides: Sides) -> Self {
+    pub fn new(table: Table<K, TimedRow<S>>, sides: Sides) -> Self {
         Self {
-            table: Table::new(max, range),
-            max,
-            range,
+            table,
             event: TimerIndex::new(),
             processing: TimerIndex::new(),
             sides,
@@ -118,6 +117,50 @@ impl<K: Key, S: State> KeyedCore<K, S> {
     #[inline]
     pub fn blocked<O>(&mut self, out: &Emitter<O>) -> Res<bool> {
         Ok(out.blocked() || self.sides.blocked()?)
+    }
+
+    /// To be called before the rows at hand are worked on.
+    #[inline]
+    pub fn fetch_ahead<T, Sel: KeySelector<T, Key = K>>(
+        &mut self,
+        selector: &Sel,
+        rows: &Cursor<'_, '_, T>,
+    ) -> Res {
+        fetch_ahead(&mut self.table, selector, rows)
+    }
+
+    /// To be called before [`KeyedCore::call`] for keys that come from elsewhere.
+    pub fn fetch<'k>(&mut self, keys: impl IntoIterator<Item = (u64, &'k K)>) -> Res
+    where
+        K: 'k,
+    {
+        if self.table.spills() {
+            keys.into_iter().for_each(|(hash, key)| self.table.want(hash, key));
+        }
+        self.table.fetch()
+    }
+
+    /// Fetches the rows of the timers that are due first; how many.
+    fn fetch_due(&mut self, domain: Domain, limit: Ts) -> Res<usize> {
+        let Self { table, event, processing, .. } = self;
+        if !table.spills() {
+            return Ok(usize::MAX);
+        }
+        let index = match domain {
+            Domain::Event => event,
+            Domain::Processing => processing,
+        };
+        let mut due = Vec::new();
+        while due.len() < FETCH
+            && let Some(one) = index.pop(limit)
+        {
+            table.want(one.hash, &one.key);
+            due.push(one);
+        }
+        let count = due.len();
+        due.into_iter().for_each(|one| index.push(one));
+        table.fetch()?;
+        Ok(count)
     }
 
     /// Calls the user's function for a key.
@@ -180,10 +223,17 @@ impl<K: Key, S: State> KeyedCore<K, S> {
         out: &mut Emitter<O>,
         mut f: impl FnMut(Timer, &mut S, &mut Cx<'_, K, O>) -> Res,
     ) -> Res<Flow> {
+        let mut fetched = 0;
         loop {
             if self.blocked(out)? {
                 return Ok(Flow::Blocked);
             }
+            if fetched == 0 {
+                // Timers registered meanwhile are of keys whose rows are here, so that of
+                // the next so many none is missing.
+                fetched = self.fetch_due(domain, limit)?.max(1);
+            }
+            fetched -= 1;
             let Self { table, event, processing, sides, watermark, now, .. } = self;
             let index_of = match domain {
                 Domain::Event => &mut *event,
@@ -229,16 +279,17 @@ impl<K: Key, S: State> KeyedCore<K, S> {
     }
 
     /// All keys with their hashes, in order of hash.
-    pub fn keys(&self) -> Vec<(u64, K)> {
+    pub fn keys(&mut self) -> Res<Vec<(u64, K)>> {
         let mut keys = Vec::with_capacity(self.table.len());
         self.table.for_each(|key, _, hash| keys.push((hash, key.clone())));
+        self.table.for_each_spilled(|key, _, hash| keys.push((hash, key.clone())))?;
         keys.sort_by_key(|(hash, _)| *hash);
-        keys
+        Ok(keys)
     }
 
     /// Whether this subtask owns the keys of a hash.
     pub fn owns(&self, hash: u64) -> bool {
-        self.range.contains(self.max.group(hash))
+        self.table.owns(hash)
     }
 
     /// After a batch: growth, and a look for expired rows.
@@ -254,17 +305,19 @@ impl<K: Key, S: State> KeyedCore<K, S> {
     }
 
     /// The table is loaded: builds the index of its timers.
-    pub fn restored(&mut self, watermark: Ts) {
+    pub fn restored(&mut self, watermark: Ts) -> Res {
         self.watermark = watermark;
         let Self { table, event, processing, .. } = self;
-        table.for_each(|key, row, hash| {
+        let mut index = |key: &K, row: &TimedRow<S>, hash: u64| {
             if let Some(at) = row.timers.indexed(Domain::Event) {
                 event.push(Due { at, hash, key: key.clone() });
             }
             if let Some(at) = row.timers.indexed(Domain::Processing) {
                 processing.push(Due { at, hash, key: key.clone() });
             }
-        });
+        };
+        table.for_each(&mut index);
+        table.for_each_spilled(index)
     }
 
     /// The watermark as far as this operator knows; true if what is due is to be fired.

@@ -25,6 +25,7 @@ impl<T: Send + 'static, S: KeySelector<T>, F: KeyedProcess<S::Key, T>> Process<T
     }
 
     fn rows(&mut self, rows: &mut Cursor<'_, '_, T>, out: &mut Emitter<F::Out>) -> Res {
+        self.core.fetch_ahead(&self.selector, rows)?;
         while !self.core.blocked(out)? {
             let Some((ts, hash, row)) = rows.next() else { break };
             let key = self.selector.owned(&row);
@@ -86,7 +87,7 @@ impl<T: Send + 'static, S: KeySelector<T>, F: KeyedProcess<S::Key, T>> Operator
     }
 
     fn restored(&mut self, watermark: Ts) -> Res {
-        self.core.restored(watermark);
+        self.core.restored(watermark)?;
         self.f.open()
     }
 

@@ -70,6 +70,18 @@ impl<S: State> Row for TimedRow<S> {
         self.user.expired(now) && self.timers.is_empty()
     }
 
+    /// When the index of timers looks at the key: it keeps what it has of keys whose
+    /// rows are in the tier.
+    const BESIDE: bool = true;
+
+    fn write_beside(&self, out: &mut Vec<u8>) {
+        self.timers.write_indexed(out);
+    }
+
+    fn read_beside(&mut self, bytes: &[u8]) -> Res {
+        self.timers.read_indexed(bytes)
+    }
+
     fn heap_bytes(&self) -> usize {
         self.user.heap_bytes() + Field::heap_bytes(&self.timers)
     }

@@ -149,6 +149,36 @@ impl Timers {
     }
 }
 
+/// How a row that leaves memory keeps the times of its key's entries in the index.
+impl Timers {
+    pub fn write_indexed(&self, out: &mut Vec<u8>) {
+        let Some(standing) = &self.0 else { return };
+        for at in standing.indexed {
+            out.push(u8::from(at.is_some()));
+            out.extend_from_slice(&at.unwrap_or(0).to_le_bytes());
+        }
+    }
+
+    /// Undoes [`Timers::write_indexed`], of timers that have just been read.
+    pub fn read_indexed(&mut self, bytes: &[u8]) -> Res {
+        if bytes.is_empty() {
+            self.0 = None;
+            return Ok(());
+        }
+        let (each, rest) = bytes.as_chunks::<9>();
+        let [event, processing] = each else { return Err("not two times of an index".into()) };
+        if !rest.is_empty() {
+            return Err("more than two times of an index".into());
+        }
+        let time = |[some, at @ ..]: [u8; 9]| (some != 0).then(|| Ts::from_le_bytes(at));
+        let standing = self
+            .0
+            .get_or_insert_with(|| Box::new(Standing { set: Vec::new(), indexed: [None; 2] }));
+        standing.indexed = [time(*event), time(*processing)];
+        Ok(())
+    }
+}
+
 impl Field for Timers {
     fn is_empty(&self) -> bool {
         Timers::is_empty(self)

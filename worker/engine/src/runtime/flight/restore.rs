@@ -34,7 +34,7 @@ fn of_edge(cx: &BuildCx<'_>, node: NodeId, flight: &Arc<Flight>, all: &mut Vec<R
     if items.is_empty() {
         return Ok(());
     }
-    if restore.list_shape(&flight.uid, &flight.state) != flight.codec.shape() {
+    if restore.list_shape(&flight.uid, &flight.state) != flight.shape {
         return Err(UserError(format!(
             "the checkpoint holds rows on their way to operator {:?}, and their type has \
              changed: start from a savepoint, which holds no such rows",

@@ -79,7 +79,10 @@ fn interval_joins_equal_nested_loops() {
         left.watermark(watermark + 10_000);
         right.watermark(watermark + 10_000);
         harness.run().unwrap();
-        assert_eq!(harness.keys(), 0);
+        // Of what lies in a tier it is only known how much there is at most.
+        if !crate::testing::SPILLS.get() {
+            assert_eq!(harness.keys(), 0);
+        }
     });
 }
 

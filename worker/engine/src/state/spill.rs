@@ -1,0 +1,544 @@
+//! A table's traffic with the tier below it: which entries leave, how they come back,
+//! and what a snapshot finds there. Pure but for the [`Tier`].
+//!
+//! **Where an entry is.** An entry that is in the table is not looked for in the tier:
+//! the tier may still hold its bytes, even outdated ones. A key that is not in the table
+//! has its entry in the tier, if it has one at all: what is removed from the table is
+//! removed from the tier too, before the tier is asked or read the next time.
+//!
+//! **What may leave.** Entries whose last write is in a complete checkpoint, or of the
+//! table's first epoch: the latter are in no file perhaps, but then the next snapshot
+//! writes everything. So what is in the tier is owed only to a snapshot that writes its
+//! key group whole, which goes through the tier as it passes a segment. While it is
+//! inside a segment no entry of it leaves, and one that comes back is copied aside.
+//!
+//! **When.** A segment that is full asks the budget before it grows. If that says no, a
+//! part of its entries leaves, those first whose last write is the longest ago.
+
+use super::budget::{Budget, Reservation};
+use super::delta::DeltaWriter;
+use super::row::{Row, RowReader};
+use super::segment::{Entry, Owing, Segment, Stamp, preserve};
+use super::table::Table;
+use super::tier::{Packed, Tier};
+use crate::data::{Fail, Res};
+use hashbrown::HashTable;
+use millrace_protocol::key::Key;
+use millrace_protocol::keygroup::{KeyGroup, KeyGroupRange};
+use std::sync::Arc;
+
+/// The part of a full segment that leaves at once, as a divisor.
+const PART: usize = 16;
+/// Housekeeping calls between two exact looks at what the table holds.
+const LOOK: u32 = if cfg!(test) { 4 } else { 16 };
+
+/// Segments that shed entries in one housekeeping call if too much is held.
+const AT_ONCE: usize = 4;
+
+/// What an entry of the tier counts in a snapshot's turn, in entries of a table.
+const READ_COST: usize = 8;
+
+/// A table's side of its tier.
+pub(crate) struct Spill<K> {
+    tier: Box<dyn Tier>,
+    pub held: Reservation,
+    wanted: Vec<(u64, K)>,
+    /// Of `wanted`, in the tier's form.
+    keys: Packed,
+    /// Keys removed from the table that the tier may hold.
+    gone: Packed,
+    /// Whether anything was ever put into the tier.
+    used: bool,
+    /// Entries that only the tier has: never less than there are.
+    pub count: u64,
+    /// About the bytes of these.
+    pub bytes: u64,
+    looked: u32,
+    /// The segment that sheds next.
+    next: usize,
+    /// What went wrong where no error can be returned; the next call that can, does.
+    failed: Option<Fail>,
+}
+
+impl<K: Key> Spill<K> {
+    /// A key has been removed from the table.
+    #[inline(never)]
+    pub fn removed(&mut self, group: KeyGroup, key: &K) {
+        if self.used {
+            self.gone.push(|out| write_key(group, key, out));
+        }
+    }
+
+    fn check(&mut self) -> Res {
+        self.failed.take().map_or(Ok(()), Err)
+    }
+
+    /// Puts entries into the tier, after what is to go from there.
+    fn put(&mut self, keys: &Packed, values: &Packed) -> Res {
+        if self.gone.is_empty() && keys.is_empty() {
+            return Ok(());
+        }
+        self.used |= !keys.is_empty();
+        self.tier.write(&self.gone, keys, values)?;
+        self.gone.clear();
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Res {
+        self.put(&Packed::default(), &Packed::default())
+    }
+
+    /// Goes through the entries of some groups, from `from` on if it is given, until
+    /// `entry` answers false: group, key, the row's bytes and what stands beside them.
+    fn scan<R: Row>(
+        &mut self,
+        groups: KeyGroupRange,
+        from: Option<&[u8]>,
+        mut entry: impl FnMut(&[u8], KeyGroup, K, Value<'_>) -> Res<bool>,
+    ) -> Res {
+        self.settle()?;
+        if self.count == 0 || groups.is_empty() {
+            return Ok(());
+        }
+        let first = groups.start.to_be_bytes();
+        let until = groups.end.to_be_bytes();
+        // Groups are at most 32,768, so the end is one too.
+        self.tier.scan(from.unwrap_or(&first), &until, &mut |packed, value| {
+            let (group, key) = read_key::<K>(packed)?;
+            entry(packed, group, key, Value::of::<R>(value)?)
+        })
+    }
+}
+
+/// A row as it stands in the tier.
+struct Value<'a> {
+    row: &'a [u8],
+    beside: &'a [u8],
+}
+
+impl<'a> Value<'a> {
+    fn of<R: Row>(bytes: &'a [u8]) -> Res<Self> {
+        if !R::BESIDE {
+            return Ok(Self { row: bytes, beside: &[] });
+        }
+        let (len, bytes) = bytes.split_last().ok_or("an empty value in the tier")?;
+        let at = bytes.len().checked_sub(usize::from(*len)).ok_or("a short value in the tier")?;
+        let (row, beside) = bytes.split_at(at);
+        Ok(Self { row, beside })
+    }
+
+    fn read<R: Row>(&self) -> Res<R> {
+        let mut bytes = self.row;
+        let mut row = R::read(&mut bytes, &RowReader::same())?;
+        if !bytes.is_empty() {
+            return Err("a value in the tier is longer than its row".into());
+        }
+        if R::BESIDE {
+            row.read_beside(self.beside)?;
+        }
+        Ok(row)
+    }
+}
+
+fn write_value<R: Row>(row: &R, out: &mut Vec<u8>) -> Res {
+    row.write(out)?;
+    if R::BESIDE {
+        let before = out.len();
+        row.write_beside(out);
+        out.push(u8::try_from(out.len() - before)?);
+    }
+    Ok(())
+}
+
+fn write_key<K: Key>(group: KeyGroup, key: &K, out: &mut Vec<u8>) {
+    out.extend_from_slice(&group.0.to_be_bytes());
+    key.write(out);
+}
+
+fn read_key<K: Key>(bytes: &[u8]) -> Res<(KeyGroup, K)> {
+    let (group, mut rest) = bytes.split_first_chunk().ok_or("a short key in the tier")?;
+    Ok((KeyGroup(u16::from_be_bytes(*group)), K::read(&mut rest)?))
+}
+
+impl<K: Key, R: Row> Table<K, R> {
+    /// Gives the table a tier: from now on it holds no more than `budget` allows, but for
+    /// what was written since the last complete checkpoint. Before
+    /// [`Table::get`] and its kin are asked for a key, it has to be [wanted](Table::want)
+    /// and [fetched](Table::fetch) since the last [`Table::tend`].
+    pub fn spill_to(&mut self, tier: Box<dyn Tier>, budget: &Arc<Budget>) {
+        // Of an attempt that has ended.
+        budget.checkpoint_ended(true);
+        self.spill = Some(Box::new(Spill {
+            tier,
+            held: budget.reservation(),
+            wanted: Vec::new(),
+            keys: Packed::default(),
+            gone: Packed::default(),
+            used: false,
+            count: 0,
+            bytes: 0,
+            looked: 0,
+            next: 0,
+            failed: None,
+        }));
+    }
+
+    /// Whether entries may be in a tier: else there is no need to want and fetch.
+    #[inline]
+    pub fn spills(&self) -> bool {
+        self.spill.as_ref().is_some_and(|s| s.count > 0)
+    }
+
+    /// The next [`Table::fetch`] brings this key's row, if the tier has it.
+    #[inline]
+    pub fn want(&mut self, hash: u64, key: &K) {
+        if !self.spills() {
+            return;
+        }
+        let segment = &self.segments[self.segment_of(hash)];
+        if segment.entries.find(hash, |e| e.key == *key).is_some() {
+            return;
+        }
+        let Some(spill) = &mut self.spill else { return };
+        let group = self.max.group(hash);
+        spill.keys.push(|out| write_key(group, key, out));
+        spill.wanted.push((hash, key.clone()));
+    }
+
+    /// Brings wanted rows from the tier into the table.
+    #[inline]
+    pub fn fetch(&mut self) -> Res {
+        match &self.spill {
+            Some(spill) if !spill.wanted.is_empty() || spill.failed.is_some() => self.fetch_now(),
+            _ => Ok(()),
+        }
+    }
+
+    #[inline(never)]
+    fn fetch_now(&mut self) -> Res {
+        let Some(mut spill) = self.spill.take() else { return Ok(()) };
+        let result = self.fetch_from(&mut spill);
+        spill.wanted.clear();
+        spill.keys.clear();
+        self.spill = Some(spill);
+        result
+    }
+
+    fn fetch_from(&mut self, spill: &mut Spill<K>) -> Res {
+        spill.check()?;
+        spill.settle()?;
+        // Not owed to a delta: every base's cut is at least the complete one's.
+        let stamp = Stamp::new(self.oldest_kept(), true).in_tier(!R::BESIDE);
+        let Spill { tier, wanted, keys, count, bytes, .. } = spill;
+        tier.get(keys, &mut |at, value| {
+            let Some((hash, key)) = wanted.get(at) else {
+                return Err("the tier found what it was not asked for".into());
+            };
+            let row = Value::of::<R>(value)?.read()?;
+            if self.bring_back(*hash, Entry { key: key.clone(), row, stamp }) {
+                *count = count.saturating_sub(1);
+                *bytes = bytes.saturating_sub(value.len() as u64);
+            }
+            Ok(())
+        })
+    }
+
+    /// Puts an entry back, unless it is there already: a key may be wanted twice.
+    fn bring_back(&mut self, hash: u64, entry: Entry<K, R>) -> bool {
+        let at = self.segment_of(hash);
+        let max = self.max;
+        let Segment { entries, groups, aside, moves, .. } = &mut self.segments[at];
+        if entries.find(hash, |e| e.key == entry.key).is_some() {
+            return false;
+        }
+        if let Some(draining) = &self.epochs.draining
+            && draining.inside.is_some()
+            && draining.owing.passed == groups.start
+        {
+            // The walk may have been where it lands, and will not find it in the tier.
+            preserve(draining, max, hash, &entry, &mut aside.side);
+        }
+        if entries.len() == entries.capacity() {
+            *moves += 1;
+        }
+        entries.insert_unique(hash, entry, |e| e.key.hash64());
+        true
+    }
+
+    /// Entries last written up to this epoch may leave.
+    fn oldest_kept(&self) -> u32 {
+        self.epochs.complete.max(1)
+    }
+
+    /// Whether a full segment is to shed entries rather than grow by `more` bytes.
+    pub(super) fn must_shed(&mut self, more: usize) -> bool {
+        match &mut self.spill {
+            Some(spill) => !spill.held.take(more as u64),
+            None => false,
+        }
+    }
+
+    /// Lets a part of a segment's entries leave; whether any did.
+    pub(super) fn shed(&mut self, at: usize) -> bool {
+        let part = self.segments.get(at).map_or(0, |s| s.entries.len() / PART + 1);
+        self.shed_some(at, part) > 0
+    }
+
+    /// Lets up to `many` of a segment's entries leave; how many did.
+    pub(super) fn shed_some(&mut self, at: usize, many: usize) -> usize {
+        let Some(mut spill) = self.spill.take() else { return 0 };
+        let shed = self.shed_to(&mut spill, at, many);
+        let shed = shed.unwrap_or_else(|error| {
+            spill.failed.get_or_insert(error);
+            0
+        });
+        self.spill = Some(spill);
+        shed
+    }
+
+    fn shed_to(&mut self, spill: &mut Spill<K>, at: usize, many: usize) -> Res<usize> {
+        let oldest_kept = self.oldest_kept();
+        let (max, inside) = (self.max, self.is_inside(at));
+        let Some(segment) = self.segments.get_mut(at) else { return Ok(0) };
+        if inside || many == 0 || spill.failed.is_some() {
+            return Ok(0);
+        }
+        let mut ages: Vec<u32> =
+            segment.entries.iter().map(|e| e.stamp.epoch()).filter(|e| *e <= oldest_kept).collect();
+        let many = many.min(ages.len());
+        if many == 0 {
+            return Ok(0);
+        }
+        let (_, &mut youngest, _) = ages.select_nth_unstable(many - 1);
+        let (mut keys, mut values) = (Packed::default(), Packed::default());
+        let leaves = |e: &Entry<K, R>| e.stamp.epoch() <= youngest;
+        let mut left = many;
+        for entry in segment.entries.iter().filter(|e| leaves(e)).take(many) {
+            if !entry.stamp.is_in_tier() {
+                values.push(|out| write_value(&entry.row, out))?;
+                keys.push(|out| write_key(max.group(entry.key.hash64()), &entry.key, out));
+            }
+        }
+        // They stay until the tier has them.
+        spill.put(&keys, &values)?;
+        let mut heap = 0;
+        for bucket in 0..segment.entries.num_buckets() {
+            if left == 0 {
+                break;
+            }
+            if segment.entries.get_bucket(bucket).is_some_and(leaves)
+                && let Ok(found) = segment.entries.get_bucket_entry(bucket)
+            {
+                heap += found.remove().0.row.heap_bytes() as u64;
+                left -= 1;
+            }
+        }
+        spill.held.set(spill.held.held().saturating_sub(heap));
+        spill.count += (many - left) as u64;
+        let each = (values.bytes() + keys.bytes()) as u64 / keys.len().max(1) as u64;
+        spill.bytes += each * (many - left) as u64;
+        tidy(segment);
+        Ok(many - left)
+    }
+
+    /// Whether the snapshot stands in this segment.
+    pub(super) fn is_inside(&self, at: usize) -> bool {
+        let inside = self.epochs.draining.as_ref().filter(|d| d.inside.is_some());
+        let segment = self.segments.get(at);
+        inside.zip(segment).is_some_and(|(d, s)| d.owing.passed == s.groups.start)
+    }
+
+    /// Now and then: says what the table holds, and lets entries leave if all tables
+    /// together hold too much, as rows that grow by themselves may bring about.
+    pub(super) fn tend_spill(&mut self) {
+        let Some(spill) = &mut self.spill else { return };
+        spill.looked += 1;
+        if spill.looked >= LOOK {
+            spill.looked = 0;
+            self.look();
+        }
+        for _ in 0..AT_ONCE.min(self.segments.len()) {
+            if !self.is_over() {
+                return;
+            }
+            self.shed_next();
+        }
+        // A part was not enough: everything that may leave, before sources are held back.
+        if self.is_far_over()
+            && !self.relieve(false)
+            && let Some(spill) = &self.spill
+        {
+            let budget = spill.held.budget();
+            budget.press();
+            warn_once(budget);
+        }
+    }
+
+    /// Lets a part of the next segment in turn leave.
+    fn shed_next(&mut self) {
+        let segments = self.segments.len();
+        if let Some(spill) = &mut self.spill {
+            let at = spill.next % segments.max(1);
+            spill.next = at + 1;
+            self.shed(at);
+        }
+    }
+
+    /// Lets as much leave as is too much, and says what is held exactly; whether that
+    /// sufficed. `room`: until there is some for a while.
+    fn relieve(&mut self, room: bool) -> bool {
+        for at in 0..self.segments.len() {
+            self.look();
+            // By parts, for what leaves is copied on its way.
+            loop {
+                let Some(spill) = &self.spill else { return true };
+                let (used, limit) = (spill.held.budget().used(), spill.held.budget().limit());
+                if used <= if room { limit - limit / 16 } else { limit } {
+                    return true;
+                }
+                if !self.shed(at) {
+                    break;
+                }
+            }
+        }
+        self.look();
+        !self.is_over()
+    }
+
+    /// A checkpoint has ended: if it is complete, what it holds may leave.
+    pub(super) fn relieve_after(&mut self, complete: bool) {
+        if complete && self.is_over() {
+            self.relieve(true);
+        }
+        if let Some(spill) = &self.spill {
+            spill.held.budget().checkpoint_ended(complete);
+        }
+    }
+
+    fn is_far_over(&self) -> bool {
+        self.spill.as_ref().is_some_and(|s| s.held.budget().far_over())
+    }
+
+    /// While files are loaded: rows hold memory of their own, which nothing asks for.
+    pub(super) fn load_spill(&mut self) -> Res {
+        if self.spill.is_some() {
+            self.look();
+            for at in 0..self.segments.len() {
+                if !self.is_over() {
+                    break;
+                }
+                self.shed_some(at, usize::MAX);
+            }
+        }
+        self.check_spill()
+    }
+
+    fn is_over(&self) -> bool {
+        self.spill.as_ref().is_some_and(|s| s.held.budget().over())
+    }
+
+    /// Says what the table holds.
+    fn look(&mut self) {
+        let held = self.bytes() as u64;
+        if let Some(spill) = &mut self.spill {
+            spill.held.set(held);
+        }
+    }
+
+    /// Calls `f` with every key, row and hash that only the tier has, in order of key
+    /// group and key.
+    pub fn for_each_spilled(&mut self, mut f: impl FnMut(&K, &R, u64)) -> Res {
+        let Some(mut spill) = self.spill.take() else { return Ok(()) };
+        let range = self.range;
+        let result = spill.scan::<R>(range, None, |_, _, key, value| {
+            let hash = key.hash64();
+            if self.get(hash, &key).is_none() {
+                f(&key, &value.read()?, hash);
+            }
+            Ok(true)
+        });
+        self.spill = Some(spill);
+        result
+    }
+
+    /// Removes what the tier has of a key that a file says is gone.
+    pub(super) fn forget_spilled(&mut self, hash: u64, key: &K) {
+        let group = self.max.group(hash);
+        if let Some(spill) = &mut self.spill {
+            spill.removed(group, key);
+        }
+    }
+
+    /// Fails if something went wrong earlier where no error could be returned.
+    pub(super) fn check_spill(&mut self) -> Res {
+        self.spill.as_mut().map_or(Ok(()), |s| s.check())
+    }
+}
+
+fn warn_once(budget: &Budget) {
+    if budget.first_warning() {
+        tracing::warn!(
+            used = budget.used(),
+            limit = budget.limit(),
+            "more state was written since the last checkpoint than the memory budget holds: \
+             sources wait for checkpoints, which are taken early; give the job more memory, or \
+             a shorter interval"
+        );
+    }
+}
+
+/// Writes what a snapshot is owed of the entries that only the tier has, of the groups of
+/// one segment; takes what it looks at off `budget`. Goes on from `from`; whether it is
+/// through.
+pub(super) fn write_spilled<K: Key, R: Row>(
+    spill: &mut Spill<K>,
+    (entries, groups): (&HashTable<Entry<K, R>>, KeyGroupRange),
+    owing: Owing,
+    from: &mut Option<Vec<u8>>,
+    out: &mut DeltaWriter,
+    budget: &mut usize,
+) -> Res<bool> {
+    spill.check()?;
+    let whole = owing.whole(groups);
+    let start = from.take();
+    let mut stopped = None;
+    spill.scan::<R>(whole, start.as_deref(), |packed, group, key, value| {
+        if *budget == 0 {
+            stopped = Some(packed.to_vec());
+            return Ok(false);
+        }
+        *budget = budget.saturating_sub(READ_COST);
+        let hash = key.hash64();
+        if entries.find(hash, |e| e.key == key).is_none() {
+            out.entry((group.0, group.0), |keys, rows| {
+                key.write(keys);
+                rows.extend_from_slice(value.row);
+                Ok(())
+            })?;
+        }
+        Ok(true)
+    })?;
+    *from = stopped;
+    Ok(from.is_none())
+}
+
+/// Removed entries leave marks that take room: a segment with many is made anew.
+fn tidy<K: Key, R>(segment: &mut Segment<K, R>) {
+    let full = segment.entries.num_buckets() / 8 * 7;
+    let sparse = segment.entries.len() < full / 4;
+    if !sparse && segment.entries.capacity() >= full / 8 * 7 {
+        return;
+    }
+    let room = if sparse { segment.entries.len() * 2 } else { full };
+    let mut anew = HashTable::with_capacity(room);
+    for entry in segment.entries.drain() {
+        anew.insert_unique(entry.key.hash64(), entry, |e: &Entry<K, R>| e.key.hash64());
+    }
+    segment.entries = anew;
+    segment.moves += 1;
+}
+
+/// Bytes by which a segment grows.
+pub(super) fn growth<K, R>(segment: &Segment<K, R>) -> usize {
+    segment.entries.allocation_size()
+}

@@ -1,0 +1,159 @@
+//! A job with five times as much state as its tables may hold, in a process with a hard
+//! limit where the machine lets a test set one: it is not killed, its resident size stays
+//! within its budget, and its results are right.
+
+use millrace_connectors::{Blackhole, Generator};
+use millrace_engine::api::env::Env;
+use millrace_engine::coordinator::{CheckpointPolicy, Outcome};
+use millrace_engine::graph::SpillTo;
+use millrace_engine::job::{self, Handle, JobOptions};
+use millrace_engine::runtime::memory;
+use millrace_engine::state::budget::{Budget, Shares};
+use millrace_engine::time::Watermarks;
+use millrace_rocksdb::{LocalDir, RocksTiers};
+use std::fs;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+const TOTAL: u64 = 128 << 20;
+const PAYLOAD: usize = 200;
+/// Rows a second: what they change between two checkpoints has to fit into memory.
+const RATE: u64 = 60_000;
+/// Every key comes this often.
+const ROUNDS: u64 = 2;
+
+/// Keys that have seen all their rows: how many, and their sum.
+static COMPLETE: AtomicU64 = AtomicU64::new(0);
+static KEYS: AtomicU64 = AtomicU64::new(0);
+static ROWS: AtomicU64 = AtomicU64::new(0);
+
+fn keys() -> u64 {
+    5 * Shares::of(TOTAL).tables / (PAYLOAD as u64 + 60)
+}
+
+/// What the process does; by itself, without the variable, nothing.
+#[test]
+fn the_job() {
+    if std::env::var_os("MILLRACE_LARGE_JOB").is_none() {
+        return;
+    }
+    // Its limit is set before it takes memory.
+    std::io::stdin().read_exact(&mut [0]).unwrap();
+    let (shares, keys) = (Shares::of(TOTAL), keys());
+    let tiers = RocksTiers::open(LocalDir::temporary().unwrap(), shares.tier).unwrap();
+    let env = Env::new();
+    let rows = Generator::new(move |i| (i % keys, 1_u64, vec![i as u8; PAYLOAD]));
+    env.source("rows", rows.count(keys * ROUNDS).rate(RATE).splits(2), Watermarks::none())
+        .key_by(|row: &(u64, u64, Vec<u8>)| row.0)
+        .reduce("sums", |sum, row| sum.1 += row.1)
+        .map(|row| {
+            ROWS.fetch_add(1, Ordering::Relaxed);
+            if row.1 == ROUNDS {
+                COMPLETE.fetch_add(1, Ordering::Relaxed);
+                KEYS.fetch_add(row.0, Ordering::Relaxed);
+            }
+        })
+        .sink("none", Blackhole);
+    let storage = tempfile::tempdir().unwrap();
+    let mut options = JobOptions::new("large", storage.path());
+    options.parallelism = 2;
+    let interval = Some(Duration::from_millis(300));
+    options.checkpoints = CheckpointPolicy { interval, ..CheckpointPolicy::default() };
+    let spill = SpillTo { tiers: Arc::new(tiers), budget: Budget::new(shares.tables) };
+    memory::hold(&spill.budget, TOTAL).unwrap();
+    options.spill = Some(spill.clone());
+    std::thread::spawn(move || tell(&spill));
+    let outcome = job::run(&Handle::new(env.into_graph()), options).unwrap();
+    assert!(matches!(outcome, Outcome::Finished), "{outcome:?}");
+    // Nothing failed, so nothing was counted twice.
+    assert_eq!(COMPLETE.load(Ordering::Relaxed), keys, "every key has all its rows");
+    assert_eq!(KEYS.load(Ordering::Relaxed), keys * (keys - 1) / 2);
+}
+
+/// Says every second where the memory is.
+fn tell(spill: &SpillTo) {
+    for second in 0.. {
+        let (tables, limit) = (spill.budget.used() >> 20, spill.budget.limit() >> 20);
+        let tier = spill.tiers.stats();
+        let (memory, disk) = (tier.memory >> 20, tier.disk >> 20);
+        let resident = |name| status(std::process::id(), name).unwrap_or(0) >> 20;
+        let (anonymous, files) = (resident("RssAnon:"), resident("RssFile:"));
+        println!(
+            "{second} s: MiB of tables {tables} of {limit}, tier {memory} (disk {disk}); resident \
+             {anonymous}, of files {files}; rows {}{}",
+            ROWS.load(Ordering::Relaxed),
+            if spill.budget.pressed() { ", sources held back" } else { "" }
+        );
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// A memory cgroup of version 1 or 2 below this process's own.
+struct Group(PathBuf);
+
+impl Group {
+    fn new() -> Option<Self> {
+        let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+        own.lines().find_map(|line| {
+            let mut parts = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (parts.next()?, parts.next()?.trim_start_matches('/'));
+            let (mount, file) = match controllers {
+                "" => ("/sys/fs/cgroup", "memory.max"),
+                "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+                _ => return None,
+            };
+            let name = format!("millrace-test-{}", std::process::id());
+            let group = PathBuf::from(mount).join(path).join(name);
+            fs::create_dir(&group).ok()?;
+            let group = Self(group);
+            fs::write(group.0.join(file), TOTAL.to_string()).ok()?;
+            Some(group)
+        })
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+fn status(pid: u32, name: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix(name))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+#[test]
+fn a_job_with_five_times_its_budget_stays_within_it() {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "the_job", "--nocapture"])
+        .env("MILLRACE_LARGE_JOB", "1")
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let group = Group::new();
+    match &group {
+        Some(group) => {
+            fs::write(group.0.join("cgroup.procs"), child.id().to_string()).unwrap();
+            println!("limited by {}", group.0.display());
+        }
+        None => println!("no memory cgroup can be made here: its size is only looked at"),
+    }
+    child.stdin.take().unwrap().write_all(b"\n").unwrap();
+    let mut most = 0;
+    let status = loop {
+        most = most.max(status(child.id(), "VmRSS:").unwrap_or(0));
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    println!("at most {} of {} MiB resident", most >> 20, TOTAL >> 20);
+    assert!(status.success(), "{status}: 9 is the kernel's for want of memory");
+    assert!(most <= TOTAL, "{most} resident of {TOTAL}");
+}
