@@ -40,8 +40,10 @@ pub(super) fn blames_storage(end: &End) -> bool {
 
 /// A process that ended with 2 wants an edit.
 pub(super) fn ended_by_user_error(o: &Observed) -> Option<(Reason, String)> {
+    let set = o.set.as_ref();
     let end = o
         .workers()
+        .filter(|pod| set.is_none_or(|set| pod.revision == set.revision))
         .filter(|pod| pod.container != Container::Running)
         .filter_map(end)
         .find(|end| end.code == 2)?;

@@ -1,5 +1,6 @@
 //! The committed revision is the right one: workers, parallelism, live settings, suspend.
 
+use super::target::waits_for_its_own;
 use super::{Action, Draft, Target, Verdict};
 use crate::observed::{Coordinator, Kind, Set};
 use crate::reasons::Reason;
@@ -19,16 +20,29 @@ impl Draft<'_> {
             Some(State::Finished) if !self.nonce_grew(set) => {
                 self.set_complete(true);
                 self.replicas(set, 0);
-                return Verdict::ready("Finished", Reason::Finished);
+                return self.finished(target);
             }
             _ => {}
         }
+        // It is for ever, and nobody is left to say so again.
+        if let Some(told) = self.taken_over() {
+            self.replicas(set, 0);
+            return Verdict::stalled(Reason::TakenOver, &told);
+        }
         if self.complete() {
             self.replicas(set, 0);
-            return Verdict::ready("Finished", Reason::Finished);
+            return self.finished(target);
         }
         self.set_complete(false);
         if target.suspended { self.suspend(target, set) } else { self.run(target, set) }
+    }
+
+    /// At its end; an edit that was refused is told of still.
+    fn finished(&self, target: &Target) -> Verdict {
+        match self.refused(target) {
+            Some(refused) => Verdict { state: "Finished", ..refused },
+            None => Verdict::ready("Finished", Reason::Finished),
+        }
     }
 
     fn suspend(&mut self, target: &Target, set: &Set) -> Verdict {
@@ -151,6 +165,7 @@ impl Draft<'_> {
             State::Failed => {
                 Verdict { state: "Failed", ..Verdict::stalled(Reason::RestartsExhausted, &told) }
             }
+            State::Refused if waits_for_its_own(answer) => or,
             State::Refused => {
                 let reason = Reason::parse(&answer.reason).filter(|r| r.entry().stalled);
                 Verdict::stalled(reason.unwrap_or(Reason::InvalidProgram), &told)

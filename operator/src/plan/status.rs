@@ -256,6 +256,14 @@ impl Draft<'_> {
         self.stored("UpgradeSucceeded").map(|c| c.message.clone()).unwrap_or_default()
     }
 
+    /// Who has taken over this job's state, if somebody has.
+    pub(super) fn taken_over(&self) -> Option<String> {
+        let taken = |condition: &&Condition| condition.reason == Reason::TakenOver.name();
+        let message = &self.stored("Stalled").filter(taken)?.message;
+        let remedy = Reason::TakenOver.entry().remedy;
+        Some(message.strip_suffix(remedy).unwrap_or(message).trim().to_owned())
+    }
+
     pub(super) fn reconciling_reason(&self) -> Option<Reason> {
         self.reason_of("Reconciling")
     }

@@ -23,6 +23,8 @@ pub struct Running {
     pub process: Option<Process>,
     /// Told to end: gone then.
     pub ends: Option<Millis>,
+    /// Whether the user wanted gone what this pod deletes, when it came.
+    pub asked: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -62,6 +64,7 @@ impl World {
             self.ips += 1;
             let label = |key: &str| text(&object["metadata"]["labels"][key], "").to_owned();
             let job = label(names::LABEL_JOB);
+            let asked = self.is_to_go(&label(names::LABEL_JOB_UID), &args(&object));
             self.pods.insert(
                 uid.to_owned(),
                 Running {
@@ -75,6 +78,7 @@ impl World {
                     restarts: 0,
                     process: None,
                     ends: None,
+                    asked,
                 },
             );
         }
@@ -163,6 +167,7 @@ impl World {
             self.pods.get_mut(uid).unwrap().phase = Phase::Starting(later);
             return;
         };
+        self.note(format!("{} starts", of.2));
         let (ip, now) = (self.pods[uid].ip.clone(), time(self.server.now));
         self.server.edit(of, |pod| {
             pod["status"]["phase"] = json!("Running");
@@ -211,14 +216,7 @@ impl World {
         }
         let image = text(object, "/spec/containers/0/image");
         let (code, message) = if self.component(uid) == names::STORE {
-            let args: Vec<String> = object
-                .pointer("/spec/containers/0/args")
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
-                .map(|arg| arg.as_str().unwrap_or_default().to_owned())
-                .collect();
-            self.store_work(uid, &args)
+            self.store_work(uid, &args(object))
         } else if image.ends_with(":usererror") {
             (2, "would not start".to_owned())
         } else {
@@ -229,6 +227,7 @@ impl World {
     }
 
     fn over(&mut self, of: &Key, code: i32, reason: &str, message: &str) {
+        self.note(format!("{} is over with {code}", of.2));
         let at = time(self.server.now);
         self.server.edit(of, |pod| {
             pod["status"]["containerStatuses"] = json!([{"name": "worker", "state": {"terminated":
@@ -280,4 +279,10 @@ fn waiting(world: &mut World, of: &Key, reason: &str) {
     if shown != Some(&state) {
         world.server.edit(of, |pod| pod["status"]["containerStatuses"] = state);
     }
+}
+
+/// What a pod's program is told.
+fn args(pod: &Value) -> Vec<String> {
+    let all = pod.pointer("/spec/containers/0/args").and_then(Value::as_array);
+    all.into_iter().flatten().map(|arg| arg.as_str().unwrap_or_default().to_owned()).collect()
 }

@@ -152,6 +152,21 @@ fn row_22_outdated_pods_go_at_once_also_after_a_crash() {
 }
 
 #[test]
+fn row_22_what_outdated_pods_say_does_not_count_against_the_new_revision() {
+    for state in [State::Failed, State::Refused, State::Finished, State::Superseded] {
+        let mut case = committed();
+        let before = case.o.revisions[&hash(&spec())].config_hash.clone();
+        case.answer(state).accepted_revision = before;
+        let mut old = pod(0, &hash(&spec()));
+        old.deleting = Some((NOW, 60_000));
+        case.o.pods = vec![old];
+        let plan = case.plan();
+        assert!(plan.condition("Stalled").is_none() && plan.condition("Complete").is_none());
+        assert!(plan.applies_set().is_none(), "{state:?}: {:?}", plan.actions);
+    }
+}
+
+#[test]
 fn row_23_a_third_edit_keeps_a_held_stop_held() {
     let mut case = checked();
     case.pass();

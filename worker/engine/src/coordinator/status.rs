@@ -130,7 +130,7 @@ pub struct Status {
     pub last_checkpoint: Option<(CheckpointReport, Duration)>,
     /// Checkpoints that failed in a row.
     pub failed_checkpoints: u32,
-    /// Attempts after the first one of this process.
+    /// Restarts after failures, since this program first ran.
     pub restarts: u64,
     /// By id: those that were asked for or found pinned.
     pub savepoints: BTreeMap<String, SavepointStatus>,
@@ -167,7 +167,7 @@ impl Coordinator {
             placement: self.placement.clone(),
             last_checkpoint: self.last_report,
             failed_checkpoints: self.run.failed_checkpoints,
-            restarts: self.deployments.saturating_sub(1),
+            restarts: self.restarts.budget().total,
             savepoints: self.savepoint_status.clone(),
             gap: self.gap.clone(),
             restore_nonce: head.map_or(0, |head| head.restore_nonce),
@@ -194,7 +194,7 @@ impl Coordinator {
                 Err(few) => JobState::WaitingForWorkers { there: few.there, needed: few.needed },
                 Ok(_) => JobState::Starting,
             },
-            Stage::Claiming | Stage::Recovering(_) | Stage::Deploying if self.deployments == 0 => {
+            Stage::Claiming | Stage::Recovering(_) | Stage::Deploying if !self.deployed => {
                 JobState::Starting
             }
             Stage::Waiting(_) if !self.won => JobState::Starting,
@@ -231,6 +231,7 @@ impl Coordinator {
             (JobState::Parked(None), _) => ("OwnedByAnother", "owned by another".to_owned()),
             (_, Stage::Idle(outcome) | Stage::Ended(outcome)) => match outcome {
                 Outcome::Failed(why) => ("Failed", why.clone()),
+                Outcome::Refused(why) if self.config.outdated => ("Outdated", why.clone()),
                 Outcome::Refused(why) => ("Refused", why.clone()),
                 Outcome::Superseded(by) => ("TakenOver", by.clone()),
                 Outcome::Deleted => ("Deleted", "the job's data is deleted".to_owned()),

@@ -104,8 +104,8 @@ pub struct Coordinator {
     pub(super) seeding: bool,
     /// That one's last entry.
     pub(super) seed: Option<HeadRecord>,
-    /// Attempts that were deployed.
-    pub(super) deployments: u64,
+    /// Whether this process has deployed an attempt.
+    pub(super) deployed: bool,
     pub(super) gap: Option<Gap>,
     pub(super) last_report: Option<(CheckpointReport, Duration)>,
     pub(super) savepoint_status: BTreeMap<String, SavepointStatus>,
@@ -170,7 +170,7 @@ impl Coordinator {
             origin: None,
             seeding: false,
             seed: None,
-            deployments: 0,
+            deployed: false,
             gap: None,
             last_report: None,
             savepoint_status: BTreeMap::new(),

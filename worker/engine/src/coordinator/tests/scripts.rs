@@ -4,7 +4,7 @@ use super::model::{config, spec};
 use crate::coordinator::effect::{BarrierKind, FilesIn};
 use crate::coordinator::*;
 use crate::store::{DirectoryOpener, DirectoryStore, ObjectStore};
-use millrace_protocol::head::{HeadRecord, Phase};
+use millrace_protocol::head::{HeadRecord, Phase, RestartBudget};
 use millrace_protocol::ids::{Attempt, CheckpointId, JobUid, Slot, Subtask, Uid};
 use millrace_protocol::manifest::*;
 use millrace_protocol::objects::{Home, ObjectKey, Prefix};
@@ -295,6 +295,41 @@ fn a_failure_restarts_the_job_from_the_latest_checkpoint() {
     assert_eq!((base.manifest.checkpoint, base.files), (first, FilesIn::Home));
     job.later(1);
     assert_eq!(job.barrier().0, CheckpointId(3));
+}
+
+#[test]
+fn failures_are_counted_over_coordinators_and_for_one_program() {
+    let place = place();
+    let mut job = place.running(config(1, 0));
+    assert_eq!(job.coordinator.status().restarts, 0);
+    job.fail();
+    job.joined();
+    job.later(1);
+    assert_eq!(job.head().restart, RestartBudget { used: 1, total: 1 });
+    drop(job);
+    // Its process died: that is one more, and of the policy's patience nothing comes back.
+    let mut job = place.running(config(2, 0));
+    assert_eq!(job.head().restart, RestartBudget { used: 1, total: 2 });
+    assert_eq!(job.coordinator.status().restarts, 2);
+    job.fail();
+    job.joined();
+    job.later(3);
+    assert_eq!(job.head().restart, RestartBudget { used: 2, total: 3 });
+    job.recover();
+    // One that was stopped and is started again has not failed.
+    job.tell(Event::RequestStop { mode: StopMode::Suspend });
+    let checkpoint = job.barrier().0;
+    job.acknowledge(checkpoint, "a");
+    job.commit();
+    assert_eq!(job.outcome(), Some(Outcome::Suspended));
+    let job = place.running(config(3, 0));
+    assert_eq!(job.head().restart, RestartBudget { used: 0, total: 3 });
+    drop(job);
+    let mut other = config(4, 0);
+    other.config.program = "other".into();
+    let job = place.running(other);
+    assert_eq!(job.head().restart, RestartBudget::default());
+    assert_eq!(job.coordinator.status().restarts, 0);
 }
 
 #[test]
