@@ -141,9 +141,8 @@ impl<T: Send + 'static, R: Route<T>> Scatter<T, R> {
             destination.force();
             destination.channel.send_control(element());
         }
-        // One checkpoint after the other must not pile up rows.
-        self.over = self.destinations.iter().any(Destination::is_over);
-        self.blocked = self.over;
+        self.over = false;
+        self.blocked = false;
     }
 }
 
@@ -183,6 +182,11 @@ impl<T: Send + 'static, R: Route<T>> End<T> for Scatter<T, R> {
 
     fn barrier(&mut self, barrier: &Barrier, _parts: &mut SnapshotParts) -> Res {
         self.control(|| Element::Barrier(barrier.clone()));
+        // One checkpoint after the other must not pile up rows; a barrier that never
+        // overtakes has waited for room.
+        self.over =
+            barrier.unaligned_at.is_some() && self.destinations.iter().any(Destination::is_over);
+        self.blocked = self.over;
         Ok(())
     }
 
