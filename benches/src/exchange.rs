@@ -86,6 +86,7 @@ impl Pair {
             id: ChannelId(0),
             codec: Arc::new(Packets::<[u64; 6]>::new()),
             edge: "bench".to_owned(),
+            flight: None,
         };
         let one = |other| BTreeMap::from([(other, 1)]);
         let mut lines =

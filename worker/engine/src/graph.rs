@@ -10,6 +10,7 @@ use crate::data::{Fail, Res, Rows, TS_MIN, Ts};
 use crate::exchange::codec::Codec;
 use crate::runtime::channel::{Channel, TaskWaker};
 use crate::runtime::emit::{CopyRows, Fanout, Stage};
+use crate::runtime::flight::{Flight, IN_FLIGHT};
 use crate::runtime::metrics::NodeMetrics;
 use crate::runtime::pool::Pool;
 use crate::runtime::task::Task;
@@ -21,6 +22,7 @@ use millrace_protocol::ids::{Attempt, JobUid, Uid};
 use millrace_protocol::key::Key;
 use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
 use millrace_protocol::manifest::{PendingCommit, ShapeBytes};
+use millrace_protocol::objects::ObjectKey;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -140,6 +142,8 @@ pub struct Graph {
     nodes: Vec<Node>,
     edges: Vec<Edge>,
     codecs: Vec<Arc<dyn Codec>>,
+    /// Of the rows of each edge that barriers may overtake; empty: they may not.
+    shapes: Vec<ShapeBytes>,
     controls: Vec<(Uid, ControlFactory)>,
     errors: Vec<String>,
 }
@@ -210,6 +214,10 @@ impl Graph {
         let id = EdgeId(self.edges.len() as u32);
         let from = self.task_of(from);
         self.edges.push(Edge { id, from, to, input, partitioning });
+        self.shapes.push(match Flight::may_be(partitioning) {
+            true => codec.shape(),
+            false => ShapeBytes::default(),
+        });
         self.codecs.push(codec);
         id
     }
@@ -217,6 +225,28 @@ impl Graph {
     /// How the batches of an edge travel between workers.
     pub fn codec(&self, edge: EdgeId) -> &Arc<dyn Codec> {
         &self.codecs[edge.0 as usize]
+    }
+
+    /// What the rows of an edge are from a subtask of its sender to the owner of `groups`,
+    /// if barriers may overtake them.
+    pub fn flight(&self, edge: EdgeId, up: u16, groups: KeyGroupRange) -> Option<Flight> {
+        let of = &self.edges[edge.0 as usize];
+        let into = |e: &&Edge| e.to == of.to && e.id < edge;
+        let shape = &self.shapes[edge.0 as usize];
+        (!shape.0.is_empty()).then(|| Flight {
+            uid: self.node(of.to).uid.clone(),
+            state: format!(
+                "{IN_FLIGHT}{} from {}",
+                self.edges.iter().filter(into).count(),
+                self.node(of.from).uid
+            ),
+            input: of.input,
+            keyed: of.partitioning == Partitioning::Key,
+            groups,
+            codec: Arc::clone(self.codec(edge)),
+            shape: shape.clone(),
+            up,
+        })
     }
 
     pub(crate) fn add_control(&mut self, uid: Uid, control: ControlFactory) {
@@ -366,6 +396,8 @@ pub trait Restore: Send + Sync {
         range: KeyGroupRange,
         table: &mut dyn StateTable,
     ) -> Res;
+    /// Part of an object of the checkpoint.
+    fn bytes(&self, key: &ObjectKey, at: u64, len: usize) -> Res<Vec<u8>>;
 }
 
 /// Nothing to restore.
@@ -391,6 +423,10 @@ impl Restore for Fresh {
     fn table(&self, _: &Uid, _: &str, _: KeyGroupRange, table: &mut dyn StateTable) -> Res {
         table.restored(None);
         Ok(())
+    }
+
+    fn bytes(&self, key: &ObjectKey, _: u64, _: usize) -> Res<Vec<u8>> {
+        Err(Fail::from(format!("{key}: there is no checkpoint to read it from")))
     }
 }
 

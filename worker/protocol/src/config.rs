@@ -181,8 +181,8 @@ pub struct CheckpointSettings {
     /// So many failures in a row are borne.
     pub tolerated_failures: u32,
     /// Barriers that wait longer than this overtake the rows before them, which then
-    /// become part of the checkpoint: 0 at once, `None` never.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// become part of the checkpoint: 0 at once, `None` never. Always written: what is left
+    /// out is the default.
     pub unaligned_after_ms: Option<u64>,
 }
 
@@ -333,7 +333,11 @@ mod tests {
             restart: RestartSettings { max_restarts: Some(9), ..RestartSettings::default() },
             restore: Some(RestoreFrom { nonce: 1, path: None }),
         };
-        assert_eq!(Live::decode("l", &live.encode().unwrap()).unwrap(), live);
+        for unaligned_after_ms in [None, Some(0), Some(30_000)] {
+            let checkpoint = CheckpointSettings { unaligned_after_ms, ..live.checkpoint.clone() };
+            let live = Live { checkpoint, ..live.clone() };
+            assert_eq!(Live::decode("l", &live.encode().unwrap()).unwrap(), live);
+        }
     }
 
     #[test]

@@ -56,6 +56,11 @@ pub struct RunOptions {
     /// Least time between the end of a checkpoint and the start of the next
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_duration)]
     pub min_pause: Duration,
+    /// Barriers under way for longer overtake the rows before them, which then become part
+    /// of the checkpoint: 0 at once
+    #[arg(long, value_name = "TIME|never", default_value = "never",
+          value_parser = parse_unaligned)]
+    pub unaligned_after: UnalignedAfter,
     /// How many complete checkpoints are kept
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=100))]
@@ -98,6 +103,7 @@ impl RunOptions {
             timeout: self.checkpoint_timeout,
             tolerated_failures: self.tolerated_failures,
             retained: self.retained,
+            unaligned_after: self.unaligned_after.0,
         }
     }
 }
@@ -120,6 +126,18 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         .checked_mul(millis)
         .map(Duration::from_millis)
         .ok_or_else(|| format!("{text} is too long"))
+}
+
+/// When barriers may overtake rows; `None`: never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnalignedAfter(pub Option<Duration>);
+
+/// `never`, or a time.
+pub fn parse_unaligned(text: &str) -> Result<UnalignedAfter, String> {
+    match text {
+        "never" => Ok(UnalignedAfter(None)),
+        time => parse_duration(time).map(|time| UnalignedAfter(Some(time))),
+    }
 }
 
 /// `none`, `fixed:3:10s`, `backoff`, `backoff:1s:1m`, `rate:3:5m:10s`.
@@ -179,6 +197,14 @@ mod tests {
         for bad in ["", "10", "s", "-1s", "1.5s", "10 s", "99999999999999999999s", "1w"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn barriers_overtake_never_or_after_a_time() {
+        assert_eq!(parse_unaligned("never"), Ok(UnalignedAfter(None)));
+        assert_eq!(parse_unaligned("0"), Ok(UnalignedAfter(Some(Duration::ZERO))));
+        assert_eq!(parse_unaligned("1s"), Ok(UnalignedAfter(Some(SECOND))));
+        assert!(parse_unaligned("always").is_err());
     }
 
     #[test]

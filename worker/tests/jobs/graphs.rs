@@ -450,8 +450,13 @@ impl Plan {
                 }
                 Step::Chain { of, functions } => {
                     let (left, bad) = (Arc::clone(poison), rng.u64(..200));
+                    let slow = rng.u8(..4) == 0;
                     let poisoned = at(&of).try_map(move |row| {
                         let take = |n: u32| n.checked_sub(1);
+                        if slow && row.2 % 256 == bad {
+                            // What stands before it fills up.
+                            std::thread::sleep(Duration::from_micros(100));
+                        }
                         let armed = row.2 % 200 == bad
                             && left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok();
                         if armed { Err("poison".into()) } else { Ok(row) }
@@ -537,6 +542,8 @@ fn run_one(seed: u64, scale: u64) {
         options.loopback = options.loopback.or([None, Some(2), Some(3)][rng.usize(..3)]);
         options.checkpoints.interval = rng.bool().then(|| Duration::from_millis(rng.u64(1..60)));
         options.checkpoints.retained = rng.u32(1..4);
+        let after = [None, Some(0), Some(0), Some(rng.u64(1..20))][rng.usize(..4)];
+        options.checkpoints.unaligned_after = after.map(Duration::from_millis);
         if rng.u8(..4) == 0 {
             options.checkpoints.tolerated_failures = u32::MAX;
             options.checkpoints.timeout = Duration::from_millis(rng.u64(20..60) * scale.min(4));
@@ -555,6 +562,12 @@ fn run_one(seed: u64, scale: u64) {
         } else {
             run_watched(&handle, options)
         };
+        if let Err(error) = &outcome
+            && error.to_string().contains("probe/")
+        {
+            // A store that fails at the start is told to the user, who tries again.
+            continue;
+        }
         let failures = handle.status().failures;
         match outcome.unwrap_or_else(|e| panic!("seed {seed}: {e}; {failures:?}")) {
             Outcome::Finished | Outcome::FinishedBefore => break,

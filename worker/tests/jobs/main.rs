@@ -17,3 +17,4 @@ mod graphs;
 mod poison;
 mod refusals;
 mod spilling;
+mod unaligned;

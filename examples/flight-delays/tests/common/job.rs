@@ -247,8 +247,11 @@ pub fn disturbed(how: &Disturbance) {
     fs::create_dir(&source).unwrap();
     let input = long_input(&source, how.months);
     let wild = dir.path().join("wild");
-    let patience: &[&str] = if how.late { &[] } else { &NONE_LATE };
-    let mut job = Job::start_with(&wild, (how.places)(&wild, &input), 3, 4, patience);
+    let mut options = if how.late { Vec::new() } else { NONE_LATE.to_vec() };
+    if rng.bool() {
+        options.extend(["--unaligned-after", "0"]);
+    }
+    let mut job = Job::start_with(&wild, (how.places)(&wild, &input), 3, 4, &options);
     let mut done = 0;
     while done < faults && job.runs() {
         std::thread::sleep(Duration::from_millis(rng.u64(..200)));

@@ -152,7 +152,12 @@ pub(crate) fn declare_lists(env: &Env, node: NodeId, lists: &[AnyList]) {
         match (list.shape)() {
             Ok(shape) => {
                 let (name, redistribution) = (list.name.to_owned(), list.redistribution);
-                graph.node_mut(node).lists.push(ListSpec { name, shape, redistribution });
+                graph.node_mut(node).lists.push(ListSpec {
+                    name,
+                    shape,
+                    redistribution,
+                    in_flight: false,
+                });
             }
             Err(error) => {
                 let uid = graph.node(node).uid.clone();

@@ -11,6 +11,7 @@ use crate::graph::{
     BuildCx, Edge, EdgeId, NodeId, NodeKind, NodeSpec, Output, Partitioning, SinkControl, StateDecl,
 };
 use crate::runtime::emit::{ChainStage, Emitter, End};
+use crate::runtime::flight;
 use crate::runtime::gate::{Gate, Marks};
 use crate::runtime::operator::{Flow, Operator, drive, marks_of};
 use crate::runtime::partition::{AtRandom, Broadcast, Custom, RoundRobin, Scatter};
@@ -405,6 +406,7 @@ pub(crate) fn add_operator<O: Operator>(
             operator.restored(watermark)?;
             let mut gate = Gate::new(cx.incoming(node), O::inputs());
             gate.restore(watermark);
+            gate.restore_rows(flight::restored(cx, node)?);
             let task: Box<dyn Task> = Box::new(OperatorTask::new(
                 described.name.clone(),
                 described.uid.clone(),

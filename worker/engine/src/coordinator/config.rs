@@ -69,6 +69,9 @@ pub struct CheckpointPolicy {
     pub tolerated_failures: u32,
     /// How many complete ones are kept, the latest included; at least 1.
     pub retained: u32,
+    /// Barriers that are under way for longer overtake the rows before them, which then
+    /// become part of the checkpoint: zero at once, `None` never.
+    pub unaligned_after: Option<Duration>,
 }
 
 impl Default for CheckpointPolicy {
@@ -79,6 +82,7 @@ impl Default for CheckpointPolicy {
             timeout: Duration::from_secs(600),
             tolerated_failures: 3,
             retained: 1,
+            unaligned_after: None,
         }
     }
 }
@@ -92,6 +96,8 @@ pub struct ListSpec {
     pub shape: ShapeBytes,
     /// How items find their subtask at restore.
     pub redistribution: Redistribution,
+    /// Whether it is the engine's own, for rows in flight: savepoints hold no such list.
+    pub in_flight: bool,
 }
 
 /// What an operator is, as far as state is concerned.

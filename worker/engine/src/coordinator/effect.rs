@@ -243,6 +243,8 @@ pub enum Effect {
         base: Option<CheckpointId>,
         /// Why.
         kind: BarrierKind,
+        /// From when on it may overtake rows; `None`: never.
+        unaligned_after: Option<Duration>,
     },
     /// The checkpoint is complete: tell the slots.
     NotifyComplete {

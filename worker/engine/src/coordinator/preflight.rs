@@ -1,11 +1,11 @@
 //! What is checked before anything is claimed, committed or written. Pure;
 //! every refusal is the user's to resolve and names what it is about.
 
-use super::config::{CheckpointPolicy, Config, ProgramSpec, ShapeCheck, Unclaimed};
+use super::config::{CheckpointPolicy, Config, OperatorSpec, ProgramSpec, ShapeCheck, Unclaimed};
 use super::workers::Proposal;
 use millrace_protocol::head::HeadRecord;
 use millrace_protocol::ids::{JobUid, Uid};
-use millrace_protocol::manifest::{Manifest, ManifestKind, PendingCommit, ShapeBytes};
+use millrace_protocol::manifest::{ListState, Manifest, ManifestKind, PendingCommit, ShapeBytes};
 use std::collections::BTreeSet;
 use thiserror::Error;
 
@@ -100,6 +100,18 @@ pub enum Refusal {
         name: String,
         /// The state.
         state: String,
+    },
+    /// Rows in flight are not converted to another type.
+    #[error(
+        "{what} holds rows on their way to operator {name:?}, whose type has changed: start from \
+         a savepoint, which holds no such rows, or go back to the version that wrote it, stop \
+         it, and start this one"
+    )]
+    InFlight {
+        /// The checkpoint.
+        what: String,
+        /// The operator's name.
+        name: String,
     },
     /// A uid that was derived does not survive a change of the graph.
     #[error(
@@ -217,6 +229,13 @@ pub fn check_program_on(
     }
     for stored in &base.operators {
         let operator = program.operator(&stored.uid);
+        let in_flight = operator.iter().flat_map(|o| &o.lists).filter(|list| list.in_flight);
+        for wanted in in_flight {
+            let other = |list: &ListState| list.name == wanted.name && list.shape != wanted.shape;
+            if stored.lists.iter().any(other) {
+                return Err(Refusal::InFlight { what: what(), name: stored.name.clone() });
+            }
+        }
         let keyed = stored.keyed.iter().map(|state| {
             let wanted = operator.and_then(|o| o.keyed.iter().find(|s| s.name == state.name));
             (&state.name, &state.shape, wanted.map(|s| &s.shape))
@@ -237,8 +256,9 @@ pub fn check_program_on(
         }
     }
     if base.kind == ManifestKind::Savepoint {
-        let stateful =
-            program.operators.iter().filter(|o| !o.keyed.is_empty() || !o.lists.is_empty());
+        let has_state =
+            |o: &&OperatorSpec| !o.keyed.is_empty() || o.lists.iter().any(|l| !l.in_flight);
+        let stateful = program.operators.iter().filter(has_state);
         if let Some(operator) = stateful.into_iter().find(|operator| !operator.uid_by_user) {
             return Err(Refusal::NoUid { name: operator.name.clone() });
         }

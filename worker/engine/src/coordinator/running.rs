@@ -134,7 +134,11 @@ impl Coordinator {
             progress: Progress::Acknowledging,
         });
         let (checkpoint, base) = (id, self.run.base);
-        self.out.push(Effect::TriggerBarrier { attempt, checkpoint, base, kind });
+        // Others are for other programs or another number of workers, which should not have
+        // to know of the rows between these.
+        let unaligned_after =
+            self.config.checkpoints.unaligned_after.filter(|_| kind == BarrierKind::Periodic);
+        self.out.push(Effect::TriggerBarrier { attempt, checkpoint, base, kind, unaligned_after });
     }
 
     /// Takes over what a slot's sinks prepared; gives back what is open.

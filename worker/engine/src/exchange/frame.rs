@@ -172,7 +172,7 @@ pub fn put(out: &mut Vec<u8>, kind: Kind, channel: u32, payload: &[u8]) {
 /// A barrier's payload.
 #[must_use]
 pub fn barrier_bytes(barrier: &Barrier) -> Vec<u8> {
-    let mut out = Vec::with_capacity(26);
+    let mut out = Vec::with_capacity(35);
     out.extend_from_slice(&barrier.attempt.0.to_le_bytes());
     out.extend_from_slice(&barrier.checkpoint.0.to_le_bytes());
     out.push(u8::from(barrier.base.is_some()));
@@ -185,6 +185,8 @@ pub fn barrier_bytes(barrier: &Barrier) -> Vec<u8> {
         BarrierKind::Final => 4,
         BarrierKind::Rescale => 5,
     });
+    out.push(u8::from(barrier.unaligned_at.is_some()));
+    out.extend_from_slice(&barrier.unaligned_at.unwrap_or(0).to_le_bytes());
     out
 }
 
@@ -204,8 +206,10 @@ pub fn barrier_of(bytes: &[u8]) -> Coded<Barrier> {
         5 => BarrierKind::Rescale,
         other => return Err(CodecError::Tag(u32::from(other), "kind of barrier")),
     };
+    let overtakes = flag(reader.u8()?)?;
+    let unaligned_at = Some(reader.u64()? as i64).filter(|_| overtakes);
     ended(&reader)?;
-    Ok(Barrier { attempt, checkpoint, base, kind })
+    Ok(Barrier { attempt, checkpoint, base, kind, unaligned_at })
 }
 
 /// The only word of a payload: a watermark, or credit.

@@ -3,6 +3,7 @@
 use super::codec::Codec;
 use super::{Side, Wire};
 use crate::runtime::channel::{Channel, TaskWaker};
+use crate::runtime::flight::Flight;
 use crate::runtime::signal::Signal;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ pub struct Line {
     pub codec: Arc<dyn Codec>,
     /// For errors: the edge and both subtasks.
     pub edge: String,
+    /// What its rows are if barriers may overtake them.
+    pub flight: Option<Flight>,
 }
 
 /// The channels of an attempt that leave this worker or come from others.
@@ -65,8 +68,8 @@ fn side_of(sides: &mut BTreeMap<u16, Side>, ordinal: u16) -> &mut Side {
 
 impl Side {
     fn add(&mut self, channel: Channel, line: Line) -> Arc<Channel> {
-        let channel = Arc::new(channel);
-        let Line { id, codec, edge } = line;
+        let Line { id, codec, edge, flight } = line;
+        let channel = Arc::new(channel.carrying(flight));
         self.wires.push(Wire { id, channel: Arc::clone(&channel), codec, edge });
         channel
     }

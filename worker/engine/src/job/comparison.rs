@@ -4,6 +4,7 @@ use crate::coordinator::Unclaimed;
 use crate::coordinator::preflight::check_program_on;
 use crate::graph::Graph;
 use crate::job::program::{check_shapes, describe};
+use crate::runtime::flight::IN_FLIGHT;
 use millrace_protocol::keygroup::MaxParallelism;
 use millrace_protocol::manifest::{Manifest, OperatorState};
 
@@ -16,8 +17,9 @@ pub struct Comparison {
     pub drops: usize,
 }
 
-/// Compares a program with a checkpoint, by the check that a start makes; an error says what
-/// does not fit and what to do.
+/// Compares a program with a checkpoint of a job that is to be stopped for it, by the check
+/// that a start makes; an error says what does not fit and what to do. Rows in flight are
+/// left out: a stop's checkpoint holds none.
 pub fn compare(
     graph: &Graph,
     parallelism: u16,
@@ -26,7 +28,10 @@ pub fn compare(
     unclaimed: &Unclaimed,
 ) -> Result<Comparison, String> {
     let program = describe(graph, parallelism, max);
-    check_program_on(&program, base, unclaimed, check_shapes).map_err(|e| e.to_string())?;
+    let mut base = base.clone();
+    let lists = base.operators.iter_mut().map(|o| &mut o.lists);
+    lists.for_each(|lists| lists.retain(|list| !list.name.starts_with(IN_FLIGHT)));
+    check_program_on(&program, &base, unclaimed, check_shapes).map_err(|e| e.to_string())?;
     let stateful = |o: &&OperatorState| !o.keyed.is_empty() || !o.lists.is_empty();
     let (kept, dropped): (Vec<_>, Vec<_>) = base
         .operators

@@ -3,12 +3,12 @@
 use crate::coordinator::{Event, Failure};
 use crate::data::{Fail, Res};
 use crate::exchange::{Exchange, ExchangeSpec};
-use crate::graph::{AttemptCx, Fresh, Graph, NodeId, Restore};
+use crate::graph::{AttemptCx, EdgeId, Fresh, Graph, NodeId, Restore};
 use crate::job::JobOptions;
 use crate::job::order::{BaseOrder, DeployOrder};
 use crate::job::placement::{End, Placement, is_local, wire};
 use crate::job::restore::FromManifest;
-use crate::runtime::channel::TaskWaker;
+use crate::runtime::channel::{Channel, TaskWaker};
 use crate::runtime::metrics::NodeMetrics;
 use crate::runtime::pool::Pool;
 use crate::runtime::signal::Signal;
@@ -17,7 +17,7 @@ use crate::runtime::slot_snapshot::SnapshotHome;
 use crate::store::ObjectStore;
 use millrace_protocol::ids::{Attempt, Slot};
 use millrace_protocol::objects::Home;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -94,11 +94,20 @@ impl Deployment {
             return Err(Fail::from(format!("{placed} of {count} slots have a worker")));
         }
         let local: Vec<u16> = (0..count).filter(|s| is_local(placement.as_ref(), *s)).collect();
+        let max = spec.order.max_parallelism;
         let (channels, lines) =
-            wire(graph, &parallelisms, placement.as_ref(), |edge, end, subtask| match end {
+            wire(graph, &parallelisms, max, placement.as_ref(), |edge, end, subtask| match end {
                 End::Sender => waker(edge.from, subtask),
                 End::Receiver => waker(edge.to, subtask),
             });
+        let outgoing = |slot: u16| -> Vec<Arc<Channel>> {
+            let leaves = |((_, up, down), channel): (&(EdgeId, u16, u16), &Arc<Channel>)| {
+                let there = *up == slot && !is_local(placement.as_ref(), *down);
+                (there && channel.flight().is_some()).then(|| Arc::clone(channel))
+            };
+            channels.iter().filter_map(leaves).collect()
+        };
+        let mut outgoing: VecDeque<_> = local.iter().map(|slot| outgoing(*slot)).collect();
         let mut metrics = Registry::new();
         for node in graph.nodes() {
             let subtasks = 0..parallelisms[node.id.0 as usize];
@@ -109,7 +118,6 @@ impl Deployment {
         let cancel = Arc::new(AtomicBool::new(false));
         let restored =
             spec.base.map(|(base, store)| FromManifest::new(&base, store, Arc::clone(&cancel)));
-        let max = spec.order.max_parallelism;
         let owned = |slot: u16| {
             let nodes = layouts[usize::from(slot)].iter();
             nodes.map(move |n| {
@@ -189,6 +197,7 @@ impl Deployment {
                 snapshots: to,
                 groups,
                 base,
+                outgoing: outgoing.pop_front().unwrap_or_default(),
             };
             let thread = std::thread::Builder::new()
                 .name(format!("millrace-slot-{slot}"))

@@ -3,6 +3,7 @@
 use crate::exchange::{ChannelId, Line, Lines, Listener, Peer, Token};
 use crate::graph::{Edge, EdgeId, Graph, joined};
 use crate::runtime::channel::{Channel, TaskWaker};
+use millrace_protocol::keygroup::MaxParallelism;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -52,6 +53,7 @@ pub(super) type Channels = HashMap<(EdgeId, u16, u16), Arc<Channel>>;
 pub(super) fn wire(
     graph: &Graph,
     parallelisms: &[u16],
+    max: MaxParallelism,
     placement: Option<&Placement>,
     waker: impl Fn(&Edge, End, u16) -> TaskWaker,
 ) -> (Channels, Lines) {
@@ -65,6 +67,8 @@ pub(super) fn wire(
     let mut channels = Channels::with_capacity(joins.len());
     for join in joins {
         let Join { edge, id, up, down, .. } = join;
+        let groups = max.range(down, parallelisms[edge.to.0 as usize]);
+        let flight = || graph.flight(edge.id, up, groups);
         let line = || Line {
             id,
             codec: Arc::clone(graph.codec(edge.id)),
@@ -73,14 +77,16 @@ pub(super) fn wire(
                 graph.node(edge.from).name,
                 graph.node(edge.to).name
             ),
+            flight: flight(),
         };
         let channel = match (join.from, join.to) {
             (None, Some(to)) => lines.add_outgoing(to, waker(edge, End::Sender, up), line()),
             (Some(from), _) => lines.add_incoming(from, waker(edge, End::Receiver, down), line()),
-            (None, None) => Arc::new(Channel::new(
-                waker(edge, End::Sender, up),
-                waker(edge, End::Receiver, down),
-            )),
+            (None, None) => {
+                let (sender, receiver) =
+                    (waker(edge, End::Sender, up), waker(edge, End::Receiver, down));
+                Arc::new(Channel::new(sender, receiver).carrying(flight()))
+            }
         };
         channels.insert((edge.id, up, down), channel);
     }

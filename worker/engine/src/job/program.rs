@@ -1,12 +1,12 @@
 //! What the coordinator must know of a graph. Pure.
 
-use crate::coordinator::{OperatorSpec, ProgramSpec, Role};
-use crate::graph::{Graph, NodeKind};
+use crate::coordinator::{ListSpec, OperatorSpec, ProgramSpec, Role};
+use crate::graph::{Graph, NodeId, NodeKind};
 use crate::state::RowReader;
 use crate::state::delta::StateSchema;
 use millrace_protocol::key::HASH_VERSION;
-use millrace_protocol::keygroup::MaxParallelism;
-use millrace_protocol::manifest::{KeyedState, ShapeBytes};
+use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
+use millrace_protocol::manifest::{KeyedState, Redistribution, ShapeBytes};
 
 /// The program as the coordinator and its manifests see it.
 pub fn describe(graph: &Graph, default: u16, max: MaxParallelism) -> ProgramSpec {
@@ -31,7 +31,7 @@ pub fn describe(graph: &Graph, default: u16, max: MaxParallelism) -> ProgramSpec
             role,
             parallelism,
             keyed: keyed.collect(),
-            lists: node.lists.clone(),
+            lists: node.lists.iter().cloned().chain(in_flight(graph, node.id)).collect(),
             committable: node.committable.clone(),
         });
     }
@@ -42,6 +42,18 @@ pub fn describe(graph: &Graph, default: u16, max: MaxParallelism) -> ProgramSpec
         operators,
         committers: Vec::new(),
     }
+}
+
+/// The lists that hold rows in flight to an operator.
+fn in_flight(graph: &Graph, to: NodeId) -> impl Iterator<Item = ListSpec> {
+    let none = KeyGroupRange { start: 0, end: 0 };
+    let edges = graph.edges().iter().filter(move |e| e.to == to);
+    edges.filter_map(move |e| graph.flight(e.id, 0, none)).map(|flight| ListSpec {
+        name: flight.state,
+        shape: flight.shape,
+        redistribution: Redistribution::Union,
+        in_flight: true,
+    })
 }
 
 /// The parallelism of operators that say nothing else, in an attempt of `program`.

@@ -124,6 +124,7 @@ pub fn checkpoint_policy(settings: &CheckpointSettings) -> CheckpointPolicy {
         timeout: Duration::from_millis(settings.timeout_ms),
         tolerated_failures: settings.tolerated_failures,
         retained: settings.retained,
+        unaligned_after: settings.unaligned_after_ms.map(Duration::from_millis),
     }
 }
 

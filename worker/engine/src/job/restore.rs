@@ -238,4 +238,9 @@ impl Restore for FromManifest {
         table.restored(self.base);
         Ok(())
     }
+
+    fn bytes(&self, key: &ObjectKey, at: u64, len: usize) -> Res<Vec<u8>> {
+        let bytes = self.store.get_range(key, at, len);
+        bytes.map_err(|error| Fail::from(format!("rows in flight cannot be read: {error}")))
+    }
 }

@@ -4,6 +4,7 @@ use crate::coordinator::{
     self, Base, ClaimRule, Config, Coordinator, Desired, Effect, Event, Existing, Failure, Level,
     Note, Outcome, ProgramSpec, Proposal, RestoreChoice, Verdict, WorkerId,
 };
+use crate::data::Ts;
 use crate::exchange::{Listener, Security};
 use crate::graph::Graph;
 use crate::job::agent::{Agent, AgentSpec};
@@ -525,8 +526,10 @@ impl Shell {
                     self.send()(Event::SlotsJoined { attempt });
                 }
             }
-            Effect::TriggerBarrier { attempt, checkpoint, base, kind } => {
-                let barrier = Barrier { attempt, checkpoint, base, kind };
+            Effect::TriggerBarrier { attempt, checkpoint, base, kind, unaligned_after } => {
+                let after = |d: Duration| Ts::try_from(d.as_millis()).unwrap_or(Ts::MAX);
+                let unaligned_at = unaligned_after.map(|d| wall_clock().saturating_add(after(d)));
+                let barrier = Barrier { attempt, checkpoint, base, kind, unaligned_at };
                 self.tell_workers(attempt, &Order::Trigger(barrier));
             }
             Effect::NotifyComplete { attempt, checkpoint } => {

@@ -200,6 +200,10 @@ where
         }
         Ok(true)
     }
+
+    fn is_settled(&self) -> bool {
+        self.pairs.is_none()
+    }
 }
 
 /// Pairs emitted between two looks at the output.
@@ -302,6 +306,10 @@ where
 
     fn set_now(&mut self, now: Ts) {
         self.0.set_now(now);
+    }
+
+    fn is_settled(&self) -> bool {
+        self.0.is_settled()
     }
 
     fn tables(&mut self) -> Vec<(&'static str, &mut dyn StateTable)> {

@@ -6,9 +6,12 @@
 
 use crate::data::{AnyBatch, Ts};
 use crate::runtime::CHANNEL_BATCHES;
+use crate::runtime::flight::{Flight, Phase, Recorded};
 use crate::runtime::signal::Signal;
 use crate::runtime::snapshot::Barrier;
+use millrace_protocol::ids::CheckpointId;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What flows on a channel.
@@ -52,6 +55,8 @@ struct Queue {
     /// The sender gives leave for what was taken: it must hear of all of it.
     credited: bool,
     recycled: Vec<Box<dyn AnyBatch>>,
+    /// The newest barrier in the queue that may overtake rows.
+    announced: Option<Barrier>,
 }
 
 /// The channel itself; both ends share it.
@@ -59,12 +64,33 @@ pub struct Channel {
     queue: Mutex<Queue>,
     sender: TaskWaker,
     receiver: TaskWaker,
+    /// What its rows are if barriers may overtake them.
+    flight: Option<Flight>,
+    /// Whether there is an announced barrier, to be asked without the lock.
+    announces: AtomicBool,
 }
 
 impl Channel {
     /// An empty channel between two tasks.
     pub fn new(sender: TaskWaker, receiver: TaskWaker) -> Self {
-        Self { queue: Mutex::new(Queue::default()), sender, receiver }
+        Self {
+            queue: Mutex::new(Queue::default()),
+            sender,
+            receiver,
+            flight: None,
+            announces: AtomicBool::new(false),
+        }
+    }
+
+    /// The same, of rows that barriers may overtake (or not).
+    #[must_use]
+    pub fn carrying(self, flight: Option<Flight>) -> Self {
+        Self { flight, ..self }
+    }
+
+    /// What its rows are if barriers may overtake them.
+    pub fn flight(&self) -> Option<&Flight> {
+        self.flight.as_ref()
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -98,6 +124,18 @@ impl Channel {
         full
     }
 
+    /// Whether there is more in it than there is room for, as rows were forced into it;
+    /// then the sender's task is woken when there is room again.
+    pub fn is_over(&self) -> bool {
+        let mut queue = self.lock();
+        let over = queue.batches > CHANNEL_BATCHES;
+        if over {
+            queue.sender_waits = true;
+            queue.wake_at = CHANNEL_BATCHES / 2;
+        }
+        over
+    }
+
     /// Sends a batch whether there is room or not: the rows buffered before a barrier.
     pub fn force_send(&self, batch: Box<dyn AnyBatch>) -> Option<Box<dyn AnyBatch>> {
         self.push(self.lock(), batch)
@@ -129,6 +167,13 @@ impl Channel {
     /// Sends a control element; never waits.
     pub fn send_control(&self, element: Element) {
         let mut queue = self.lock();
+        if let Element::Barrier(barrier) = &element
+            && barrier.unaligned_at.is_some()
+            && self.flight.is_some()
+        {
+            queue.announced = Some(barrier.clone());
+            self.announces.store(true, Ordering::Release);
+        }
         match (queue.elements.back_mut(), &element) {
             (Some(Element::Watermark(last)), Element::Watermark(next)) => {
                 *last = (*last).max(*next)
@@ -158,6 +203,11 @@ impl Channel {
     fn take(&self, mut queue: MutexGuard<'_, Queue>) -> Option<Element> {
         let element = queue.elements.pop_front()?;
         let mut wake = false;
+        if let (Element::Barrier(barrier), Some(announced)) = (&element, &queue.announced)
+            && barrier.checkpoint == announced.checkpoint
+        {
+            self.forget_announced(&mut queue);
+        }
         if matches!(element, Element::Batch(_)) {
             queue.batches -= 1;
             if queue.sender_waits && queue.batches <= queue.wake_at {
@@ -172,6 +222,51 @@ impl Channel {
             self.sender.wake();
         }
         Some(element)
+    }
+
+    fn forget_announced(&self, queue: &mut Queue) {
+        queue.announced = None;
+        self.announces.store(false, Ordering::Release);
+    }
+
+    /// The newest barrier that waits among the rows and may overtake them.
+    pub fn announced(&self) -> Option<Barrier> {
+        if !self.announces.load(Ordering::Acquire) {
+            return None;
+        }
+        self.lock().announced.clone()
+    }
+
+    /// Lets a checkpoint's barrier overtake the rows before it, which are recorded and stay.
+    /// The receiver takes the barrier out with that, the sender puts it in front. False if
+    /// it is not here.
+    pub fn overtake(
+        &self,
+        checkpoint: CheckpointId,
+        phase: Phase,
+        recorded: &mut Recorded,
+    ) -> bool {
+        let Some(flight) = &self.flight else { return false };
+        let mut queue = self.lock();
+        let is_it = |e: &Element| matches!(e, Element::Barrier(b) if b.checkpoint == checkpoint);
+        let Some(at) = queue.elements.iter().position(is_it) else { return false };
+        for element in queue.elements.range(..at) {
+            if let Element::Batch(batch) = element {
+                recorded.add(flight, phase, batch.as_ref());
+            }
+        }
+        let barrier = queue.elements.remove(at);
+        if queue.announced.as_ref().is_some_and(|b| b.checkpoint == checkpoint) {
+            self.forget_announced(&mut queue);
+        }
+        if phase == Phase::Sent
+            && let Some(barrier) = barrier
+        {
+            queue.elements.push_front(barrier);
+            drop(queue);
+            self.receiver.wake();
+        }
+        true
     }
 
     /// Gives an emptied batch back to the sender.

@@ -301,7 +301,8 @@ where
     fn control(&mut self, element: impl Fn() -> Element) {
         self.send_all();
         self.partials.iter_mut().for_each(|d| d.control(element()));
-        self.blocked = false;
+        // One checkpoint after the other must not pile up partials.
+        self.blocked = self.partials.iter().any(Destination::is_full);
     }
 }
 
@@ -373,6 +374,12 @@ where
         if all && !self.blocked() && self.pause == 0 {
             self.send_all();
         }
+        Ok(())
+    }
+
+    fn force(&mut self) -> Res {
+        self.raw.force();
+        self.blocked = false;
         Ok(())
     }
 

@@ -26,6 +26,9 @@ pub trait Stage<T> {
     fn end(&mut self) -> Res;
     /// Tries to hand on what waits for room; `all`: also what waits for company.
     fn flush(&mut self, all: bool) -> Res;
+    /// Hands on what waits whether there is room or not: in front of a barrier that does
+    /// not wait for room. Then it takes more rows, at least one.
+    fn force(&mut self) -> Res;
     /// Whether rows would have to wait.
     fn blocked(&self) -> bool;
 }
@@ -50,6 +53,8 @@ pub trait End<T> {
     fn end(&mut self) -> Res;
     /// See [`Stage::flush`].
     fn flush(&mut self, all: bool) -> Res;
+    /// See [`Stage::force`].
+    fn force(&mut self) -> Res;
 }
 
 /// The user's closures from a head to an [`End`], as one loop.
@@ -113,6 +118,10 @@ impl<P: Pipe, E: End<P::Out>> Stage<P::In> for ChainStage<P, E> {
 
     fn flush(&mut self, all: bool) -> Res {
         self.end.flush(all)
+    }
+
+    fn force(&mut self) -> Res {
+        self.end.force()
     }
 
     fn blocked(&self) -> bool {
@@ -223,7 +232,22 @@ impl<T> Fanout<T> {
 
     /// A barrier for all consumers; the caller has seen that nothing is blocked.
     pub fn barrier(&mut self, barrier: &Barrier, parts: &mut SnapshotParts) -> Res {
-        self.outlets.iter_mut().try_for_each(|o| o.stage.barrier(barrier, parts))
+        self.outlets.iter_mut().try_for_each(|o| o.stage.barrier(barrier, parts))?;
+        self.blocked = self.outlets.iter().any(Outlet::blocked);
+        Ok(())
+    }
+
+    /// Hands on all that waits, whether there is room or not.
+    pub fn force(&mut self) -> Res {
+        for outlet in &mut self.outlets {
+            outlet.stage.force()?;
+            while outlet.waiting_any() {
+                outlet.stage.push(&mut outlet.waiting)?;
+                outlet.stage.force()?;
+            }
+        }
+        self.blocked = false;
+        Ok(())
     }
 
     /// No more rows.
@@ -304,6 +328,12 @@ impl<T> Emitter<T> {
         self.out.barrier(barrier, parts)
     }
 
+    /// See [`Fanout::force`].
+    pub fn force(&mut self) -> Res {
+        self.deliver()?;
+        self.out.force()
+    }
+
     /// No more rows.
     pub fn end(&mut self) -> Res {
         self.deliver()?;
@@ -357,5 +387,9 @@ impl<T> End<T> for Emitter<T> {
 
     fn flush(&mut self, all: bool) -> Res {
         Emitter::flush(self, all)
+    }
+
+    fn force(&mut self) -> Res {
+        Emitter::force(self)
     }
 }

@@ -146,6 +146,12 @@ pub trait Operator: 'static {
         Ok(Flow::Done)
     }
 
+    /// Whether, between two rows of a batch, all that it was given and all that it has to
+    /// emit is in its state: else no snapshot can be taken there.
+    fn is_settled(&self) -> bool {
+        true
+    }
+
     /// Side outputs' turn to hand on what waits; see [`crate::runtime::emit::Stage`].
     fn sides(&mut self) -> Option<&mut Sides> {
         None

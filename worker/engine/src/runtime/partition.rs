@@ -87,6 +87,11 @@ impl<T: Send + 'static> Destination<T> {
         !self.overflow.is_empty() || self.channel.is_full()
     }
 
+    /// Whether more was forced into the channel than there is room for.
+    fn is_over(&self) -> bool {
+        self.channel.is_over()
+    }
+
     /// Tells its receiver, behind all there is.
     pub(crate) fn control(&mut self, element: Element) {
         self.force();
@@ -107,13 +112,15 @@ pub struct Scatter<T, R> {
     route: R,
     destinations: Vec<Destination<T>>,
     blocked: bool,
+    /// A barrier has forced more into channels than there is room for.
+    over: bool,
 }
 
 impl<T: Send + 'static, R: Route<T>> Scatter<T, R> {
     /// To `channels`, one per downstream subtask.
     pub fn new(route: R, channels: Vec<Arc<Channel>>) -> Self {
         let destinations = channels.into_iter().map(Destination::new).collect();
-        Self { route, destinations, blocked: false }
+        Self { route, destinations, blocked: false, over: false }
     }
 
     /// Sends all that is buffered, whether there is room or not.
@@ -134,6 +141,7 @@ impl<T: Send + 'static, R: Route<T>> Scatter<T, R> {
             destination.force();
             destination.channel.send_control(element());
         }
+        self.over = false;
         self.blocked = false;
     }
 }
@@ -174,6 +182,11 @@ impl<T: Send + 'static, R: Route<T>> End<T> for Scatter<T, R> {
 
     fn barrier(&mut self, barrier: &Barrier, _parts: &mut SnapshotParts) -> Res {
         self.control(|| Element::Barrier(barrier.clone()));
+        // One checkpoint after the other must not pile up rows; a barrier that never
+        // overtakes has waited for room.
+        self.over =
+            barrier.unaligned_at.is_some() && self.destinations.iter().any(Destination::is_over);
+        self.blocked = self.over;
         Ok(())
     }
 
@@ -183,7 +196,8 @@ impl<T: Send + 'static, R: Route<T>> End<T> for Scatter<T, R> {
     }
 
     fn flush(&mut self, all: bool) -> Res {
-        self.blocked = false;
+        self.over = self.over && self.destinations.iter().any(Destination::is_over);
+        self.blocked = self.over;
         for destination in &mut self.destinations {
             destination.retry();
             if all && destination.overflow.is_empty() {
@@ -191,6 +205,11 @@ impl<T: Send + 'static, R: Route<T>> End<T> for Scatter<T, R> {
             }
             self.blocked |= !destination.overflow.is_empty();
         }
+        Ok(())
+    }
+
+    fn force(&mut self) -> Res {
+        Scatter::force(self);
         Ok(())
     }
 }
@@ -322,6 +341,11 @@ impl<T: Clone + Send + 'static> End<T> for Broadcast<T> {
 
     fn flush(&mut self, all: bool) -> Res {
         self.inner.flush(all)
+    }
+
+    fn force(&mut self) -> Res {
+        self.inner.force();
+        Ok(())
     }
 }
 

@@ -19,6 +19,8 @@ pub trait AnyEmitter: Any {
     fn end(&mut self) -> Res;
     /// See [`Emitter::flush`].
     fn flush(&mut self, all: bool) -> Res;
+    /// See [`Emitter::force`].
+    fn force(&mut self) -> Res;
     /// See [`Emitter::blocked`].
     fn blocked(&self) -> bool;
 }
@@ -46,6 +48,10 @@ impl<T: 'static> AnyEmitter for Emitter<T> {
 
     fn flush(&mut self, all: bool) -> Res {
         Emitter::flush(self, all)
+    }
+
+    fn force(&mut self) -> Res {
+        Emitter::force(self)
     }
 
     fn blocked(&self) -> bool {
@@ -122,5 +128,10 @@ impl Sides {
     /// See [`Emitter::flush`].
     pub fn flush(&mut self, all: bool) -> Res {
         self.each(|e| e.flush(all))
+    }
+
+    /// See [`Emitter::force`].
+    pub fn force(&mut self) -> Res {
+        self.each(|e| e.force())
     }
 }

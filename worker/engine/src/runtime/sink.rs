@@ -100,4 +100,9 @@ impl<T: 'static, S: Sink<T>> End<T> for SinkEnd<T, S> {
     fn flush(&mut self, _all: bool) -> Res {
         self.batch_done()
     }
+
+    fn force(&mut self) -> Res {
+        self.blocked = false;
+        self.write_now()
+    }
 }

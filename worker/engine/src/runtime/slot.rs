@@ -7,7 +7,7 @@
 use crate::coordinator::{Event, Failure};
 use crate::data::{Fail, Res, Ts, UserError};
 use crate::graph::{AttemptCx, BuildCx, Graph, NodeId};
-use crate::runtime::channel::TaskWaker;
+use crate::runtime::channel::{Channel, TaskWaker};
 use crate::runtime::signal::Signal;
 use crate::runtime::slot_snapshot::{SlotSnapshots, SnapshotHome};
 use crate::runtime::snapshot::Barrier;
@@ -79,6 +79,8 @@ pub struct SlotSpec {
     pub groups: Vec<KeyGroupRange>,
     /// The checkpoint it is restored from, with the slot's files.
     pub base: Option<(CheckpointId, Vec<FileRef>)>,
+    /// The ends of its channels to other processes whose rows barriers may overtake.
+    pub outgoing: Vec<Arc<Channel>>,
 }
 
 /// Runs a slot to its end; the thread's main function.
@@ -133,6 +135,8 @@ struct SlotLoop {
     /// Of what tables hold.
     budget: Option<Arc<Budget>>,
     ended_told: bool,
+    /// The checkpoint under way whose barrier may overtake rows: tasks look for it.
+    overtaking: Option<CheckpointId>,
     /// Tasks that had no room when they were asked last: whoever wakes the slot, they are
     /// asked again, as a sink does not say when it has some.
     blocked: Vec<bool>,
@@ -165,8 +169,9 @@ impl SlotLoop {
             reports: spec.reports,
             cancel: spec.cancel,
             budget: spec.attempt.spill.as_ref().map(|s| Arc::clone(&s.budget)),
-            snapshots: SlotSnapshots::new(spec.snapshots, spec.groups, spec.base),
+            snapshots: SlotSnapshots::new(spec.snapshots, spec.groups, spec.base, spec.outgoing),
             ended_told: false,
+            overtaking: None,
             last_sizes: Instant::now(),
         })
     }
@@ -207,15 +212,18 @@ impl SlotLoop {
         loop {
             match self.control.try_recv() {
                 Ok(Control::Trigger(barrier)) => {
+                    self.overtaking = barrier.unaligned_at.map(|_| barrier.checkpoint);
                     for (task, again) in self.tasks.iter_mut().zip(&mut self.again) {
                         task.trigger(barrier.clone());
                         *again = true;
                     }
                 }
                 Ok(Control::Complete(checkpoint)) => {
+                    self.overtaking = self.overtaking.filter(|c| *c > checkpoint);
                     self.snapshots.completed(checkpoint, &mut self.tasks);
                 }
                 Ok(Control::Aborted(checkpoint)) => {
+                    self.overtaking = self.overtaking.filter(|c| *c > checkpoint);
                     self.snapshots.aborted(checkpoint, &mut self.tasks);
                 }
                 Err(TryRecvError::Empty) => return Ok(true),
@@ -246,7 +254,12 @@ impl SlotLoop {
             }
             at.current = Some(index);
             let mut passed = None;
-            let mut turn = Turn { now, parts: self.snapshots.parts(index), passed: &mut passed };
+            let mut turn = Turn {
+                now,
+                overtaking: self.overtaking.is_some(),
+                parts: self.snapshots.parts(index),
+                passed: &mut passed,
+            };
             let progress = task.run(&mut turn)?;
             if let Some(barrier) = passed {
                 self.snapshots.passed(index, &barrier, task.as_mut())?;
@@ -314,6 +327,9 @@ impl SlotLoop {
             let wait = t.saturating_sub(wall_clock()).clamp(0, 3_600_000);
             Duration::from_millis(wait.unsigned_abs())
         });
+        if self.snapshots.waits() {
+            timeout = Some(timeout.map_or(RETRY, |t| t.min(RETRY)));
+        }
         if self.blocked.contains(&true) {
             timeout = Some(timeout.map_or(RETRY, |t| t.min(RETRY)));
             self.again

@@ -10,10 +10,13 @@ use crate::coordinator::{
     Event, Failure, PreparedCommit, SlotSnapshot, SnapshotStats, SubtaskState,
 };
 use crate::data::{Fail, Res, TS_MIN};
+use crate::runtime::channel::Channel;
+use crate::runtime::flight::{Phase, Recorded, Sealed};
 use crate::runtime::pool::Pool;
 use crate::runtime::signal::Signal;
 use crate::runtime::slot::{Report, Tell};
-use crate::runtime::snapshot::{Barrier, PrepareJob, SnapshotParts};
+use crate::runtime::snapshot::{Barrier, ListBlob, PrepareJob, SnapshotParts};
+use crate::runtime::source::wall_clock;
 use crate::runtime::task::Task;
 use crate::state::SnapshotSpec;
 use crate::state::delta::{DeltaWriter, Written};
@@ -34,6 +37,9 @@ const TURN_ENTRIES: usize = 4096;
 /// With more files than this, a part of the key groups is folded at every checkpoint,
 /// however little changes: so their number stays bounded.
 const MANY_FILES: usize = 64;
+
+/// Number of the file of rows in flight among a slot's files of a checkpoint.
+const ROWS_IN_FLIGHT: u32 = 1;
 
 /// Where a slot's snapshots go.
 pub struct SnapshotHome {
@@ -61,6 +67,12 @@ struct Draining {
     barrier: Barrier,
     passed: Vec<bool>,
     drained: Vec<bool>,
+    /// Tasks that had passed their end on before the barrier.
+    ended: Vec<bool>,
+    /// Tasks of which all is recorded that the barrier overtook.
+    recorded: Vec<bool>,
+    /// What it overtook.
+    in_flight: Recorded,
     /// Key groups written whole, by task.
     folds: Vec<KeyGroupRange>,
     /// The table that is being written: (task, table), its section open.
@@ -77,7 +89,9 @@ struct Seal {
     written: Written,
     files: Vec<FileRef>,
     own: Option<FileRef>,
-    operators: Vec<SubtaskState>,
+    operators: BTreeMap<Uid, SubtaskState>,
+    /// What the barrier overtook, and where that is to go.
+    in_flight: (Recorded, ObjectKey),
     prepare: Vec<(Uid, PrepareJob)>,
 }
 
@@ -104,15 +118,19 @@ pub struct SlotSnapshots {
     newest: Option<CheckpointId>,
     previous: Option<Receiver<()>>,
     last_written: u64,
+    /// Channels to other processes, whose rows the barrier may overtake.
+    outgoing: Vec<Arc<Channel>>,
 }
 
 impl SlotSnapshots {
     /// For a slot whose tasks own `groups`; `base`: the checkpoint it was restored from,
-    /// with the files that make up the slot's state.
+    /// with the files that make up the slot's state; `outgoing`: the ends of its channels to
+    /// other processes whose rows a barrier may overtake.
     pub fn new(
         to: SnapshotHome,
         groups: Vec<KeyGroupRange>,
         base: Option<(CheckpointId, Vec<FileRef>)>,
+        outgoing: Vec<Arc<Channel>>,
     ) -> Self {
         Self {
             to,
@@ -128,6 +146,7 @@ impl SlotSnapshots {
             newest: None,
             previous: None,
             last_written: 0,
+            outgoing,
         }
     }
 
@@ -155,6 +174,7 @@ impl SlotSnapshots {
         let fold = self.fold(index, barrier, live);
         let Some(current) = &mut self.current else { return Ok(()) };
         current.passed[index] = true;
+        current.ended[index] = task.ended();
         if task.tables().is_empty() {
             current.drained[index] = true;
             return Ok(());
@@ -217,6 +237,9 @@ impl SlotSnapshots {
             barrier: barrier.clone(),
             passed: vec![false; tasks],
             drained: vec![false; tasks],
+            ended: vec![false; tasks],
+            recorded: vec![false; tasks],
+            in_flight: Recorded::default(),
             folds: vec![KeyGroupRange { start: 0, end: 0 }; tasks],
             open: None,
             writer,
@@ -229,6 +252,7 @@ impl SlotSnapshots {
 
     /// Drains for a bounded time; true if there is more to do at once.
     pub fn turn(&mut self, tasks: &mut [Box<dyn Task>]) -> Res<bool> {
+        self.overtake();
         let Some(current) = &mut self.current else { return Ok(false) };
         if current.under_way.load(Ordering::Acquire) > self.to.most_under_way {
             // The side job wakes the slot.
@@ -242,6 +266,9 @@ impl SlotSnapshots {
                     Some(task) => (task, 0),
                     None => {
                         if current.drained.iter().all(|d| *d) {
+                            if !self.record(tasks) {
+                                return Ok(false);
+                            }
                             self.seal(tasks)?;
                             return Ok(true);
                         }
@@ -274,6 +301,41 @@ impl SlotSnapshots {
             }
         }
         Ok(true)
+    }
+
+    /// Whether a barrier that may overtake rows is on its way: then this wants to be asked
+    /// often.
+    pub fn waits(&self) -> bool {
+        self.current.as_ref().is_some_and(|c| c.barrier.unaligned_at.is_some())
+    }
+
+    /// Lets the barrier overtake what waits in this process for leave to be sent.
+    fn overtake(&mut self) {
+        let Some(current) = &mut self.current else { return };
+        if !current.barrier.may_overtake(wall_clock()) {
+            return;
+        }
+        let checkpoint = current.barrier.checkpoint;
+        for channel in &self.outgoing {
+            if channel.announced().is_some_and(|b| b.checkpoint == checkpoint) {
+                channel.overtake(checkpoint, Phase::Sent, &mut current.in_flight);
+            }
+        }
+    }
+
+    /// Gathers what the barrier overtook; true if that is all.
+    fn record(&mut self, tasks: &mut [Box<dyn Task>]) -> bool {
+        let Some(current) = &mut self.current else { return false };
+        let checkpoint = current.barrier.checkpoint;
+        for (task, recorded) in tasks.iter_mut().zip(&mut current.recorded) {
+            if !*recorded && let Some(rows) = task.recorded(checkpoint) {
+                current.in_flight.append(rows);
+                *recorded = true;
+            }
+        }
+        // While a barrier that may yet overtake waits for leave, too.
+        let waits = |c: &Arc<Channel>| c.announced().is_some_and(|b| b.checkpoint == checkpoint);
+        current.recorded.iter().all(|r| *r) && !self.outgoing.iter().any(waits)
     }
 
     /// All tasks have passed and all tables are drained.
@@ -314,37 +376,29 @@ impl SlotSnapshots {
         let slot = self.to.slot;
         let mut operators: BTreeMap<Uid, SubtaskState> = BTreeMap::new();
         let mut prepare = Vec::new();
-        let state = |uid: &Uid| SubtaskState {
-            operator: uid.clone(),
-            subtask: Subtask(slot.0),
-            lists: Vec::new(),
-            watermark: None,
-            ended: false,
-        };
-        for (task, parts) in tasks.iter().zip(&mut self.parts) {
+        for (ended, parts) in current.ended.into_iter().zip(&mut self.parts) {
             let parts = std::mem::take(parts);
             for list in parts.lists {
-                let operator =
-                    operators.entry(list.uid.clone()).or_insert_with(|| state(&list.uid));
+                let operator = operators
+                    .entry(list.uid.clone())
+                    .or_insert_with(|| empty_state(&list.uid, slot));
                 // A task that passed the barrier of an aborted checkpoint too has put it twice.
                 operator.lists.retain(|l| l.name != list.state);
-                operator.lists.push(ListState {
-                    name: list.state,
-                    shape: list.shape,
-                    redistribution: list.redistribution,
-                    parts: vec![ListPart { subtask: Subtask(slot.0), items: list.items }],
-                });
+                operator.lists.push(list_state(list, slot));
             }
             for (uid, watermark) in parts.watermarks {
-                let operator = operators.entry(uid.clone()).or_insert_with(|| state(&uid));
+                let operator =
+                    operators.entry(uid.clone()).or_insert_with(|| empty_state(&uid, slot));
                 operator.watermark = Some(watermark).filter(|w| *w != TS_MIN);
-                operator.ended |= task.ended();
+                operator.ended |= ended;
             }
             prepare.extend(parts.prepare);
         }
-        let operators = operators.into_values().collect();
+        let home = &self.to.home;
+        let key = home.state_file(self.to.attempt, checkpoint, slot, ROWS_IN_FLIGHT);
+        let in_flight = (current.in_flight, key);
         // If the side job is gone, its drop has been reported already.
-        let _ = current.finish.send(Seal { written, files, own, operators, prepare });
+        let _ = current.finish.send(Seal { written, files, own, operators, in_flight, prepare });
         Ok(())
     }
 
@@ -368,7 +422,7 @@ impl SlotSnapshots {
                 let _ = previous.recv();
             }
             if let Ok(seal) = seal.recv() {
-                let event = answer(slot, attempt, checkpoint, written, seal);
+                let event = answer(slot, attempt, checkpoint, (store.as_ref(), written), seal);
                 reports(Report::Event(event));
             }
             drop(done);
@@ -407,10 +461,30 @@ impl SlotSnapshots {
         }
         self.newest = self.newest.max(Some(checkpoint));
         for task in tasks {
+            task.aborted(checkpoint);
             for (_, table) in task.tables() {
                 table.aborted(checkpoint);
             }
         }
+    }
+}
+
+fn empty_state(uid: &Uid, slot: Slot) -> SubtaskState {
+    SubtaskState {
+        operator: uid.clone(),
+        subtask: Subtask(slot.0),
+        lists: Vec::new(),
+        watermark: None,
+        ended: false,
+    }
+}
+
+fn list_state(list: ListBlob, slot: Slot) -> ListState {
+    ListState {
+        name: list.state,
+        shape: list.shape,
+        redistribution: list.redistribution,
+        parts: vec![ListPart { subtask: Subtask(slot.0), items: list.items }],
     }
 }
 
@@ -461,12 +535,11 @@ impl Blocks {
     }
 }
 
+/// An object with all of its blocks, but not there yet.
+type Object = Result<Option<Box<dyn crate::store::ObjectWriter>>, StoreError>;
+
 /// Writes the blocks as they come; nothing is left behind if the snapshot was given up.
-fn write_file(
-    store: &dyn ObjectStore,
-    key: &ObjectKey,
-    blocks: &Blocks,
-) -> Result<Option<Box<dyn crate::store::ObjectWriter>>, StoreError> {
+fn write_file(store: &dyn ObjectStore, key: &ObjectKey, blocks: &Blocks) -> Object {
     let mut writer = None;
     blocks.each(|block| {
         if block.is_empty() {
@@ -485,8 +558,8 @@ fn answer(
     slot: Slot,
     attempt: Attempt,
     checkpoint: CheckpointId,
-    written: Result<Option<Box<dyn crate::store::ObjectWriter>>, StoreError>,
-    seal: Seal,
+    (store, written): (&dyn ObjectStore, Object),
+    mut seal: Seal,
 ) -> Event {
     let mut prepared = Vec::new();
     for (sink, job) in seal.prepare {
@@ -524,23 +597,43 @@ fn answer(
         }
         (None, _) => Ok(()),
     });
-    match stored {
-        Ok(()) => Event::Acknowledge {
-            attempt,
-            checkpoint,
-            snapshot: SlotSnapshot {
-                slot,
-                files: seal.files,
-                operators: seal.operators,
-                prepared,
-                stats: SnapshotStats {
-                    bytes: seal.own.map_or(0, |f| f.len),
-                    entries: seal.written.entries,
-                },
-            },
+    let stored = stored.map_err(|error| error.to_string());
+    let in_flight = stored.and_then(|()| {
+        let order = FileOrder { checkpoint, index: u32::from(slot.0) };
+        let (recorded, key) = seal.in_flight;
+        keep(recorded.seal(&key, order)?, slot, store, &mut seal.operators)
+    });
+    let in_flight = match in_flight {
+        Ok(file) => file,
+        Err(reason) => return Event::Declined { attempt, checkpoint, slot, reason, prepared },
+    };
+    let bytes = seal.own.iter().chain(&in_flight).map(|file| file.len).sum();
+    Event::Acknowledge {
+        attempt,
+        checkpoint,
+        snapshot: SlotSnapshot {
+            slot,
+            files: seal.files.into_iter().chain(in_flight).collect(),
+            operators: seal.operators.into_values().collect(),
+            prepared,
+            stats: SnapshotStats { bytes, entries: seal.written.entries },
         },
-        Err(error) => {
-            Event::Declined { attempt, checkpoint, slot, reason: error.to_string(), prepared }
-        }
     }
+}
+
+/// Writes rows in flight, if there are any, and notes with their operators where they are.
+fn keep(
+    rows: Option<Sealed>,
+    slot: Slot,
+    store: &dyn ObjectStore,
+    operators: &mut BTreeMap<Uid, SubtaskState>,
+) -> Result<Option<FileRef>, String> {
+    let Some(rows) = rows else { return Ok(None) };
+    rows.write(store).map_err(|error| error.to_string())?;
+    for list in rows.lists {
+        let operator = operators.entry(list.uid.clone());
+        let operator = operator.or_insert_with(|| empty_state(&list.uid, slot));
+        operator.lists.push(list_state(list, slot));
+    }
+    Ok(Some(rows.file))
 }

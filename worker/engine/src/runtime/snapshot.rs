@@ -17,6 +17,16 @@ pub struct Barrier {
     pub base: Option<CheckpointId>,
     /// Why.
     pub kind: BarrierKind,
+    /// Wall-clock time from which it may overtake rows, which then become part of the
+    /// checkpoint; `None`: never. Clocks that differ make it earlier or later, not wrong.
+    pub unaligned_at: Option<Ts>,
+}
+
+impl Barrier {
+    /// Whether it may overtake rows now.
+    pub fn may_overtake(&self, now: Ts) -> bool {
+        self.unaligned_at.is_some_and(|at| at <= now)
+    }
 }
 
 /// Small state of an operator's subtask: a list of items under a name.

@@ -63,6 +63,7 @@ impl SourceShapes {
             name: name.to_owned(),
             shape: shape.clone(),
             redistribution,
+            in_flight: false,
         };
         vec![
             list(KNOWN, &self.known, Redistribution::Union),
@@ -667,16 +668,20 @@ impl<S: Source> Task for ReaderTask<S> {
         }
         if let Some(barrier) = &self.barrier {
             let drains = barrier.kind == BarrierKind::Stop(StopMode::Drain) && !self.ended;
+            let overtakes = barrier.may_overtake(turn.now);
             self.out.flush(true)?;
             if drains && !self.out.blocked() {
                 self.finish()?;
                 self.out.flush(true)?;
             }
-            if self.out.blocked() {
+            if self.out.blocked() && !overtakes {
                 return Ok(Progress::Blocked);
             }
         }
         if let Some(barrier) = self.barrier.take() {
+            if self.out.blocked() {
+                self.out.force()?;
+            }
             self.snapshot(turn.parts)?;
             self.out.barrier(&barrier, turn.parts)?;
             self.stopped |= barrier.kind.is_last();

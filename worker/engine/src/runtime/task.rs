@@ -2,12 +2,13 @@
 
 use crate::data::{AnyBatch, Res, Ts};
 use crate::runtime::emit::Emitter;
+use crate::runtime::flight::Recorded;
 use crate::runtime::gate::{Event, Gate};
 use crate::runtime::metrics::NodeMetrics;
 use crate::runtime::operator::{Flow, Operator};
 use crate::runtime::snapshot::{Barrier, SnapshotParts};
 use crate::state::StateTable;
-use millrace_protocol::ids::Uid;
+use millrace_protocol::ids::{CheckpointId, Uid};
 use std::sync::Arc;
 
 /// What a turn of a task came to.
@@ -25,6 +26,8 @@ pub enum Progress {
 pub struct Turn<'a> {
     /// Processing time, milliseconds since the epoch.
     pub now: Ts,
+    /// Whether there is a barrier about that may overtake rows, now or later.
+    pub overtaking: bool,
     /// Where a barrier's contributions go.
     pub parts: &'a mut SnapshotParts,
     /// Set by the task when it passes a barrier.
@@ -51,6 +54,13 @@ pub trait Task {
     fn ended(&self) -> bool;
     /// A barrier for a task without inputs; others get theirs through their channels.
     fn trigger(&mut self, _barrier: Barrier) {}
+    /// What a checkpoint's barrier overtook on its way into the task; `None` while the
+    /// task still waits for the rest.
+    fn recorded(&mut self, _checkpoint: CheckpointId) -> Option<Recorded> {
+        Some(Recorded::default())
+    }
+    /// A checkpoint was given up: what its barrier overtook is of no use.
+    fn aborted(&mut self, _checkpoint: CheckpointId) {}
     /// Its counters.
     fn metrics(&self) -> &Arc<NodeMetrics>;
 }
@@ -83,6 +93,12 @@ pub struct OperatorTask<O: Operator> {
     out: Emitter<O::Out>,
     gate: Gate,
     current: Current,
+    /// The watermark that the operator has been told.
+    told: Ts,
+    /// The marks that the current batch came with.
+    marks: Vec<Ts>,
+    /// When a barrier that waits may overtake rows.
+    overtakes_at: Option<Ts>,
     ended: bool,
     metrics: Arc<NodeMetrics>,
 }
@@ -104,8 +120,11 @@ impl<O: Operator> OperatorTask<O> {
             subtask,
             operator,
             out,
+            told: gate.watermark(),
             gate,
             current: Current::Nothing,
+            marks: Vec::new(),
+            overtakes_at: None,
             ended: false,
             metrics,
         }
@@ -166,16 +185,11 @@ impl<O: Operator> OperatorTask<O> {
                     sides.flush(true)?;
                     blocked |= sides.blocked()?;
                 }
-                if blocked {
+                if blocked && !barrier.may_overtake(turn.now) {
                     Flow::Blocked
                 } else {
-                    self.operator.barrier(barrier, turn.parts)?;
-                    turn.parts.watermarks.push((self.uid.clone(), self.gate.watermark()));
-                    self.out.barrier(barrier, turn.parts)?;
-                    if let Some(sides) = self.operator.sides() {
-                        sides.barrier(barrier, turn.parts)?;
-                    }
-                    *turn.passed = Some(barrier.clone());
+                    let (barrier, watermark) = (barrier.clone(), self.gate.watermark());
+                    self.pass(&barrier, watermark, turn)?;
                     Flow::Done
                 }
             }
@@ -183,11 +197,59 @@ impl<O: Operator> OperatorTask<O> {
         if flow == Flow::Blocked {
             return Ok(false);
         }
-        if let Current::Batch { inlet, batch, .. } =
-            std::mem::replace(&mut self.current, Current::Nothing)
-        {
-            self.gate.recycle(inlet, batch);
+        match std::mem::replace(&mut self.current, Current::Nothing) {
+            Current::Batch { inlet, batch, .. } => {
+                self.gate.recycle(inlet, batch);
+                self.told = self.marks.last().copied().unwrap_or(self.told);
+            }
+            Current::Watermark(w) => self.told = self.told.max(w),
+            _ => {}
         }
+        Ok(true)
+    }
+
+    /// The snapshot, and the barrier for all outputs, behind all that waits for them.
+    fn pass(&mut self, barrier: &Barrier, watermark: Ts, turn: &mut Turn<'_>) -> Res {
+        if self.flush()? {
+            self.out.force()?;
+            if let Some(sides) = self.operator.sides() {
+                sides.force()?;
+            }
+        }
+        self.operator.barrier(barrier, turn.parts)?;
+        turn.parts.watermarks.push((self.uid.clone(), watermark));
+        self.out.barrier(barrier, turn.parts)?;
+        if let Some(sides) = self.operator.sides() {
+            sides.barrier(barrier, turn.parts)?;
+        }
+        *turn.passed = Some(barrier.clone());
+        Ok(())
+    }
+
+    /// Takes a barrier that may overtake rows, between two rows; true if there was one.
+    fn overtake(&mut self, turn: &mut Turn<'_>) -> Res<bool> {
+        self.overtakes_at = self.gate.overtakes_at(turn.now);
+        let Some(barrier) = self.gate.overtaking(turn.now) else { return Ok(false) };
+        if !self.operator.is_settled() {
+            return Ok(false);
+        }
+        let mut watermark = self.told;
+        match &mut self.current {
+            Current::Nothing => self.gate.overtake(&barrier, None),
+            Current::Batch { input, inlet, batch } => {
+                let left = self.gate.marks(*input, batch.as_mut());
+                if left.first().is_some_and(|mark| mark.0 == 0) {
+                    // A watermark that fires is not interrupted.
+                    return Ok(false);
+                }
+                if let Some(done) = self.marks.len().checked_sub(left.len() + 1) {
+                    watermark = self.marks[done];
+                }
+                self.gate.overtake(&barrier, Some((*inlet, batch.as_ref())));
+            }
+            _ => return Ok(false),
+        }
+        self.pass(&barrier, watermark, turn)?;
         Ok(true)
     }
 }
@@ -209,7 +271,15 @@ impl<O: Operator> Task for OperatorTask<O> {
         self.operator.set_now(turn.now);
         let mut worked = false;
         for _ in 0..QUANTUM {
-            if self.blocked()? {
+            if turn.overtaking {
+                self.gate.catch_up();
+                if self.overtake(turn)? {
+                    return Ok(Progress::Worked);
+                }
+            }
+            let overtakes =
+                matches!(&self.current, Current::Barrier(b) if b.may_overtake(turn.now));
+            if self.blocked()? && !overtakes {
                 return Ok(Progress::Blocked);
             }
             if matches!(self.current, Current::Nothing) {
@@ -220,7 +290,10 @@ impl<O: Operator> Task for OperatorTask<O> {
                 }
                 self.current = match self.gate.poll() {
                     None => break,
-                    Some(Event::Batch { input, inlet, batch }) => {
+                    Some(Event::Batch { input, inlet, mut batch }) => {
+                        self.marks.clear();
+                        let marks = self.gate.marks(input, batch.as_mut());
+                        self.marks.extend(marks.iter().map(|mark| mark.1));
                         self.metrics.rows_in.add(batch.rows() as u64);
                         Current::Batch { input, inlet, batch }
                     }
@@ -260,7 +333,8 @@ impl<O: Operator> Task for OperatorTask<O> {
     }
 
     fn next_time(&self) -> Option<Ts> {
-        self.operator.next_processing_time()
+        let due = self.operator.next_processing_time();
+        due.into_iter().chain(self.overtakes_at).min()
     }
 
     fn tables(&mut self) -> Vec<(&'static str, &mut dyn StateTable)> {
@@ -269,6 +343,15 @@ impl<O: Operator> Task for OperatorTask<O> {
 
     fn ended(&self) -> bool {
         self.ended
+    }
+
+    fn recorded(&mut self, checkpoint: CheckpointId) -> Option<Recorded> {
+        self.gate.recorded(checkpoint)
+    }
+
+    fn aborted(&mut self, checkpoint: CheckpointId) {
+        self.overtakes_at = None;
+        self.gate.aborted(checkpoint);
     }
 
     fn metrics(&self) -> &Arc<NodeMetrics> {

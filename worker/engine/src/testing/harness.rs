@@ -261,7 +261,12 @@ impl Harness {
         let (mut worked, mut blocked) = (false, false);
         for subtask in self.subtasks.iter_mut().rev() {
             let mut passed = None;
-            let mut turn = Turn { now: self.now, parts: &mut subtask.parts, passed: &mut passed };
+            let mut turn = Turn {
+                now: self.now,
+                overtaking: false,
+                parts: &mut subtask.parts,
+                passed: &mut passed,
+            };
             let progress = subtask.task.run(&mut turn).map_err(|cause| {
                 Fail::from(format!("operator {:?}: {cause}", subtask.task.name()))
             })?;
@@ -355,6 +360,7 @@ impl Harness {
             checkpoint,
             base: self.last.as_ref().map(|s| s.checkpoint),
             kind: BarrierKind::Periodic,
+            unaligned_at: None,
         };
         for subtask in &mut self.subtasks {
             subtask.passed = false;

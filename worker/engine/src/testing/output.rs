@@ -111,4 +111,9 @@ impl<T: Send + 'static> End<T> for Collect<T> {
         self.blocked = self.blocked && !self.stutter.happens(3);
         Ok(())
     }
+
+    fn force(&mut self) -> Res {
+        self.blocked = false;
+        Ok(())
+    }
 }

@@ -1,6 +1,6 @@
 //! The state of a harness as bytes.
 
-use crate::data::{Res, TS_MIN, Ts};
+use crate::data::{Fail, Res, TS_MIN, Ts};
 use crate::graph::Restore;
 use crate::runtime::snapshot::ListBlob;
 use crate::state::StateTable;
@@ -8,6 +8,7 @@ use crate::state::restore::{Restore as Files, RestoreFile};
 use millrace_protocol::ids::{CheckpointId, Uid};
 use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
 use millrace_protocol::manifest::{Redistribution, ShapeBytes};
+use millrace_protocol::objects::ObjectKey;
 use serde::{Deserialize, Serialize};
 
 /// A list state of one subtask.
@@ -127,5 +128,9 @@ impl Restore for Snapshot {
         Files::open(files.collect(), self.max)?.load(uid, state, range, table)?;
         table.restored(Some(self.checkpoint));
         Ok(())
+    }
+
+    fn bytes(&self, key: &ObjectKey, _: u64, _: usize) -> Res<Vec<u8>> {
+        Err(Fail::from(format!("{key}: a harness keeps no rows in flight")))
     }
 }

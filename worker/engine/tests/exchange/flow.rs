@@ -18,6 +18,7 @@ fn barrier(n: u64) -> Barrier {
         checkpoint: CheckpointId(n),
         base: n.is_multiple_of(2).then_some(CheckpointId(n / 2)),
         kind: kinds[n as usize % kinds.len()],
+        unaligned_at: n.is_multiple_of(3).then_some(n as i64),
     }
 }
 

@@ -46,7 +46,7 @@ fn task() -> TaskWaker {
 
 fn line(id: u32) -> Line {
     let codec = Arc::new(Packets::<Row>::new());
-    Line { id: ChannelId(id), codec, edge: format!("edge {id}") }
+    Line { id: ChannelId(id), codec, edge: format!("edge {id}"), flight: None }
 }
 
 fn bind() -> Arc<Listener> {

@@ -56,6 +56,9 @@ fn write(out: &mut String, r: &Report) -> std::fmt::Result {
     }
     for file in r.files.iter().take(LINES) {
         writeln!(out, "  {}  {} of checkpoint {}", file.path, bytes(file.bytes), file.checkpoint)?;
+        if file.sections.is_empty() {
+            writeln!(out, "    rows in flight")?;
+        }
         for section in &file.sections {
             writeln!(out, "    {:?} key groups {}", section.operator, section.key_groups)?;
         }

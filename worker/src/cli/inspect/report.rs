@@ -6,6 +6,7 @@ use super::shapes;
 use crate::cli::render;
 use millrace_connectors::rfc3339;
 use millrace_engine::data::Res;
+use millrace_engine::runtime::flight;
 use millrace_engine::runtime::source::{COMPLETE, KNOWN, POSITIONS};
 use millrace_engine::state::delta::Section;
 use millrace_engine::state::reader::{DeltaReader, RangeRead};
@@ -153,7 +154,8 @@ pub fn build(subject: &Subject, all: bool) -> Report {
     let mut opened: Vec<Opened<'_>> = Vec::new();
     for file in &manifest.files {
         match open(subject, file, all) {
-            Ok(reader) => opened.push(Opened { file, reader }),
+            Ok(Some(reader)) => opened.push(Opened { file, reader }),
+            Ok(None) => {}
             Err(problem) => problems.push(problem),
         }
     }
@@ -207,7 +209,8 @@ fn section(section: &millrace_protocol::manifest::Section) -> FileSection {
 
 const CURE: &str = "put it back from a copy, or start from another checkpoint or savepoint";
 
-fn open(subject: &Subject, file: &FileRef, all: bool) -> Result<DeltaReader, String> {
+/// `None`: a file of rows in flight.
+fn open(subject: &Subject, file: &FileRef, all: bool) -> Result<Option<DeltaReader>, String> {
     let path = subject.file(&file.key);
     let shown = path.display().to_string();
     match std::fs::metadata(&path) {
@@ -220,6 +223,14 @@ fn open(subject: &Subject, file: &FileRef, all: bool) -> Result<DeltaReader, Str
         }
         Ok(_) => {}
     }
+    if file.sections.is_empty() {
+        if all {
+            let bytes = std::fs::read(&path).map_err(|error| format!("{shown}: {error}"))?;
+            flight::check(&bytes, file.crc32)
+                .map_err(|why| format!("{shown} is damaged ({why}): {CURE}"))?;
+        }
+        return Ok(None);
+    }
     let reader = DeltaReader::open(&shown, Box::new(OnDisk(path))).map_err(|e| e.to_string())?;
     reader.check_groups(subject.manifest.max_parallelism).map_err(|e| e.to_string())?;
     if all {
@@ -228,7 +239,7 @@ fn open(subject: &Subject, file: &FileRef, all: bool) -> Result<DeltaReader, Str
             reader.blocks((index, section), |_| true, |_, _| Ok(())).map_err(|e| e.to_string())?;
         }
     }
-    Ok(reader)
+    Ok(Some(reader))
 }
 
 fn operator(operator: &OperatorState, files: &[Opened<'_>]) -> Operator {

@@ -45,6 +45,7 @@ pub fn config(process: u32, seed: u64) -> Config {
         name: "position".into(),
         shape: ShapeBytes::default(),
         redistribution: Redistribution::PerSubtask,
+        in_flight: false,
     });
     Config {
         owner: Owner { process, ..Owner::default() },
@@ -74,6 +75,7 @@ pub fn config(process: u32, seed: u64) -> Config {
             timeout: Duration::from_secs(3),
             tolerated_failures: 2,
             retained: 1 + (seed % 2) as u32,
+            unaligned_after: None,
         },
         restart: RestartPolicy::FixedDelay { attempts: u32::MAX, delay: Duration::from_secs(1) },
         shapes: |_, _| Ok(()),
@@ -585,7 +587,7 @@ impl Model {
                 node.tasks = None;
                 node.events.push((None, Event::SlotsJoined { attempt }));
             }
-            Effect::TriggerBarrier { attempt, checkpoint, base, kind } => {
+            Effect::TriggerBarrier { attempt, checkpoint, base, kind, .. } => {
                 let node = &mut self.nodes[at];
                 if let Some(tasks) = node.tasks.as_mut().filter(|tasks| tasks.attempt == attempt) {
                     for slot in &mut tasks.slots {

@@ -15,6 +15,10 @@ pub mod read;
 pub mod write;
 
 use crate::data::{AnyBatch, Packet, Rows, Ts};
+use crate::state::RowShape;
+use crate::state::delta::StateSchema;
+use crate::state::value::shape_of;
+use millrace_protocol::manifest::ShapeBytes;
 use read::Reader;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::marker::PhantomData;
@@ -97,6 +101,12 @@ pub trait Codec: Send + Sync {
 
     /// Empties a batch whose rows are written, for its sender to fill again.
     fn clear(&self, batch: &mut dyn AnyBatch);
+
+    /// The traced shape of the rows; empty if their type cannot be traced.
+    fn shape(&self) -> ShapeBytes;
+
+    /// Takes the marks out of a batch, and the rows whose key hash is not to be kept.
+    fn strip(&self, batch: &mut dyn AnyBatch, keep: &mut dyn FnMut(u64) -> bool);
 }
 
 /// Rows and marks that a batch consists of, whatever its layout.
@@ -110,6 +120,7 @@ trait Columns: AnyBatch + Default {
     fn push(&mut self, ts: Ts, hash: u64, hashed: bool, value: Self::Value);
     fn empty(&mut self);
     fn make_room(&mut self, rows: usize);
+    fn strip(&mut self, keep: &mut dyn FnMut(u64) -> bool);
 }
 
 impl<T: Serialize + DeserializeOwned + Send + 'static> Columns for Packet<T> {
@@ -143,6 +154,11 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Columns for Packet<T> {
 
     fn make_room(&mut self, rows: usize) {
         self.rows.reserve(rows);
+    }
+
+    fn strip(&mut self, keep: &mut dyn FnMut(u64) -> bool) {
+        self.rows.retain(|(_, hash, _)| keep(*hash));
+        self.marks.clear();
     }
 }
 
@@ -183,6 +199,20 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Columns for Rows<T> {
     fn make_room(&mut self, rows: usize) {
         self.ts.reserve(rows);
         self.values.reserve(rows);
+    }
+
+    fn strip(&mut self, keep: &mut dyn FnMut(u64) -> bool) {
+        let hashed = !self.hash.is_empty();
+        let mut hashes = std::mem::take(&mut self.hash).into_iter();
+        let stamped = std::mem::take(&mut self.ts).into_iter();
+        let values = std::mem::take(&mut self.values).into_iter();
+        self.marks.clear();
+        for (ts, value) in stamped.zip(values) {
+            let hash = hashes.next().unwrap_or(0);
+            if keep(hash) {
+                Columns::push(self, ts, hash, hashed, value);
+            }
+        }
     }
 }
 
@@ -375,6 +405,16 @@ macro_rules! codec_of {
                     batch.clear();
                 }
             }
+
+            fn shape(&self) -> ShapeBytes {
+                shape_of::<T>().unwrap_or_default()
+            }
+
+            fn strip(&self, batch: &mut dyn AnyBatch, keep: &mut dyn FnMut(u64) -> bool) {
+                if let Some(batch) = batch.as_any_mut().downcast_mut::<$batch<T>>() {
+                    Columns::strip(batch, keep);
+                }
+            }
         }
     };
 }
@@ -416,6 +456,26 @@ impl<U: Serialize + DeserializeOwned + Send + 'static> Codec for Either<U> {
         match batch.as_any_mut().downcast_mut::<Packet<U>>() {
             Some(batch) => batch.clear(),
             None => self.first.clear(batch),
+        }
+    }
+
+    /// Both, the rows' in the place of the key.
+    fn shape(&self) -> ShapeBytes {
+        let schema = |bytes: &ShapeBytes| serde_json::from_slice::<StateSchema>(&bytes.0).ok();
+        let second = shape_of::<U>().unwrap_or_default();
+        match (schema(&self.first.shape()), schema(&second)) {
+            (Some(StateSchema { row: RowShape::Plain(first), .. }), Some(second)) => {
+                let both = StateSchema { key: first, ..second };
+                ShapeBytes(serde_json::to_vec(&both).unwrap_or_default())
+            }
+            _ => ShapeBytes::default(),
+        }
+    }
+
+    fn strip(&self, batch: &mut dyn AnyBatch, keep: &mut dyn FnMut(u64) -> bool) {
+        match batch.as_any_mut().downcast_mut::<Packet<U>>() {
+            Some(batch) => Columns::strip(batch, keep),
+            None => self.first.strip(batch, keep),
         }
     }
 }

@@ -42,7 +42,8 @@ impl<S: State> Shared<S> {
         match declared {
             Ok(shape) => {
                 let redistribution = Redistribution::Union;
-                let spec = ListSpec { name: SHARED.to_owned(), shape, redistribution };
+                let spec =
+                    ListSpec { name: SHARED.to_owned(), shape, redistribution, in_flight: false };
                 graph.node_mut(node).lists.push(spec);
             }
             Err(error) => {

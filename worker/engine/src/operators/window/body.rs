@@ -26,6 +26,11 @@ pub(crate) trait Body<K, T>: Send + 'static {
     fn emit_on(&mut self, _out: &mut Emitter<Self::Out>) -> Res<bool> {
         Ok(true)
     }
+
+    /// Whether a firing has left nothing to be emitted.
+    fn is_settled(&self) -> bool {
+        true
+    }
 }
 
 /// An accumulator per window.

@@ -418,6 +418,10 @@ where
         self.processing.next()
     }
 
+    fn is_settled(&self) -> bool {
+        self.parts.body.is_settled()
+    }
+
     fn set_now(&mut self, now: Ts) {
         self.now = now;
     }

@@ -104,6 +104,11 @@ impl<T> Stage<T> for Collect<T> {
         Ok(())
     }
 
+    fn force(&mut self) -> Res {
+        self.0.borrow_mut().room = usize::MAX;
+        Ok(())
+    }
+
     fn blocked(&self) -> bool {
         self.0.borrow().room == 0
     }
