@@ -17,8 +17,8 @@ fn several_processes_give_what_one_gives() {
     let input = long_input(dir.path(), 2);
     let expected = calm(&dir.path().join("calm"), &input);
     let wild = dir.path().join("wild");
-    let job =
-        Job::start_with(&wild, Places::local(&wild, &input), 3, 5, &["--unaligned-after", "0"]);
+    let options = [&NONE_LATE[..], &["--unaligned-after", "0"]].concat();
+    let job = Job::start_with(&wild, Places::local(&wild, &input), 3, 5, &options);
     compare(&expected, &job.finish().output, 0);
 }
 
