@@ -63,6 +63,17 @@ pub fn run_and_stop(
 
 /// Runs a job and suspends it once an operator has taken so many rows, over all subtasks.
 pub fn run_until(handle: &Handle, options: JobOptions, operator: &str, rows: u64) {
+    let outcome = stop_after(handle, options, (operator, rows), StopMode::Suspend);
+    assert_eq!(outcome, Outcome::Suspended);
+}
+
+/// Runs a job and stops it once an operator has taken so many rows.
+pub fn stop_after(
+    handle: &Handle,
+    options: JobOptions,
+    (operator, rows): (&str, u64),
+    mode: StopMode,
+) -> Outcome {
     let (job, name) = (handle.clone(), operator.to_owned());
     let thread = std::thread::spawn(move || {
         let begun = Instant::now();
@@ -73,10 +84,11 @@ pub fn run_until(handle: &Handle, options: JobOptions, operator: &str, rows: u64
         while taken(&job) < rows && begun.elapsed() < limit() {
             std::thread::sleep(Duration::from_millis(2));
         }
-        job.stop(StopMode::Suspend);
+        job.stop(mode);
     });
-    assert_eq!(run_watched(handle, options).unwrap(), Outcome::Suspended);
+    let outcome = run_watched(handle, options).unwrap();
     thread.join().unwrap();
+    outcome
 }
 
 /// How a job is stopped.

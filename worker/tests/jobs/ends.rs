@@ -2,6 +2,7 @@
 
 use crate::common::{
     Counts, How, Out, assert_same, multiset, options, run_and_stop, run_until, run_watched,
+    stop_after,
 };
 use millrace::connectors::{Collected, Collection, Generator};
 use millrace::engine::api::window::{Count, TumblingWindows};
@@ -24,19 +25,16 @@ fn a_drained_job_has_fired_its_windows_and_is_finished() {
     for parallelism in [1, 2, 3] {
         let dir = tempfile::tempdir().unwrap();
         let out = Collected::new();
-        let handle = JOB.job(&out);
-        let stopper = handle.clone();
-        let thread = std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(80));
-            stopper.stop(StopMode::Drain);
-        });
-        let outcome = run_watched(&handle, options(dir.path(), parallelism)).unwrap();
-        thread.join().unwrap();
+        // Long enough for a slow machine to stop it in the middle.
+        let long = Counts { rows: 400_000, ..JOB };
+        let handle = long.job(&out);
+        let some = ("running", JOB.rows / 4);
+        let outcome = stop_after(&handle, options(dir.path(), parallelism), some, StopMode::Drain);
         assert_eq!(outcome, Outcome::Finished);
         let (windows, running) = counted(&out.rows());
         assert_eq!(windows, running, "rows before the drain are in windows that fired");
-        assert!(windows < JOB.rows, "it was stopped in the middle");
-        let again = run_watched(&JOB.job(&out), options(dir.path(), 2)).unwrap();
+        assert!(windows < long.rows, "it was not stopped in the middle");
+        let again = run_watched(&long.job(&out), options(dir.path(), 2)).unwrap();
         assert_eq!(again, Outcome::FinishedBefore);
         assert_eq!(counted(&out.rows()), (windows, running));
     }

@@ -82,7 +82,7 @@ fn output_is_exactly_once_whatever_the_store_does() {
         println!("{faults:?}");
         injected += survive(&mut rng, faults);
     }
-    assert!(injected > 100, "only {injected} faults");
+    assert!(injected > 30, "only {injected} faults");
 }
 
 /// A file that was torn without an error: the job that would read it says so, and goes
