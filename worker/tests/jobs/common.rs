@@ -76,19 +76,24 @@ pub fn stop_after(
 ) -> Outcome {
     let (job, name) = (handle.clone(), operator.to_owned());
     let thread = std::thread::spawn(move || {
-        let begun = Instant::now();
-        let taken = |job: &Handle| -> u64 {
-            let nodes = job.status().nodes;
-            nodes.iter().filter(|node| node.name == name).map(|node| node.rows_in).sum()
-        };
-        while taken(&job) < rows && begun.elapsed() < limit() {
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        until(&job, &name, rows);
         job.stop(mode);
     });
     let outcome = run_watched(handle, options).unwrap();
     thread.join().unwrap();
     outcome
+}
+
+/// Waits until an operator has taken so many rows, over all subtasks.
+pub fn until(job: &Handle, operator: &str, rows: u64) {
+    let begun = Instant::now();
+    let taken = || -> u64 {
+        let nodes = job.status().nodes;
+        nodes.iter().filter(|node| node.name == operator).map(|node| node.rows_in).sum()
+    };
+    while taken() < rows && begun.elapsed() < limit() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// How a job is stopped.

@@ -2,7 +2,7 @@
 
 use crate::common::{
     Counts, How, Out, assert_same, multiset, options, run_and_stop, run_until, run_watched,
-    stop_after,
+    stop_after, until,
 };
 use millrace::connectors::{Collected, Collection, Generator};
 use millrace::engine::api::window::{Count, TumblingWindows};
@@ -101,11 +101,13 @@ fn a_job_forked_from_a_savepoint() {
     let (first, second) = (dir.path().join("first"), dir.path().join("second"));
     let target = dir.path().join("savepoints");
     let (out, forked) = (Collected::new(), Collected::new());
-    let handle = JOB.job(&out);
+    // Long enough for a slow machine to take it in the middle.
+    let job = Counts { rows: 20_000, rate: 10_000, ..JOB };
+    let handle = job.job(&out);
     let asker = handle.clone();
     let to = target.clone();
     let thread = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(80));
+        until(&asker, "running", 1_000);
         asker.savepoint("one", &to);
         asker.savepoint("one", &to);
     });
@@ -113,12 +115,12 @@ fn a_job_forked_from_a_savepoint() {
     thread.join().unwrap();
     let savepoints = handle.status().savepoints;
     assert!(matches!(&savepoints[..], [(id, Ok(_))] if id == "one"), "{savepoints:?}");
-    assert_same(&multiset(out.rows()), &JOB.expected(), "the original");
+    assert_same(&multiset(out.rows()), &job.expected(), "the original");
     let mut from = options(&second, 3);
     from.from = RestoreChoice::Path(target.join("one").display().to_string());
-    assert_eq!(run_watched(&JOB.job(&forked), from).unwrap(), Outcome::Finished);
+    assert_eq!(run_watched(&job.job(&forked), from).unwrap(), Outcome::Finished);
     // For each key the running counts go on without a gap to the same end.
-    let expected = JOB.expected();
+    let expected = job.expected();
     let found = multiset(forked.rows());
     assert!(found.iter().all(|(row, n)| *n == 1 && expected.contains_key(row)));
     let mut by_key: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
@@ -130,7 +132,7 @@ fn a_job_forked_from_a_savepoint() {
         let begin = end + 1 - counts.len() as u64;
         assert!(counts.into_iter().eq(begin..=end), "key {key}");
     }
-    assert!(counted(&forked.rows()).1 < JOB.rows, "the savepoint was in the middle");
+    assert!(counted(&forked.rows()).1 < job.rows, "the savepoint was in the middle");
 }
 
 /// All windows fire at the end, into channels that are full: the end must not overtake
