@@ -123,6 +123,9 @@ impl<'a> Draft<'a> {
         if set.deleting {
             return Verdict::pending(Reason::Starting, "The StatefulSet is being deleted.");
         }
+        if let Some(verdict) = self.taken_over(set) {
+            return verdict;
+        }
         self.replace_outdated(set);
         match self.upgrade(&target, set) {
             Some(verdict) => verdict,

@@ -247,6 +247,12 @@ impl Draft<'_> {
         self.stored(kind).map(|condition| condition.status.as_str())
     }
 
+    /// What was told of it, if this is why the job stalls.
+    pub(super) fn stalled_by(&self, reason: Reason) -> Option<String> {
+        let condition = self.stored("Stalled").filter(|c| c.reason == reason.name())?;
+        Some(reason.untell(&condition.message))
+    }
+
     pub(super) fn upgrade_reason(&self) -> Option<Reason> {
         self.reason_of("UpgradeSucceeded")
             .filter(|_| self.status_of("UpgradeSucceeded") == Some("False"))

@@ -212,7 +212,7 @@ impl Coordinator {
                 Outcome::Finished | Outcome::FinishedBefore => JobState::Finished,
                 Outcome::Suspended => JobState::Suspended,
                 Outcome::Failed(_) => JobState::Failed,
-                Outcome::Refused(_) => JobState::Refused,
+                Outcome::Refused(_) | Outcome::EarlierState(_) => JobState::Refused,
                 Outcome::Fenced(owner) => JobState::Parked(owner.clone()),
                 Outcome::Superseded(_) | Outcome::Deleted => JobState::Superseded,
             },
@@ -232,6 +232,7 @@ impl Coordinator {
             (_, Stage::Idle(outcome) | Stage::Ended(outcome)) => match outcome {
                 Outcome::Failed(why) => ("Failed", why.clone()),
                 Outcome::Refused(why) => ("Refused", why.clone()),
+                Outcome::EarlierState(why) => ("EarlierStateFound", why.clone()),
                 Outcome::Superseded(by) => ("TakenOver", by.clone()),
                 Outcome::Deleted => ("Deleted", "the job's data is deleted".to_owned()),
                 _ => ("", String::new()),
