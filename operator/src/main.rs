@@ -17,6 +17,11 @@ use tracing_subscriber::EnvFilter;
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // The client logs each failed call as an error; who made the call knows better what it is.
+    let filter = match std::env::var("RUST_LOG").is_ok_and(|wish| wish.contains("kube_client")) {
+        true => filter,
+        false => filter.add_directive("kube_client::client::builder=off".parse()?),
+    };
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match options.log_format {
         LogFormat::Json => logs.json().init(),
