@@ -285,6 +285,13 @@ impl Observed {
         self.workers().find(|pod| pod.ordinal == Some(ordinal))
     }
 
+    /// Whether pod 0 is one of a revision that was replaced: it may still be heard, but is
+    /// on its way out.
+    pub fn is_history(&self) -> bool {
+        let committed = self.set.as_ref().map(|set| &set.revision);
+        self.worker(0).is_some_and(|pod| committed.is_some_and(|hash| *hash != pod.revision))
+    }
+
     /// What the coordinator said, if it did.
     pub fn answer(&self) -> Option<&control::Status> {
         match &self.coordinator {

@@ -68,7 +68,7 @@ pub mod __private {
 /// What programs use.
 pub mod prelude {
     pub use clap;
-    pub use millrace_connectors::file::{FileSink, FileSource};
+    pub use millrace_connectors::file::{Compression, FileSink, FileSource, Rolling};
     pub use millrace_connectors::{Blackhole, Collected, Collection, Generator, Print};
     pub use millrace_derive::{Key, State};
     #[cfg(feature = "async")]

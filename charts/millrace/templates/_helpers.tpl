@@ -111,6 +111,9 @@ env:
   {{- with .Values.watchNamespaces }}
   - {name: MILLRACE_NAMESPACES, value: {{ join "," . | quote }}}
   {{- end }}
+  {{- with .Values.traces }}
+  - {name: MILLRACE_TRACES, value: {{ . | quote }}}
+  {{- end }}
   {{- if .Values.watchNodes }}
   - {name: MILLRACE_WATCH_NODES, value: "true"}
   {{- end }}

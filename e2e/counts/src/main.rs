@@ -4,7 +4,6 @@
 //! each key the numbers 1, 2, 3 ... once each: a number twice is a row that was counted
 //! or committed twice, a gap is one that was lost. So a scenario needs no reference run.
 
-use millrace::connectors::file::sink::Rolling;
 use millrace::prelude::*;
 use serde::Serialize;
 use std::process::ExitCode;

@@ -26,6 +26,9 @@ impl Draft<'_> {
             return verdict;
         }
         let keep = self.o.job.spec.deletion_policy == DeletionPolicy::Retain;
+        if self.o.namespace_terminating && !keep {
+            self.left_behind(" Pods cannot be made any more: its namespace is being deleted.");
+        }
         if keep || self.o.namespace_terminating {
             self.act(Action::Finalizer(false));
             return verdict;

@@ -19,7 +19,7 @@ mod rows;
 pub use action::{Action, Event, Why};
 pub use savepoints::orphan;
 
-use crate::observed::{Millis, Observed};
+use crate::observed::{Coordinator, Millis, Observed};
 use crate::reasons::Reason;
 use millrace_crds::render::Owner;
 use millrace_crds::savepoint::SavepointStatus;
@@ -57,6 +57,13 @@ pub(crate) struct Draft<'a> {
 
 /// Decides.
 pub fn plan(o: &Observed, now: Millis) -> Plan {
+    match o.is_history() {
+        true => decide(&Observed { coordinator: Coordinator::Absent, ..o.clone() }, now),
+        false => decide(o, now),
+    }
+}
+
+fn decide(o: &Observed, now: Millis) -> Plan {
     let mut draft = Draft {
         o,
         now,

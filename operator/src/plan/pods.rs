@@ -40,7 +40,9 @@ pub(super) fn blames_storage(end: &End) -> bool {
 
 /// A process that ended with 2 wants an edit.
 pub(super) fn ended_by_user_error(o: &Observed) -> Option<(Reason, String)> {
-    o.workers().find_map(|pod| {
+    let set = o.set.as_ref();
+    let replaced = |pod: &&Pod| set.is_some_and(|set| pod.revision != set.revision);
+    o.workers().filter(|pod| !replaced(pod)).find_map(|pod| {
         let end = end(pod).filter(|end| end.code == 2)?;
         let words: LastWords = serde_json::from_str(&end.message).unwrap_or_default();
         let reason = reason(&words.code);

@@ -1,5 +1,6 @@
 //! The committed revision is the right one: workers, parallelism, live settings, suspend.
 
+use super::target::waits_for_its_own;
 use super::{Action, Draft, Target, Verdict};
 use crate::observed::{Coordinator, Kind, Set};
 use crate::reasons::Reason;
@@ -12,11 +13,11 @@ impl Draft<'_> {
         if self.o.state() == Some(State::Finished) && !self.nonce_grew(set) {
             self.set_complete(true);
             self.replicas(set, 0);
-            return Verdict::ready("Finished", Reason::Finished);
+            return self.finished(target);
         }
         if self.complete() {
             self.replicas(set, 0);
-            return Verdict::ready("Finished", Reason::Finished);
+            return self.finished(target);
         }
         self.set_complete(false);
         if target.suspended { self.suspend(target, set) } else { self.run(target, set) }
@@ -31,9 +32,18 @@ impl Draft<'_> {
                 let ended = super::pods::ended_by_user_error(self.o);
                 ended.filter(|(reason, _)| *reason == Reason::TakenOver).map(|(_, told)| told)
             })
+            // It is for ever, and nobody is left to say so again.
             .or_else(|| self.stalled_by(Reason::TakenOver))?;
         self.replicas(set, 0);
         Some(Verdict::stalled(Reason::TakenOver, &told))
+    }
+
+    /// At its end; an edit that was refused is told of still.
+    fn finished(&self, target: &Target) -> Verdict {
+        match self.refused(target) {
+            Some(refused) => Verdict { state: "Finished", ..refused },
+            None => Verdict::ready("Finished", Reason::Finished),
+        }
     }
 
     fn suspend(&mut self, target: &Target, set: &Set) -> Verdict {
@@ -154,12 +164,31 @@ impl Draft<'_> {
         let told = format!("{} {}", answer.message, answer.remedy).trim().to_owned();
         match answer.state() {
             State::Failed => {
+                let told = format!("{told} {}", self.earlier_point()).trim().to_owned();
                 Verdict { state: "Failed", ..Verdict::stalled(Reason::RestartsExhausted, &told) }
             }
+            State::Refused if waits_for_its_own(answer) => or,
             State::Refused => Verdict::stalled(super::pods::reason(&answer.reason), &told),
             State::Suspended | State::Held => or,
             _ => problem.unwrap_or(or),
         }
+    }
+
+    /// How a job that fails again and again is started from where it was well.
+    fn earlier_point(&self) -> String {
+        let Some(last) = &self.status.last_savepoint else { return String::new() };
+        let wished = self.o.job.spec.restore_from.as_ref().map_or(0, |from| from.nonce);
+        let nonce = wished.max(self.o.job.status.restore_nonce.unwrap_or(0)) + 1;
+        let from = serde_json::json!({
+            "path": last.path, "nonce": nonce, "savepointRef": null, "empty": null
+        });
+        let patch = serde_json::json!({"spec": {"restoreFrom": from}});
+        let id = &self.o.job.id;
+        format!(
+            "Its last savepoint is {}: kubectl patch streamjob {} -n {} --type merge -p '{patch}' \
+             starts it from there; what it wrote since stays.",
+            last.path, id.name, id.namespace
+        )
     }
 
     /// The edit was tried and refused; what runs is the revision before it.

@@ -115,13 +115,8 @@ impl Draft<'_> {
         }
         if let (true, Some(gap)) = (running && before < self.status.attempt, &answer.last_gap) {
             let told = format!(
-                "Gap {} ms = stop {} + pods {} (Kubernetes) + restore {} + first output {}; replayed {} records.",
-                gap.total_ms,
-                gap.stop_ms,
-                gap.workers_ms,
-                gap.restore_ms,
-                gap.first_output_ms,
-                gap.replayed
+                "Gap {} ms = stop {} + pods {} (Kubernetes) + restore {}.",
+                gap.total_ms, gap.stop_ms, gap.workers_ms, gap.restore_ms
             );
             self.event(false, Reason::Resumed, &told);
         }

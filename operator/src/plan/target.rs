@@ -8,7 +8,7 @@ use millrace_crds::revision;
 use millrace_crds::streamjob::{DesiredState, RevisionStatus};
 use millrace_crds::tuning::{OnFailure, UpgradeMode};
 use millrace_protocol::config::{Live, RestoreFrom};
-use millrace_protocol::control::State;
+use millrace_protocol::control::{State, Status};
 
 /// A coordinator that is silent for so long is taken to be ill.
 const UNKNOWN_MS: Millis = 30_000;
@@ -163,6 +163,12 @@ pub(super) fn healthy(o: &Observed, set: &Set) -> bool {
 
 /// Waiting longer makes no difference.
 fn hopeless(o: &Observed) -> bool {
-    matches!(o.state(), Some(State::Refused | State::Failed))
+    let answer = o.answer().filter(|answer| !waits_for_its_own(answer));
+    answer.is_some_and(|answer| matches!(answer.state(), State::Refused | State::Failed))
         || super::pods::ended_by_user_error(o).is_some()
+}
+
+/// The process found the live part of another revision, and waits for its own.
+pub(super) fn waits_for_its_own(answer: &Status) -> bool {
+    answer.state() == State::Refused && answer.reason == "Outdated"
 }

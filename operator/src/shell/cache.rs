@@ -41,6 +41,13 @@ impl Cache {
         self.lock().get(&key).map(|all| all.values().cloned().collect()).unwrap_or_default()
     }
 
+    /// In all namespaces.
+    pub fn all(&self, what: What) -> Vec<Arc<DynamicObject>> {
+        let objects = self.lock();
+        let of_kind = objects.iter().filter(|((kind, _), _)| *kind == what);
+        of_kind.flat_map(|(_, all)| all.values().cloned()).collect()
+    }
+
     /// What we wrote ourselves is known before the watch tells.
     pub fn put(&self, what: What, object: DynamicObject) {
         let namespace = object.metadata.namespace.clone().unwrap_or_default();

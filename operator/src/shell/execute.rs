@@ -315,7 +315,7 @@ pub(crate) async fn finalizer(
 }
 
 /// For the log: never a body, which may hold what a user would not log.
-fn summary(action: &Action) -> String {
+pub(crate) fn summary(action: &Action) -> String {
     let named = |verb: &str, object: &Value| {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         format!("{verb} {} {}", text(&object["kind"]), text(&object["metadata"]["name"]))

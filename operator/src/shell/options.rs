@@ -32,6 +32,10 @@ pub struct Options {
     /// How logs are written.
     #[arg(long, env = "MILLRACE_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+    /// Where traces go: http://HOST:PORT, the gRPC port of an OpenTelemetry collector. None:
+    /// nowhere.
+    #[arg(long, env = "MILLRACE_TRACES")]
+    pub traces: Option<String>,
     /// Something else than to control.
     #[command(subcommand)]
     pub command: Option<Command>,

@@ -13,6 +13,7 @@ use kube::api::{DynamicObject, PostParams};
 use kube::runtime::events;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use tracing::Instrument;
 
 /// Uid and resource version.
 pub(crate) type Version = (Option<String>, Option<String>);
@@ -62,7 +63,9 @@ pub(crate) async fn pass(
         // Another job of the same name: what is known of the earlier one is not true of it.
         *memory = Remembered { uid: id.uid.clone(), ..Remembered::default() };
     }
-    let observed = observe::observe(shell, job, memory, (shell.now)()).await?;
+    let observed = observe::observe(shell, job, memory, (shell.now)())
+        .instrument(tracing::info_span!("observe"))
+        .await?;
     let plan = plan::plan(&observed, (shell.now)());
     anyhow::ensure!(shell.leader.leads(), "the lead is lost");
     if plan.status != observed.job.status {
@@ -81,7 +84,8 @@ pub(crate) async fn pass(
         tell(shell, &object, event).await;
     }
     for action in plan.actions {
-        execute::execute(shell, &id, &observed, memory, action).await?;
+        let span = tracing::info_span!("action", what = execute::summary(&action));
+        execute::execute(shell, &id, &observed, memory, action).instrument(span).await?;
     }
     Ok(Some(plan.requeue_ms))
 }
@@ -129,6 +133,15 @@ async fn write_status(
 async fn tell(shell: &Shell, object: &DynamicObject, event: &Event) {
     let label = vec![("reason".to_owned(), event.reason.to_owned())];
     shell.metrics.events.get_or_create(&label).inc();
+    let of = format!(
+        "{}/{}",
+        object.metadata.namespace.as_deref().unwrap_or_default(),
+        object.metadata.name.as_deref().unwrap_or_default()
+    );
+    match event.warning {
+        true => tracing::warn!(of, reason = event.reason, "{}", event.message),
+        false => tracing::info!(of, reason = event.reason, "{}", event.message),
+    }
     let reference = ObjectReference {
         api_version: Some("millrace.dev/v1alpha1".to_owned()),
         kind: Some("StreamJob".to_owned()),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
+use tracing::Instrument;
 
 const AT_ONCE: usize = 16;
 /// Changes come in bunches.
@@ -85,10 +86,18 @@ fn start(
 ) {
     tokio::spawn(async move {
         shell.metrics.passes.inc();
-        let result = pass::pass(&shell, &key, &mut memory).await;
+        let span = tracing::info_span!(
+            "pass",
+            namespace = key.0,
+            job = key.1,
+            error = tracing::field::Empty
+        );
+        let result = pass::pass(&shell, &key, &mut memory).instrument(span.clone()).await;
         let result = result.map_err(|error| {
             shell.metrics.failed_passes.inc();
-            format!("{error:#}")
+            let error = format!("{error:#}");
+            span.record("error", &error);
+            error
         });
         let _ = done.send((key, memory, result));
     });

@@ -1,6 +1,7 @@
 //! Metrics, health and readiness over HTTP.
 
 use super::Shell;
+use super::kinds::What;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -30,7 +31,7 @@ pub(crate) async fn serve(listener: TcpListener, shell: Arc<Shell>) {
 
 fn answer<B>(shell: &Shell, request: &Request<B>) -> Response<String> {
     let (status, body) = match request.uri().path() {
-        "/metrics" => (StatusCode::OK, shell.metrics.text()),
+        "/metrics" => (StatusCode::OK, shell.metrics.text(&shell.cache.all(What::StreamJob))),
         "/healthz" => (StatusCode::OK, "ok".to_owned()),
         "/readyz" if shell.cache.is_ready() => (StatusCode::OK, "ok".to_owned()),
         "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "caches are filling".to_owned()),

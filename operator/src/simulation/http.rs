@@ -1,6 +1,6 @@
 //! The simulated API server as an HTTP service, with the faults of a real one.
 
-use super::server::{Answer, refused};
+use super::server::{Answer, refused, text};
 use super::world::{Shared, World};
 use crate::shell::kinds::What;
 use futures::future::BoxFuture;
@@ -80,7 +80,11 @@ impl World {
             }
             "POST" => {
                 self.admit(call)?;
-                self.server.create(what, call.body.clone())
+                let made = self.server.create(what, call.body.clone())?;
+                if what == What::Pod && self.is_to_go(&made) {
+                    self.asked.insert(text(&made, "/metadata/uid").to_owned());
+                }
+                Ok(made)
             }
             "PUT" if status => self.server.put_status(of, &call.body),
             "PATCH" if call.apply => {

@@ -1,6 +1,7 @@
 //! A model of a job as the operator sees it: what its store remembers, and what the
 //! process that leads it does. It follows the worker's rules for what it accepts.
 
+use super::node::args;
 use super::server::text;
 use super::world::World;
 use crate::observed::Millis;
@@ -8,6 +9,7 @@ use crate::shell::kinds::What;
 use millrace_crds::names;
 use millrace_protocol::config::{DesiredState, Live, OnExistingState, Revision};
 use millrace_protocol::control::{SavepointState, State};
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 #[derive(Default)]
@@ -203,10 +205,22 @@ impl World {
             Lead::Reading(_) => return,
             _ => {}
         }
+        let waits = process.lead == Lead::Ended(State::Refused);
+        if let Some((live, _)) = process.proposal.take_if(|_| process.reason == "Outdated" && waits)
+        {
+            (process.live, process.lead) = (live, Lead::Reading(now));
+            (process.reason, process.message) = ("", "");
+            return;
+        }
         let Some(chain) = self.store.chains.get(job).cloned() else { return };
-        if fenced(&chain, process) || self.superseded(job, process) {
+        if self.superseded(job, process) {
             process.running_since = None;
             process.lead = Lead::Ended(State::Superseded);
+            return;
+        }
+        if fenced(&chain, process) && !waits {
+            process.running_since = None;
+            process.lead = Lead::Ended(State::Parked);
             return;
         }
         match process.lead {
@@ -254,6 +268,9 @@ impl World {
         let own = process.live.revision == process.config_hash;
         let program = process.program();
         let now = self.server.now;
+        if !own && !self.store.chains.contains_key(job) {
+            return process.refuse("Outdated", "the configuration is for other processes");
+        }
         let chain = self.store.chains.entry(job.to_owned()).or_insert_with(|| Chain {
             version: 0,
             attempt: 0,
@@ -281,7 +298,8 @@ impl World {
             }
             chain.failures = 0;
         } else if chain.program != program {
-            return process.refuse("", "another program was accepted");
+            let reason = if own { "" } else { "Outdated" };
+            return process.refuse(reason, "another program was accepted");
         }
         chain.owner = process.id;
         process.lead = match (chain.end, chain.config.desired) {
@@ -482,6 +500,22 @@ impl World {
         }
     }
 
+    /// Whether the user wants gone what this pod deletes.
+    pub fn is_to_go(&self, pod: &Value) -> bool {
+        let (args, job) = (args(pod), text(pod, "/metadata/labels/millrace.dev~1job-uid"));
+        let arg = |n: usize| args.get(n).map(String::as_str).unwrap_or_default();
+        let (what, field, value) = match arg(1) {
+            "delete" => (What::StreamJob, "/metadata/uid", job),
+            "delete-savepoint" => (What::Savepoint, "/status/path", arg(2)),
+            _ => return false,
+        };
+        self.server.list(what).any(|object| {
+            text(object, field) == value
+                && object["spec"]["deletionPolicy"] == "Delete"
+                && object["metadata"]["deletionTimestamp"].is_string()
+        })
+    }
+
     /// A store pod's work, and how it ends.
     pub fn store_work(&mut self, uid: &str, args: &[String]) -> (i32, String) {
         let (job, of) = (self.pods[uid].job.clone(), self.pods[uid].of.clone());
@@ -493,11 +527,7 @@ impl World {
             "delete" => {
                 let live = self.attempt_since(&job).is_none();
                 self.promise(live, || format!("the data of {job} go while it runs"));
-                let wanted = self.server.list(What::StreamJob).any(|object| {
-                    text(object, "/metadata/uid") == job
-                        && object["spec"]["deletionPolicy"] == "Delete"
-                        && object["metadata"]["deletionTimestamp"].is_string()
-                });
+                let wanted = self.asked.contains(uid);
                 self.promise(wanted, || format!("the data of {job} go, and nobody asked"));
                 self.store.chains.remove(&job);
                 let home = self.pods[uid].process.as_ref().map(|p| p.revision.name.clone());
@@ -526,11 +556,7 @@ impl World {
             }
             "delete-savepoint" => {
                 let path = arg(2).to_owned();
-                let wanted = self.server.list(What::Savepoint).any(|object| {
-                    text(object, "/status/path") == path
-                        && object["spec"]["deletionPolicy"] == "Delete"
-                        && object["metadata"]["deletionTimestamp"].is_string()
-                });
+                let wanted = self.asked.contains(uid);
                 self.promise(wanted, || format!("savepoint {path} goes, and nobody asked"));
                 self.store.manifests.remove(&path);
                 (0, String::new())

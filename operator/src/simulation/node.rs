@@ -163,6 +163,7 @@ impl World {
             self.pods.get_mut(uid).unwrap().phase = Phase::Starting(later);
             return;
         };
+        self.note(format!("{} starts", of.2));
         let (ip, now) = (self.pods[uid].ip.clone(), time(self.server.now));
         self.server.edit(of, |pod| {
             pod["status"]["phase"] = json!("Running");
@@ -211,14 +212,7 @@ impl World {
         }
         let image = text(object, "/spec/containers/0/image");
         let (code, message) = if self.component(uid) == names::STORE {
-            let args: Vec<String> = object
-                .pointer("/spec/containers/0/args")
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
-                .map(|arg| arg.as_str().unwrap_or_default().to_owned())
-                .collect();
-            self.store_work(uid, &args)
+            self.store_work(uid, &args(object))
         } else if image.ends_with(":usererror") {
             (2, "would not start".to_owned())
         } else {
@@ -229,6 +223,7 @@ impl World {
     }
 
     fn over(&mut self, of: &Key, code: i32, reason: &str, message: &str) {
+        self.note(format!("{} is over with {code}", of.2));
         let at = time(self.server.now);
         self.server.edit(of, |pod| {
             pod["status"]["containerStatuses"] = json!([{"name": "worker", "state": {"terminated":
@@ -280,4 +275,10 @@ fn waiting(world: &mut World, of: &Key, reason: &str) {
     if shown != Some(&state) {
         world.server.edit(of, |pod| pod["status"]["containerStatuses"] = state);
     }
+}
+
+/// What a pod's program is told.
+pub fn args(pod: &Value) -> Vec<String> {
+    let all = pod.pointer("/spec/containers/0/args").and_then(Value::as_array);
+    all.into_iter().flatten().map(|arg| arg.as_str().unwrap_or_default().to_owned()).collect()
 }

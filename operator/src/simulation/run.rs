@@ -70,11 +70,16 @@ impl Run {
         self.world.lock().unwrap().broken.is_empty()
     }
 
-    fn step(&mut self, wait: Millis, lags: bool) {
+    /// The operator sleeps, the cluster does not.
+    fn step(&mut self, mut wait: Millis, lags: bool) {
         let now = {
             let mut world = self.world.lock().unwrap();
-            world.server.now += wait;
-            world.tick();
+            while wait > 0 {
+                let some = wait.min(2_000);
+                wait -= some;
+                world.server.now += some;
+                world.tick();
+            }
             world.server.now
         };
         if self.operator.is_none() && now >= self.back_at {

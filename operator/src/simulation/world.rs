@@ -9,7 +9,7 @@ use crate::observed::Millis;
 use crate::shell::kinds::What;
 use millrace_crds::names;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 pub type Shared = Arc<Mutex<World>>;
@@ -29,6 +29,8 @@ pub struct World {
     pub server: Server,
     pub store: Store,
     pub pods: BTreeMap<String, Running>,
+    /// Pods that were made to delete what the user wanted gone: uids.
+    pub asked: BTreeSet<String>,
     /// Nodes that are down, and since when.
     pub down: BTreeMap<String, Millis>,
     pub rng: fastrand::Rng,
@@ -62,6 +64,7 @@ impl World {
             server: Server { now, ..Server::default() },
             store: Store::default(),
             pods: BTreeMap::new(),
+            asked: BTreeSet::new(),
             down: BTreeMap::new(),
             rng: fastrand::Rng::with_seed(seed),
             faults: Faults::default(),

@@ -71,8 +71,6 @@ fn gap(gap: &coordinator::Gap) -> api::Gap {
         stop_ms: between(Some(gap.asked), gap.stopped),
         workers_ms: between(gap.stopped, gap.placed),
         restore_ms: between(gap.placed, gap.deployed),
-        first_output_ms: 0,
-        replayed: 0,
     }
 }
 

@@ -10,7 +10,7 @@ pub mod source;
 #[cfg(feature = "zip")]
 mod zip;
 
-pub use sink::FileSink;
+pub use sink::{Compression, FileSink, Rolling};
 pub use source::FileSource;
 
 use std::path::{Path, PathBuf};

@@ -139,6 +139,9 @@ pub struct Origin {
 pub struct RestartBudget {
     /// Restarts since the job was last healthy for long enough.
     pub used: u32,
+    /// All restarts after failures of this program, those of its coordinator included.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub total: u64,
 }
 
 /// One entry of the chain.

@@ -55,7 +55,7 @@ fn head() -> HeadRecord {
             at: checkpoint(3, 12, 2),
             target: "/savepoints".into(),
         }],
-        restart: RestartBudget { used: 1 },
+        restart: RestartBudget { used: 1, total: 0 },
         restore_nonce: 0,
     }
 }

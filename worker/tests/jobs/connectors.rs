@@ -2,8 +2,7 @@
 //! failing, and going on at another parallelism.
 
 use crate::common::{How, assert_same, multiset, options, run_and_stop, run_watched, seed};
-use millrace::connectors::file::sink::{Compression, Rolling};
-use millrace::connectors::file::{FileSink, FileSource};
+use millrace::connectors::file::{Compression, FileSink, FileSource, Rolling};
 use millrace::connectors::format::{Csv, JsonLines};
 use millrace::connectors::{Blackhole, Collected, Collection, Generator, Print};
 use millrace::engine::connector::{Sink, Source};

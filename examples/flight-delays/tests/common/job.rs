@@ -59,7 +59,7 @@ impl Job {
         let more: [&[&str]; 5] = [
             &["--workers", &workers],
             &["--slots-per-worker", "2"],
-            &["--restart", "backoff:10ms:1s"],
+            &["--restart", "backoff:10ms:200ms"],
             &["--heartbeat-timeout", "4s"],
             options,
         ];
@@ -290,7 +290,7 @@ pub fn disturbed(how: &Disturbance) {
     }
     println!("{done} faults before the end");
     // How many fit in depends on the machine.
-    assert!(done >= 2, "seed {seed}: only {done} of {faults} faults came before the end");
+    assert!(done > 0, "seed {seed}: none of {faults} faults came before the end");
     let places = job.finish();
     let found = (how.fetch)(&wild, &places);
     match how.late {

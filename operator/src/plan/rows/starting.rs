@@ -198,10 +198,23 @@ fn row_10_missing_state_is_not_an_empty_start() {
 fn row_11_a_superseded_job_goes_to_zero() {
     let mut case = Case::running(spec());
     case.answer(State::Superseded).message = "taken by uid-9 in cluster d".to_owned();
-    let plan = case.plan();
+    let plan = case.pass();
     plan.stalled("TakenOver");
     assert_eq!(plan.applies_set().unwrap().0, 0);
-    assert!(plan.status.conditions.iter().any(|c| c.message.contains("uid-9")));
+    let told = |case: &Case| {
+        let conditions = &case.o.job.status.conditions;
+        conditions.iter().find(|c| c.type_ == "Stalled").map(|c| c.message.clone())
+    };
+    let first = told(&case);
+    assert!(first.as_ref().unwrap().contains("uid-9"));
+    // It stays there when nobody is left to say so.
+    case.o.set.as_mut().unwrap().replicas = 0;
+    case.o.pods.clear();
+    case.o.coordinator = Coordinator::Absent;
+    let plan = case.pass();
+    plan.stalled("TakenOver");
+    assert!(plan.applies_set().is_none());
+    assert_eq!(told(&case), first);
 }
 
 #[test]

@@ -91,7 +91,9 @@ fn row_45_a_program_that_never_ran_holds_nothing() {
 fn row_46_a_terminating_namespace_is_not_held() {
     let mut case = deleting();
     case.o.namespace_terminating = true;
-    assert_eq!(case.plan().actions, [Action::Finalizer(false)]);
+    let plan = case.plan();
+    assert_eq!(plan.actions, [Action::Finalizer(false)]);
+    assert!(plan.event("DataLeftBehind"), "the log and the metric have it: {:?}", plan.events);
 }
 
 #[test]

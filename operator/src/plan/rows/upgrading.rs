@@ -4,7 +4,7 @@ use super::fixture::*;
 use crate::observed::*;
 use crate::plan::Action;
 use millrace_crds::revision::hash;
-use millrace_crds::streamjob::LastFailure;
+use millrace_crds::streamjob::{LastFailure, LastSavepoint};
 use millrace_protocol::control::State;
 use serde_json::{Value, json};
 
@@ -152,6 +152,21 @@ fn row_22_outdated_pods_go_at_once_also_after_a_crash() {
 }
 
 #[test]
+fn row_22_what_outdated_pods_say_does_not_count_against_the_new_revision() {
+    for state in [State::Failed, State::Refused, State::Finished, State::Superseded] {
+        let mut case = committed();
+        let before = case.o.revisions[&hash(&spec())].config_hash.clone();
+        case.answer(state).accepted_revision = before;
+        let mut old = pod(0, &hash(&spec()));
+        old.deleting = Some((NOW, 60_000));
+        case.o.pods = vec![old];
+        let plan = case.plan();
+        assert!(plan.condition("Stalled").is_none() && plan.condition("Complete").is_none());
+        assert!(plan.applies_set().is_none(), "{state:?}: {:?}", plan.actions);
+    }
+}
+
+#[test]
 fn row_23_a_third_edit_keeps_a_held_stop_held() {
     let mut case = checked();
     case.pass();
@@ -245,6 +260,16 @@ fn row_27_a_revision_with_a_checkpoint_is_not_rolled_back() {
     let plan = case.plan();
     assert!(plan.applies_set().is_none());
     plan.stalled("RestartsExhausted");
+    let told = |plan: &crate::plan::Plan| {
+        let stalled = plan.status.conditions.iter().find(|c| c.type_ == "Stalled");
+        stalled.map(|c| c.message.clone()).unwrap()
+    };
+    assert!(!told(&plan).contains("savepoint"));
+    let path = "s3://b/x/sp-1".to_owned();
+    case.o.job.status.restore_nonce = Some(4);
+    case.o.job.status.last_savepoint = Some(LastSavepoint { path, ..LastSavepoint::default() });
+    let told = told(&case.plan());
+    assert!(told.contains(r#""path":"s3://b/x/sp-1""#) && told.contains(r#""nonce":5"#), "{told}");
 }
 
 #[test]

@@ -20,6 +20,10 @@
 //! a part is gone and its target does not exist, the loss is reported. The
 //! directory must be one file system, shared by all workers.
 //!
+//! **Moved output.** A job that is given another directory completes in the old one what
+//! it had written there: no row is lost, and none is in both. That directory has to be
+//! writable until then; if it is not, the job says so and does not start.
+//!
 //! **S3.** Written to `s3://bucket/prefix`, a part is a multipart upload of its final
 //! key, which becomes visible when it is completed: nothing is staged elsewhere and
 //! nothing copied. Parts in the making take memory, 8 MiB each and 64 MiB in a
@@ -226,8 +230,7 @@ impl<T: 'static, F: Encode<T>> Sink<T> for FileSink<T, F> {
     }
 
     fn committer(&self, job: &JobUid, uid: &Uid) -> Res<Self::Committer> {
-        let place = place::open(&self.config.dir, job, uid).map_err(Error::into_fail)?;
-        Ok(FileCommitter::new(place))
+        FileCommitter::open(&self.config.dir, job, uid).map_err(Error::into_fail)
     }
 }
 
@@ -258,6 +261,19 @@ pub enum Error {
         /// What was given.
         path: String,
     },
+    /// The output has moved, and what was written before cannot be completed.
+    #[error(
+        "the output moved from `{from}` to `{to}`, and what was written before and is not \
+         visible yet cannot be completed in `{from}`: {source}"
+    )]
+    Left {
+        /// Where it went.
+        from: PathBuf,
+        /// Where it goes.
+        to: PathBuf,
+        /// What is wrong there.
+        source: Box<Error>,
+    },
 }
 
 impl Error {
@@ -265,13 +281,23 @@ impl Error {
         Error::Write { path: path.into(), source }
     }
 
+    fn left(self, from: &str, to: &Path) -> Self {
+        Error::Left { from: from.into(), to: to.into(), source: Box::new(self) }
+    }
+
+    fn is_users(&self) -> bool {
+        match self {
+            Error::Directory { .. } | Error::Partition { .. } => true,
+            Error::Write { .. } => false,
+            Error::Left { source, .. } => source.is_users(),
+        }
+    }
+
     /// As the runtime takes it: what only the user can mend is a [`UserError`].
     fn into_fail(self) -> Fail {
-        match self {
-            Error::Directory { .. } | Error::Partition { .. } => {
-                Box::new(UserError(self.to_string()))
-            }
-            Error::Write { .. } => Box::new(self),
+        match self.is_users() {
+            true => Box::new(UserError(self.to_string())),
+            false => Box::new(self),
         }
     }
 }

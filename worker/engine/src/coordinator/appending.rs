@@ -111,6 +111,9 @@ impl Coordinator {
             self.proposal = None;
             self.restoring = Restoring::No;
         }
+        if matches!(purpose, For::Claim) {
+            self.restarts.set_budget(record.restart);
+        }
         self.head = Some(record);
         self.won = true;
         self.seed = None;
@@ -206,7 +209,7 @@ impl Coordinator {
         record.retained.truncate(keep);
         record.origin = None;
         record.last_checkpoint = record.last_checkpoint.max(checkpoint.id);
-        record.restart.used = self.restarts.used();
+        record.restart = self.restarts.budget();
         if let Some(wanted) = &checkpoint.savepoint {
             let (savepoint, target) = (wanted.id.clone(), wanted.target.clone());
             record.pins.push(Pin { savepoint, at, target });

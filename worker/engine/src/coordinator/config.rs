@@ -199,6 +199,10 @@ pub struct Config {
     pub program: ProgramSpec,
     /// Body of [`Config::config`], stored before the head names it. Empty in a local run.
     pub body: Arc<[u8]>,
+    /// Whether the configuration that this process found is for processes of another revision,
+    /// which are to replace it or which it is to replace: then it goes on with what was
+    /// accepted, and where nothing was it waits for a proposal.
+    pub outdated: bool,
     /// Slots of ordinals from this one on are not used.
     pub workers: u16,
     /// When a claim may be made.

@@ -2,7 +2,7 @@
 //! configuration that a coordinator resumes.
 
 use super::config::{ClaimRule, RestoreChoice};
-use super::effect::{Effect, StoreCall};
+use super::effect::{Effect, Outcome, StoreCall};
 use super::event::StoreAnswer;
 use super::state::{Purpose, Silence, Stage};
 use super::step::Coordinator;
@@ -101,22 +101,26 @@ impl Coordinator {
         }
     }
 
-    /// Whether this process's configuration is newer than the accepted one.
+    /// Whether this process's configuration is newer than the accepted one. The way back
+    /// from an upgrade is an edit of the same generation, to another program.
     pub(super) fn is_edited(&self) -> bool {
-        self.head.as_ref().is_none_or(|head| {
-            self.config.config.generation > head.config.generation
-                || self.overrides && self.config.config != head.config
-        })
+        let own = &self.config.config;
+        !self.config.outdated
+            && self.head.as_ref().is_none_or(|head| {
+                own.generation > head.config.generation
+                    || own.generation == head.config.generation
+                        && own.program != head.config.program
+                    || self.overrides && *own != head.config
+            })
     }
 
     /// The accepted configuration, if it must be read: it is what counts, unless this
     /// process's own is newer.
     pub(super) fn config_to_read(&mut self) -> Option<ConfigRef> {
         let own = self.config.config.generation;
-        let newer = self
-            .proposal
-            .as_ref()
-            .is_some_and(|proposal| proposal.overrides || proposal.config.generation > own);
+        let newer = self.proposal.as_ref().is_some_and(|new| {
+            new.overrides || new.config.generation > own || self.config.outdated
+        });
         if let Some(proposal) = self.proposal.take_if(|_| newer) {
             self.adopt(*proposal);
         }
@@ -128,10 +132,11 @@ impl Coordinator {
     pub(super) fn get_config(&mut self, config: ConfigRef) {
         if config.program != self.config.config.program {
             let (accepted, own) = (config.generation, self.config.config.generation);
-            return self.refuse(format!(
+            let why = format!(
                 "generation {accepted}, of another program, was accepted after this process's \
                  generation {own}: start the program that it names"
-            ));
+            );
+            return if self.config.outdated { self.await_turn(why) } else { self.refuse(why) };
         }
         let Some(chain) = &self.chain else { return };
         match chain.home.config(&config.hash) {
@@ -141,6 +146,11 @@ impl Coordinator {
             }
             Err(error) => self.refuse(error.to_string()),
         }
+    }
+
+    /// What this process found is for others: it is replaced, or told its part.
+    pub(super) fn await_turn(&mut self, why: String) {
+        self.rest(Outcome::Refused(why));
     }
 
     pub(super) fn config_got(

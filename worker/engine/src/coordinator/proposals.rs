@@ -48,7 +48,11 @@ impl Coordinator {
             }
             return Verdict::Accepted;
         }
-        let lower = |than: &ConfigRef| proposal.config.generation <= than.generation;
+        let lower = |than: &ConfigRef| {
+            proposal.config.generation < than.generation
+                || proposal.config.generation == than.generation
+                    && proposal.config.program == than.program
+        };
         if let Some(accepted) = accepted.as_ref().filter(|a| lower(a) && !proposal.overrides) {
             return Verdict::Stale(accepted.generation);
         }
@@ -287,6 +291,7 @@ impl Coordinator {
         (this.config, this.body, this.program, this.workers) = (config, body, program, workers);
         (this.desired, this.checkpoints, this.restart) = (desired, checkpoints, restart);
         this.restore = restore;
+        this.outdated = false;
         self.overrides = overrides;
     }
 

@@ -110,7 +110,7 @@ impl Coordinator {
                 self.tasks = Tasks::Some(attempt);
                 self.stage = Stage::Deploying;
                 self.placement = placement.clone();
-                self.deployments += 1;
+                self.deployed = true;
                 if let Some(gap) = &mut self.gap {
                     gap.placed.get_or_insert(self.now);
                 }

@@ -1,5 +1,6 @@
 //! Restart policies. Pure: time and random numbers are arguments.
 
+use millrace_protocol::head::RestartBudget;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -68,14 +69,14 @@ pub enum Decision {
 #[derive(Debug, Clone)]
 pub struct Restarts {
     policy: RestartPolicy,
-    used: u32,
+    budget: RestartBudget,
     failures: VecDeque<Duration>,
 }
 
 impl Restarts {
     /// Nothing has failed yet.
     pub fn new(policy: RestartPolicy) -> Self {
-        Self { policy, used: 0, failures: VecDeque::new() }
+        Self { policy, budget: RestartBudget::default(), failures: VecDeque::new() }
     }
 
     /// Another policy counts from here on.
@@ -83,20 +84,33 @@ impl Restarts {
         self.policy = policy;
     }
 
-    /// Restarts since the job was last healthy for long enough.
-    pub fn used(&self) -> u32 {
-        self.used
+    /// What a coordinator that takes over has to know.
+    pub fn budget(&self) -> RestartBudget {
+        self.budget
+    }
+
+    /// Goes on where another coordinator, or an earlier program, left off.
+    pub fn set_budget(&mut self, budget: RestartBudget) {
+        self.budget = budget;
     }
 
     /// The job failed. `healthy` is how long it ran, `random` lies in `0.0..1.0`.
     pub fn failed(&mut self, now: Duration, healthy: Duration, random: f64) -> Decision {
+        let decision = self.decide(now, healthy, random);
+        if matches!(decision, Decision::Restart(_)) {
+            self.budget.total += 1;
+        }
+        decision
+    }
+
+    fn decide(&mut self, now: Duration, healthy: Duration, random: f64) -> Decision {
         match self.policy {
             RestartPolicy::None => Decision::GiveUp,
             RestartPolicy::FixedDelay { attempts, delay } => {
-                if self.used >= attempts {
+                if self.budget.used >= attempts {
                     return Decision::GiveUp;
                 }
-                self.used += 1;
+                self.budget.used += 1;
                 Decision::Restart(delay)
             }
             RestartPolicy::ExponentialBackoff {
@@ -108,16 +122,16 @@ impl Restarts {
                 limit,
             } => {
                 if healthy >= reset_after {
-                    self.used = 0;
+                    self.budget.used = 0;
                 }
-                if limit.is_some_and(|limit| self.used >= limit) {
+                if limit.is_some_and(|limit| self.budget.used >= limit) {
                     return Decision::GiveUp;
                 }
                 let (initial, max) = (initial.as_secs_f64(), max.as_secs_f64());
-                let exponent = i32::try_from(self.used.min(64)).unwrap_or(64);
+                let exponent = i32::try_from(self.budget.used.min(64)).unwrap_or(64);
                 let delay = (initial * multiplier.max(1.0).powi(exponent)).min(max);
                 let vary = 1.0 + jitter.clamp(0.0, 1.0) * (2.0 * random - 1.0);
-                self.used = self.used.saturating_add(1);
+                self.budget.used = self.budget.used.saturating_add(1);
                 let delay = Duration::try_from_secs_f64(delay * vary);
                 Decision::Restart(delay.unwrap_or(Duration::MAX))
             }
@@ -127,8 +141,12 @@ impl Restarts {
                 while self.failures.front().is_some_and(|at| !recent(at)) {
                     self.failures.pop_front();
                 }
-                self.used = u32::try_from(self.failures.len()).unwrap_or(u32::MAX);
-                if self.used > failures { Decision::GiveUp } else { Decision::Restart(delay) }
+                self.budget.used = u32::try_from(self.failures.len()).unwrap_or(u32::MAX);
+                if self.budget.used > failures {
+                    Decision::GiveUp
+                } else {
+                    Decision::Restart(delay)
+                }
             }
         }
     }

@@ -9,6 +9,9 @@ use millrace_protocol::ids::{Attempt, CheckpointId, JobUid, Slot};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// So many savepoints are shown that have ended, the newest; whoever asked has looked by then.
+const SHOWN: usize = 100;
+
 /// What the job is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JobState {
@@ -130,7 +133,7 @@ pub struct Status {
     pub last_checkpoint: Option<(CheckpointReport, Duration)>,
     /// Checkpoints that failed in a row.
     pub failed_checkpoints: u32,
-    /// Attempts after the first one of this process.
+    /// Restarts after failures, since this program first ran.
     pub restarts: u64,
     /// By id: those that were asked for or found pinned.
     pub savepoints: BTreeMap<String, SavepointStatus>,
@@ -167,7 +170,7 @@ impl Coordinator {
             placement: self.placement.clone(),
             last_checkpoint: self.last_report,
             failed_checkpoints: self.run.failed_checkpoints,
-            restarts: self.deployments.saturating_sub(1),
+            restarts: self.restarts.budget().total,
             savepoints: self.savepoint_status.clone(),
             gap: self.gap.clone(),
             restore_nonce: head.map_or(0, |head| head.restore_nonce),
@@ -194,7 +197,7 @@ impl Coordinator {
                 Err(few) => JobState::WaitingForWorkers { there: few.there, needed: few.needed },
                 Ok(_) => JobState::Starting,
             },
-            Stage::Claiming | Stage::Recovering(_) | Stage::Deploying if self.deployments == 0 => {
+            Stage::Claiming | Stage::Recovering(_) | Stage::Deploying if !self.deployed => {
                 JobState::Starting
             }
             Stage::Waiting(_) if !self.won => JobState::Starting,
@@ -231,6 +234,7 @@ impl Coordinator {
             (JobState::Parked(None), _) => ("OwnedByAnother", "owned by another".to_owned()),
             (_, Stage::Idle(outcome) | Stage::Ended(outcome)) => match outcome {
                 Outcome::Failed(why) => ("Failed", why.clone()),
+                Outcome::Refused(why) if self.config.outdated => ("Outdated", why.clone()),
                 Outcome::Refused(why) => ("Refused", why.clone()),
                 Outcome::EarlierState(why) => ("EarlierStateFound", why.clone()),
                 Outcome::Superseded(by) => ("TakenOver", by.clone()),
@@ -267,6 +271,20 @@ impl Coordinator {
 
     pub(super) fn savepoint_is(&mut self, id: &str, state: SavepointState) {
         let at = self.savepoint_status.get(id).and_then(|status| status.at);
+        if matches!(state, SavepointState::Complete(_) | SavepointState::Failed(_)) {
+            self.ended_savepoints.retain(|ended| ended != id);
+            self.ended_savepoints.push_back(id.to_owned());
+        }
         self.savepoint_status.insert(id.to_owned(), SavepointStatus { state, at });
+        while self.ended_savepoints.len() > SHOWN {
+            let Some(oldest) = self.ended_savepoints.pop_front() else { break };
+            let ended = |of: &SavepointStatus| {
+                matches!(of.state, SavepointState::Complete(_) | SavepointState::Failed(_))
+            };
+            // One that failed may have been asked for again.
+            if self.savepoint_status.get(&oldest).is_some_and(ended) {
+                self.savepoint_status.remove(&oldest);
+            }
+        }
     }
 }

@@ -20,7 +20,7 @@ use millrace_protocol::head::{ConfigRef, HeadRecord, Version};
 use millrace_protocol::ids::{Attempt, CheckpointId, JobUid};
 use millrace_protocol::manifest::Manifest;
 use millrace_protocol::objects::ObjectKey;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,11 +104,13 @@ pub struct Coordinator {
     pub(super) seeding: bool,
     /// That one's last entry.
     pub(super) seed: Option<HeadRecord>,
-    /// Attempts that were deployed.
-    pub(super) deployments: u64,
+    /// Whether this process has deployed an attempt.
+    pub(super) deployed: bool,
     pub(super) gap: Option<Gap>,
     pub(super) last_report: Option<(CheckpointReport, Duration)>,
     pub(super) savepoint_status: BTreeMap<String, SavepointStatus>,
+    /// Of these, those that are complete or failed, in that order.
+    pub(super) ended_savepoints: VecDeque<String>,
     timer: Option<Duration>,
     #[cfg(test)]
     pub(crate) mutation: Option<Mutation>,
@@ -170,10 +172,11 @@ impl Coordinator {
             origin: None,
             seeding: false,
             seed: None,
-            deployments: 0,
+            deployed: false,
             gap: None,
             last_report: None,
             savepoint_status: BTreeMap::new(),
+            ended_savepoints: VecDeque::new(),
             timer: None,
             #[cfg(test)]
             mutation: None,

@@ -28,7 +28,7 @@ pub struct Status {
     pub checkpoint: Option<(CheckpointReport, Instant)>,
     /// The last failures, newest last.
     pub failures: Vec<FailureNote>,
-    /// Restarts so far.
+    /// Restarts after failures, since this program first ran.
     pub restarts: u64,
     /// Savepoints that ended: (id, place or reason).
     pub savepoints: Vec<(String, Result<String, String>)>,

@@ -172,6 +172,7 @@ pub fn lead(
         keepalive: lead.keepalive,
         stays: lead.stays,
         existing: lead.existing,
+        outdated: false,
         cluster: String::new(),
         from: options.from.clone(),
         restore: None,
@@ -602,10 +603,9 @@ impl Shell {
             peers: Vec::new(),
             token: (0..32).map(|_| self.rng.u8(..)).collect(),
         };
+        let restarts = self.coordinator.status().restarts;
         let mut shared = lock(&self.shared);
-        if shared.status.attempt.is_some() {
-            shared.status.restarts += 1;
-        }
+        shared.status.restarts = restarts;
         shared.status.job = Some(job);
         shared.status.attempt = Some(attempt);
         shared.crew.deploy(order).map_err(|missing| format!("workers {missing:?} are gone"))

@@ -151,7 +151,12 @@ impl Place for Local {
         // Copies are removed too: by now the parts they were made of are committed.
         let stage = &self.places.stage;
         let failed = |e| Error::write(stage, e);
-        for entry in fs::read_dir(stage).map_err(failed)? {
+        let entries = match fs::read_dir(stage) {
+            // A place of the past may be gone.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(failed)?,
+        };
+        for entry in entries {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name();
             let Some(name) = name.to_str() else {

@@ -23,6 +23,9 @@ pub struct FileCommit {
     pub len: u64,
     /// Whether the part was closed. If not, its writer may have gone on.
     pub closed: bool,
+    /// The output directory, as the sink had been given it; nothing: the one it has now.
+    #[serde(default)]
+    pub at: Option<String>,
     /// In S3: what makes up the object.
     #[serde(default)]
     pub upload: Option<Upload>,
@@ -63,11 +66,9 @@ impl Places {
     /// Creates them, and finds out whether files can be made there.
     pub(super) fn create(dir: &Path, job: &JobUid, uid: &Uid) -> Result<Self, Error> {
         let failed = |source| Error::Directory { path: dir.to_path_buf(), source };
-        let home = dir.join(STAGE);
-        let (job, uid) = (escape(job.as_str()), escape(uid.as_str()));
-        let stage = home.join(&job).join(&uid);
-        fs::create_dir_all(&stage).map_err(failed)?;
-        for made in stage.ancestors().take_while(|path| path.starts_with(dir)) {
+        let places = Self::former(dir, job, uid);
+        fs::create_dir_all(&places.stage).map_err(failed)?;
+        for made in places.stage.ancestors().take_while(|path| path.starts_with(dir)) {
             sync_dir(made).map_err(failed)?;
         }
         if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -77,8 +78,15 @@ impl Places {
         // In the parent of what committers clean, so that none takes it away.
         let probe = |dir: &Path| make_and_remove(dir).map_err(failed);
         probe(dir)?;
-        probe(&home)?;
-        Ok(Self { dir: dir.to_path_buf(), stage, uid, job })
+        probe(&dir.join(STAGE))?;
+        Ok(places)
+    }
+
+    /// Of a directory that output went to earlier: nothing is made there.
+    pub(super) fn former(dir: &Path, job: &JobUid, uid: &Uid) -> Self {
+        let (job, uid) = (escape(job.as_str()), escape(uid.as_str()));
+        let stage = dir.join(STAGE).join(&job).join(&uid);
+        Self { dir: dir.to_path_buf(), stage, uid, job }
     }
 
     /// The attempt that staged a file of this name, or of which this is a copy.
@@ -114,7 +122,7 @@ pub(super) fn part(
     let name = format!("{uid}-{:05}-{:08}-{counter:08}-{job}{extension}", subtask.0, attempt.0);
     let slash = if partition.is_empty() { "" } else { "/" };
     let target = format!("{partition}{slash}{name}");
-    FileCommit { staged: name, target, len: 0, closed: false, upload: None }
+    FileCommit { staged: name, target, len: 0, closed: false, at: None, upload: None }
 }
 
 /// Whether a partition's path leads to a place below the directory.

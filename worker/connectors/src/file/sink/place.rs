@@ -56,8 +56,22 @@ pub(super) trait Body: Write {
 /// Makes last what a part held, and completes what its commit needs to know. Blocks.
 pub(super) type Seal = Box<dyn FnOnce(&mut FileCommit) -> Result<(), Error> + Send>;
 
-/// The kind of place that `dir` is in.
+/// Opens the output directory.
 pub(super) fn open(dir: &Path, job: &JobUid, uid: &Uid) -> Result<Arc<dyn Place>, Error> {
+    open_as(dir, job, uid, Places::create)
+}
+
+/// Opens one that output went to earlier, without making anything there.
+pub(super) fn open_former(dir: &Path, job: &JobUid, uid: &Uid) -> Result<Arc<dyn Place>, Error> {
+    open_as(dir, job, uid, |dir, job, uid| Ok(Places::former(dir, job, uid)))
+}
+
+fn open_as(
+    dir: &Path,
+    job: &JobUid,
+    uid: &Uid,
+    local: fn(&Path, &JobUid, &Uid) -> Result<Places, Error>,
+) -> Result<Arc<dyn Place>, Error> {
     match dir.to_str() {
         #[cfg(feature = "s3")]
         Some(url) if millrace_s3::Location::is_one(url) => {
@@ -71,6 +85,6 @@ pub(super) fn open(dir: &Path, job: &JobUid, uid: &Uid) -> Result<Arc<dyn Place>
             let source = io::Error::new(io::ErrorKind::Unsupported, why);
             Err(Error::Directory { path: dir.to_path_buf(), source })
         }
-        _ => Ok(Arc::new(Local::new(Places::create(dir, job, uid)?))),
+        _ => Ok(Arc::new(Local::new(local(dir, job, uid)?))),
     }
 }

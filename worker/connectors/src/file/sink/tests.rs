@@ -145,3 +145,44 @@ fn names_order_the_parts_of_a_subtask_as_they_were_written() {
     }
     assert!(names.is_sorted());
 }
+
+#[test]
+fn what_was_written_before_the_output_moved_is_committed_where_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (dir.path().join("old"), dir.path().join("new"));
+    let commit = write(&FileSink::csv(&old), &[&[(1, "a")]], true).remove(0).commit.remove(0);
+    let leftover = write(&FileSink::csv(&old), &[], false);
+    assert!(leftover.is_empty());
+    fs::write(committer_stage(&old).join("out-00003-00000006-00000000-x.csv"), "1").unwrap();
+    let mut committer = committer(&FileSink::csv(&new));
+    committer.abort_others(Attempt(8), std::slice::from_ref(&commit)).unwrap();
+    assert_eq!(fs::read_dir(committer_stage(&old)).unwrap().count(), 1, "a leftover stayed");
+    assert_eq!(committer.commit(&commit).unwrap(), Committed::Done);
+    assert_eq!(committer.commit(&commit).unwrap(), Committed::Before);
+    assert!(old.join(&commit.target).exists() && !new.join(&commit.target).exists());
+}
+
+#[test]
+fn output_whose_directory_was_renamed_is_committed_under_the_new_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (dir.path().join("old"), dir.path().join("new"));
+    let commit = write(&FileSink::csv(&old), &[&[(1, "a")]], true).remove(0).commit.remove(0);
+    fs::rename(&old, &new).unwrap();
+    let mut committer = committer(&FileSink::csv(&new));
+    committer.abort_others(Attempt(8), std::slice::from_ref(&commit)).unwrap();
+    assert_eq!(committer.commit(&commit).unwrap(), Committed::Done);
+    assert!(new.join(&commit.target).exists() && !old.exists());
+}
+
+#[test]
+fn output_that_was_left_and_is_gone_is_a_loss_in_its_old_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (dir.path().join("old"), dir.path().join("new"));
+    let commit = write(&FileSink::csv(&old), &[&[(1, "a")]], true).remove(0).commit.remove(0);
+    fs::remove_dir_all(&old).unwrap();
+    let answer = committer(&FileSink::csv(&new)).commit(&commit).unwrap();
+    let place = old.to_str().unwrap();
+    assert!(
+        matches!(answer, Committed::Lost(why) if why.contains("is gone") && why.contains(place))
+    );
+}

@@ -62,7 +62,8 @@ impl<T, F: Encode<T>> FileWriter<T, F> {
             }
             let counter = self.next_part;
             let (job, partition) = (self.place.job(), &self.partition);
-            let commit = names::part(&self.cx, job, partition, counter, &self.extension);
+            let mut commit = names::part(&self.cx, job, partition, counter, &self.extension);
+            commit.at = self.config.dir.to_str().map(str::to_owned);
             let body = self.place.begin(&commit).map_err(Error::into_fail)?;
             let (compression, encoder) = (self.config.compression, self.config.format.encoder());
             let part = Part::new(body, commit, counter, compression, encoder, now);

@@ -5,7 +5,7 @@ use super::workers::{cluster, proposed};
 use crate::coordinator::effect::BarrierKind;
 use crate::coordinator::*;
 use crate::store::ObjectStore;
-use millrace_protocol::head::{Ending, Phase};
+use millrace_protocol::head::{ConfigRef, Ending, Phase};
 use millrace_protocol::ids::Attempt;
 use std::time::Duration;
 
@@ -261,4 +261,68 @@ fn savepoints_wait_for_the_next_attempt_while_one_is_stopped() {
     assert_eq!(job.barrier().2, BarrierKind::Savepoint);
     let status = job.coordinator.status();
     assert_eq!(status.savepoints["s"].state, SavepointState::Triggered);
+}
+
+/// A configuration for processes of another revision: what a process finds that starts late,
+/// or early, while a job is upgraded.
+fn outdated(process: u32, generation: u64) -> Config {
+    Config { outdated: true, ..cluster(process, generation, 2, 1) }
+}
+
+fn of_program(mut config: Config, program: &str) -> Config {
+    config.config.program = program.into();
+    config.config.hash = format!("{}-{program}", config.config.hash);
+    config
+}
+
+#[test]
+fn a_process_that_finds_anothers_configuration_begins_nothing_with_it() {
+    let place = place();
+    let mut early = place.alone(outdated(1, 2));
+    early.join(&[0], "p");
+    assert!(early.coordinator.head().is_none());
+    let why = early.coordinator.status().message;
+    assert!(why.contains("for processes of another revision"), "{why}");
+    // Its own comes: of the same generation, if the upgrade is taken back.
+    early.propose(&proposed(2, 2, 1));
+    early.run_placed();
+    assert_eq!((early.head().config.generation, early.attempt()), (2, Attempt(1)));
+}
+
+#[test]
+fn a_process_of_the_old_program_does_not_claim_with_the_new_configuration() {
+    let place = place();
+    let mut job = place.alone(of_program(cluster(1, 1, 2, 1), "old"));
+    job.join(&[0], "p");
+    job.run_placed();
+    drop(job);
+    // Its container restarts while the operator has written the next generation.
+    let mut job = place.alone(of_program(outdated(2, 2), "old"));
+    job.join(&[0], "q");
+    let ConfigRef { generation, hash, program } = job.head().config.clone();
+    assert_eq!((generation, hash.as_str(), program.as_str()), (1, "h1-old", "old"));
+    drop(job);
+    let mut job = place.alone(of_program(cluster(3, 2, 2, 1), "new"));
+    job.join(&[0], "r");
+    job.run_placed();
+    assert_eq!((job.head().config.generation, job.head().config.program.as_str()), (2, "new"));
+    drop(job);
+    // And one more, late: it stays, and claims nothing.
+    let version = Job { ..place.alone(of_program(outdated(4, 3), "old")) };
+    let why = version.coordinator.status().message;
+    assert!(why.contains("of another program"), "{why}");
+    assert_eq!(version.head().config.program, "new");
+}
+
+#[test]
+fn the_way_back_is_an_edit_of_the_same_generation() {
+    let place = place();
+    let mut job = place.alone(of_program(cluster(1, 2, 2, 1), "new"));
+    job.join(&[0], "p");
+    job.run_placed();
+    drop(job);
+    let mut job = place.alone(of_program(cluster(2, 2, 2, 1), "old"));
+    job.join(&[0], "q");
+    job.run_placed();
+    assert_eq!((job.head().config.generation, job.head().config.program.as_str()), (2, "old"));
 }

@@ -4,7 +4,7 @@ use super::model::{config, spec};
 use crate::coordinator::effect::{BarrierKind, FilesIn};
 use crate::coordinator::*;
 use crate::store::{DirectoryOpener, DirectoryStore, ObjectStore};
-use millrace_protocol::head::{HeadRecord, Phase};
+use millrace_protocol::head::{HeadRecord, Phase, RestartBudget};
 use millrace_protocol::ids::{Attempt, CheckpointId, JobUid, Slot, Subtask, Uid};
 use millrace_protocol::manifest::*;
 use millrace_protocol::objects::{Home, ObjectKey, Prefix};
@@ -298,6 +298,41 @@ fn a_failure_restarts_the_job_from_the_latest_checkpoint() {
 }
 
 #[test]
+fn failures_are_counted_over_coordinators_and_for_one_program() {
+    let place = place();
+    let mut job = place.running(config(1, 0));
+    assert_eq!(job.coordinator.status().restarts, 0);
+    job.fail();
+    job.joined();
+    job.later(1);
+    assert_eq!(job.head().restart, RestartBudget { used: 1, total: 1 });
+    drop(job);
+    // Its process died: that is one more, and of the policy's patience nothing comes back.
+    let mut job = place.running(config(2, 0));
+    assert_eq!(job.head().restart, RestartBudget { used: 1, total: 2 });
+    assert_eq!(job.coordinator.status().restarts, 2);
+    job.fail();
+    job.joined();
+    job.later(3);
+    assert_eq!(job.head().restart, RestartBudget { used: 2, total: 3 });
+    job.recover();
+    // One that was stopped and is started again has not failed.
+    job.tell(Event::RequestStop { mode: StopMode::Suspend });
+    let checkpoint = job.barrier().0;
+    job.acknowledge(checkpoint, "a");
+    job.commit();
+    assert_eq!(job.outcome(), Some(Outcome::Suspended));
+    let job = place.running(config(3, 0));
+    assert_eq!(job.head().restart, RestartBudget { used: 0, total: 3 });
+    drop(job);
+    let mut other = config(4, 0);
+    other.config.program = "other".into();
+    let job = place.running(other);
+    assert_eq!(job.head().restart, RestartBudget::default());
+    assert_eq!(job.coordinator.status().restarts, 0);
+}
+
+#[test]
 fn giving_up_is_recorded_and_may_be_resumed() {
     let place = place();
     let none = Config { restart: RestartPolicy::None, ..config(1, 0) };
@@ -473,6 +508,28 @@ fn a_savepoint_is_pinned_exported_once_committed_and_restored_elsewhere() {
     assert_eq!(fork.recover().unwrap().files, FilesIn::Savepoint("t/s1".into()));
     fork.later(1);
     assert_eq!(fork.barrier(), (CheckpointId(1), None, BarrierKind::Periodic));
+}
+
+#[test]
+fn of_savepoints_that_ended_the_newest_are_shown() {
+    let place = place();
+    let mut job = place.running(config(1, 0));
+    for n in 0..105 {
+        let id = format!("s{n:03}");
+        job.tell(Event::RequestSavepoint { id: id.clone(), target: "t".into() });
+        // The first may be one of the clock's.
+        while job.take(|e| matches!(e, Effect::ExportSavepoint { .. }).then_some(())).is_none() {
+            let checkpoint = job.barrier().0;
+            job.acknowledge(checkpoint, "a");
+            job.commit();
+        }
+        job.tell(Event::SavepointExported { id, result: Ok(()) });
+        job.later(1);
+    }
+    job.tell(Event::RequestSavepoint { id: "last".into(), target: "t".into() });
+    let shown: Vec<_> = job.coordinator.status().savepoints.into_keys().collect();
+    assert_eq!((shown.len(), shown[0].as_str()), (101, "last"));
+    assert_eq!((shown[1].as_str(), shown[100].as_str()), ("s005", "s104"));
 }
 
 #[test]
