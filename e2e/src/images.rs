@@ -61,6 +61,16 @@ impl Image {
         let mut command = Command::new(cargo);
         command.current_dir(checkout()).args(["build", "--message-format=json-render-diagnostics"]);
         command.args(["--package", package, "--bin", package]).args(self.features());
+        // What cargo tells a test of its package is none of a build's business: dependencies
+        // that look at it would be built anew for every one who asks.
+        let of_test = |name: &str| {
+            ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.starts_with(prefix))
+        };
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(of_test) {
+                command.env_remove(name);
+            }
+        }
         let messages = run_aloud(&mut command)?;
         let executable = messages.lines().rev().find_map(|line| {
             let message: serde_json::Value = serde_json::from_str(line).ok()?;

@@ -1,5 +1,6 @@
 //! An object store that pods reach: versitygw in the lab's network.
 
+use crate::cluster::Cluster;
 use crate::shell::{lab, run, run_aloud};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -28,6 +29,11 @@ impl S3 {
             bail!("s3-up.sh named no addresses: {answer}");
         };
         Ok(Self { cluster: cluster.to_owned(), inside, outside })
+    }
+
+    /// Makes it known in the network of another of the lab's clusters, under the same URL.
+    pub fn share(&self, cluster: &Cluster) -> Result<()> {
+        run(lab("s3-share.sh").arg(&self.cluster).arg(cluster.dir()?)).map(drop)
     }
 
     /// The URL that pods use.

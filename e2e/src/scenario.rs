@@ -154,6 +154,12 @@ impl<'a> Scenario<'a> {
         self.tolerated.push(text.to_owned());
     }
 
+    /// Keeps a text with what shows why the story failed.
+    pub fn keep(&self, name: &str, text: &str) -> Result<()> {
+        fs::create_dir_all(&self.folder)?;
+        fs::write(self.folder.join(name), text).map_err(Into::into)
+    }
+
     /// `kubectl` in the story's namespace.
     pub fn kubectl(&self, args: &[&str]) -> Result<String> {
         let args = ["--namespace", &self.namespace].into_iter().chain(args.iter().copied());

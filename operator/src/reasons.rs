@@ -119,6 +119,13 @@ impl Reason {
     }
 }
 
+impl Reason {
+    /// What happened, of a message that [`Reason::tell`] made.
+    pub fn untell(self, message: &str) -> String {
+        message.strip_suffix(self.entry().remedy).unwrap_or(message).trim().to_owned()
+    }
+}
+
 /// The table for the documentation.
 pub fn markdown() -> String {
     let mut text = "| reason | what it means | what to do |\n|---|---|---|\n".to_owned();

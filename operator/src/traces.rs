@@ -33,6 +33,11 @@ impl Traces {
 /// Logs and traces from here on; in a tokio runtime.
 pub fn begin(options: &Options) -> anyhow::Result<Traces> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // The client logs each failed call as an error; who made the call knows better what it is.
+    let filter = match std::env::var("RUST_LOG").is_ok_and(|wish| wish.contains("kube_client")) {
+        true => filter,
+        false => filter.add_directive("kube_client::client::builder=off".parse()?),
+    };
     let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let logs = match options.log_format {
         LogFormat::Json => logs.json().boxed(),

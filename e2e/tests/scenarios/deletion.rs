@@ -2,9 +2,10 @@
 //! said.
 
 use crate::jobs::{self, Job};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use millrace_e2e::{Image, PATIENCE, Scenario, wait_for};
 use std::path::Path;
+use std::time::Duration;
 
 /// Jobs in every state that a job can be in, each under the name of its state.
 const JOBS: [&str; 10] = [
@@ -115,16 +116,17 @@ fn files(dir: &Path, root: &Path, found: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// What a deletion leaves on purpose: the list of the place's lives.
-fn beyond_incarnations(paths: &[String]) -> Vec<&String> {
-    paths.iter().filter(|path| !path.contains("incarnations/")).collect()
+/// What a deletion takes along. The list of the place's lives stays, and of each its chain,
+/// whose last entry says that it is over: whoever still holds on to it is fenced.
+fn goes(paths: &[String]) -> Vec<&String> {
+    paths.iter().filter(|path| path.contains("/data/")).collect()
 }
 
 pub fn jobs_are_deleted_in_every_state_and_their_data_stays(s: &mut Scenario<'_>) -> Result<()> {
     deleted_in_every_state(s, "Retain")?;
     for name in ["running", "suspended", "finished", "rescaling", "upgrading"] {
         let left = data(s, name)?;
-        ensure!(!beyond_incarnations(&left).is_empty(), "the data of {name} is gone: {left:?}");
+        ensure!(!goes(&left).is_empty(), "the data of {name} is gone: {left:?}");
         jobs::output_at(s, name)?.exactly_once()?;
     }
     Ok(())
@@ -134,7 +136,7 @@ pub fn jobs_are_deleted_in_every_state_and_their_data_goes(s: &mut Scenario<'_>)
     deleted_in_every_state(s, "Delete")?;
     for name in JOBS {
         let left = data(s, name)?;
-        ensure!(beyond_incarnations(&left).is_empty(), "of {name} there is left {left:?}");
+        ensure!(goes(&left).is_empty(), "of {name} there is left {left:?}");
         jobs::output_at(s, name)?.exactly_once()?;
     }
     Ok(())
@@ -153,4 +155,51 @@ pub fn jobs_go_with_their_namespace(s: &mut Scenario<'_>) -> Result<()> {
         jobs::output_at(s, name)?.exactly_once()?;
     }
     Ok(())
+}
+
+/// The ten minutes that an object store may be away, and time for the rest.
+const LONG: Duration = Duration::from_secs(900);
+
+pub fn an_object_store_that_stays_away_does_not_keep_a_job_for_ever(
+    s: &mut Scenario<'_>,
+) -> Result<()> {
+    const NAMES: [&str; 2] = ["running", "suspended"];
+    jobs::stage(s)?;
+    for name in NAMES {
+        apply(s, name, "Delete")?;
+    }
+    for name in NAMES {
+        brought_there(s, name)?;
+    }
+    s.s3()?.kill()?;
+    s.kubectl(&["delete", "streamjobs", "--all", "--wait=false"])?;
+    for name in NAMES {
+        s.wait_field(&format!("streamjob/{name}"), "/status/state", "Deleting")?;
+    }
+    for name in NAMES {
+        let (job, timeout) =
+            (format!("streamjob/{name}"), format!("--timeout={}s", LONG.as_secs()));
+        s.kubectl(&["wait", &job, "--for=delete", &timeout])?;
+        let place = format!("s3://{0}/state/{0}/{name}", s.namespace());
+        let told = notes(s, "DataLeftBehind")?;
+        ensure!(told.iter().any(|note| note.contains(&place)), "{place} is not in {told:?}");
+    }
+    wait_for("the pods to go", PATIENCE, || {
+        let left = s.kubectl(&["get", "pods", "--selector=millrace.dev/job", "--output=name"])?;
+        ensure!(left.trim().is_empty(), "there are {left}");
+        Ok(Some(()))
+    })?;
+    s.s3()?.start()?;
+    for name in NAMES {
+        ensure!(!goes(&data(s, name)?).is_empty(), "of {name} there is nothing left");
+    }
+    Ok(())
+}
+
+/// What events with this reason say.
+fn notes(s: &Scenario<'_>, reason: &str) -> Result<Vec<String>> {
+    let events = s.get(&["events.events.k8s.io"])?;
+    let items = events["items"].as_array().context("no list of events")?;
+    let of = items.iter().filter(|event| event["reason"] == reason);
+    Ok(of.filter_map(|event| Some(event["note"].as_str()?.to_owned())).collect())
 }

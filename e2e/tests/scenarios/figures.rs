@@ -120,6 +120,9 @@ pub fn what_a_user_waits_for(s: &mut Scenario<'_>) -> Result<()> {
         jobs::merge(s, &format!(r#"{{"spec":{{"parallelism":{parallelism}}}}}"#))?;
         jobs::runs_with(s, parallelism)
     })?;
+    // Of itself it follows the workers.
+    jobs::merge(s, r#"{"spec":{"parallelism":null}}"#)?;
+    jobs::runs_with(s, 4)?;
     measured(s, "a worker more", |s, round| {
         let workers = u32::try_from(3 + round)?;
         s.kubectl(&["scale", jobs::JOB, &format!("--replicas={workers}")])?;

@@ -21,7 +21,7 @@ pub fn the_example_is_applied_and_its_output_is_that_of_a_local_run(
     s.apply(&std::fs::read_to_string(example.join("k8s/streamjob.yaml"))?)?;
     s.wait("streamjob/flight-delays", "condition=Complete")?;
     s.wait_field("streamjob/flight-delays", "/status/state", "Finished")?;
-    s.wait_ready(jobs::PODS, 0)?;
+    s.wait_ready("app.kubernetes.io/component=worker", 0)?;
 
     let local = std::env::temp_dir().join(s.namespace());
     let run = Command::new(Image::FlightDelays.executable()?)

@@ -7,7 +7,7 @@ use serde_json::Value;
 /// The name of the job.
 pub const JOB: &str = "streamjob/counts";
 /// The pods of the job.
-pub const PODS: &str = "app.kubernetes.io/component=worker";
+pub const PODS: &str = "app.kubernetes.io/component=worker,millrace.dev/job=counts";
 /// Where the operator runs.
 pub const SYSTEM: &str = "millrace-system";
 
@@ -34,10 +34,16 @@ pub fn operator_values(image: Image) -> Result<Vec<String>> {
 pub fn object_store(s: &mut Scenario<'_>, bucket: &str) -> Result<()> {
     let s3 = s.s3()?;
     s3.make_bucket(bucket)?;
+    let yaml = object_store_of(s3)?;
+    s.apply(&yaml)
+}
+
+/// What a namespace needs to know the object store.
+pub fn object_store_of(s3: &S3) -> Result<String> {
     let address = s3.endpoint().trim_start_matches("http://");
     let (host, port) = address.rsplit_once(':').context("an endpoint without a port")?;
     let (id, secret) = (S3::ACCESS_KEY, S3::SECRET_KEY);
-    let yaml = format!(
+    Ok(format!(
         "
 apiVersion: v1
 kind: Secret
@@ -56,8 +62,7 @@ addressType: IPv4
 ports: [{{port: {port}}}]
 endpoints: [{{addresses: [{host}], conditions: {{ready: true}}}}]
 "
-    );
-    s.apply(&yaml)
+    ))
 }
 
 /// The operator, an object store, and the job `counts` running on `workers` pods.
@@ -112,10 +117,14 @@ impl Job<'_> {
 
     /// Applies it with another time between checkpoints, and so between outputs.
     pub fn apply_with_interval(&self, s: &Scenario<'_>, interval: &str) -> Result<()> {
+        s.apply(&self.yaml(s.namespace(), interval))
+    }
+
+    /// It, with its output and its state in that bucket.
+    pub fn yaml(&self, bucket: &str, interval: &str) -> String {
         let Self { name, workers, image, output, args, spec } = self;
-        let bucket = s.namespace();
         // Many fit into the lab: none of them does much.
-        s.apply(&format!(
+        format!(
             "
 apiVersion: millrace.dev/v1alpha1
 kind: StreamJob
@@ -136,7 +145,7 @@ spec:
       credentials: {{secretRef: {{name: s3-key}}}}
 {spec}
 "
-        ))
+        )
     }
 }
 

@@ -4,6 +4,7 @@
 //! NAME,NAME` plays some. Without `MILLRACE_E2E` they are listed as ignored and nothing is touched.
 
 mod chart;
+mod clusters;
 mod controller;
 mod deletion;
 mod failures;
@@ -85,6 +86,9 @@ fn stories() -> impl IntoIterator<Item = Story> {
         deletion::jobs_are_deleted_in_every_state_and_their_data_stays, lab;
         deletion::jobs_are_deleted_in_every_state_and_their_data_goes, lab;
         deletion::jobs_go_with_their_namespace, lab;
+        deletion::an_object_store_that_stays_away_does_not_keep_a_job_for_ever, lab;
+        clusters::of_two_clusters_one_owns_the_storage, lab;
+        clusters::a_job_goes_on_in_another_cluster_and_the_first_one_stays_away, lab;
         nodes::the_pods_of_a_dead_node_are_freed_and_the_job_goes_on_elsewhere, lab;
         nodes::a_job_survives_the_node_of_its_coordinator_and_of_its_controller, lab;
         chart::an_uninstall_leaves_jobs_running_and_the_next_install_takes_them_up, lab;

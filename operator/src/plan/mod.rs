@@ -87,9 +87,12 @@ fn decide(o: &Observed, now: Millis) -> Plan {
 
 impl<'a> Draft<'a> {
     fn end(mut self) -> Plan {
-        // First: no other action that fails, again and again, may keep an object from going.
-        self.actions.sort_by_key(|action| {
-            !matches!(action, Action::Finalizer(_) | Action::SavepointFinalizer { .. })
+        self.actions.sort_by_key(|action| match action {
+            // No other action that fails, again and again, may keep an object from going.
+            Action::Finalizer(_) | Action::SavepointFinalizer { .. } => 0,
+            // And a short-lived pod that the cluster refuses keeps nothing from being done.
+            Action::Create(object) if object["kind"] == "Pod" => 2,
+            _ => 1,
         });
         Plan {
             status: self.status,
@@ -129,6 +132,9 @@ impl<'a> Draft<'a> {
         };
         if set.deleting {
             return Verdict::pending(Reason::Starting, "The StatefulSet is being deleted.");
+        }
+        if let Some(verdict) = self.taken_over(set) {
+            return verdict;
         }
         self.replace_outdated(set);
         match self.upgrade(&target, set) {

@@ -41,18 +41,31 @@ pub(super) fn blames_storage(end: &End) -> bool {
 /// A process that ended with 2 wants an edit.
 pub(super) fn ended_by_user_error(o: &Observed) -> Option<(Reason, String)> {
     let set = o.set.as_ref();
-    let end = o
-        .workers()
-        .filter(|pod| set.is_none_or(|set| pod.revision == set.revision))
-        .filter(|pod| pod.container != Container::Running)
-        .filter_map(end)
-        .find(|end| end.code == 2)?;
-    let reason = match blames_storage(end) {
-        true => Reason::StorageUnusable,
-        false => Reason::InvalidProgram,
-    };
-    let (message, remedy) = told(&end.message);
-    Some((reason, format!("{message} {remedy}").trim().to_owned()))
+    let replaced = |pod: &&Pod| set.is_some_and(|set| pod.revision != set.revision);
+    o.workers().filter(|pod| !replaced(pod)).find_map(|pod| {
+        let end = end(pod).filter(|end| end.code == 2)?;
+        let words: LastWords = serde_json::from_str(&end.message).unwrap_or_default();
+        let reason = reason(&words.code);
+        // The kubelet tries it again and again: that is news when it comes to something else.
+        if pod.container == Container::Running && shown(o) != Some(reason.name()) {
+            return None;
+        }
+        let (message, remedy) = told(&end.message);
+        Some((reason, format!("{message} {remedy}").trim().to_owned()))
+    })
+}
+
+/// Why the job is not ready, as it was written last.
+fn shown(o: &Observed) -> Option<&str> {
+    let conditions = &o.job.status.conditions;
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready")?;
+    Some(&ready.reason)
+}
+
+/// What a program says of itself, if that is a reason for someone to act.
+pub(super) fn reason(told: &str) -> Reason {
+    let known = Reason::parse(told).filter(|reason| reason.entry().stalled);
+    known.unwrap_or(Reason::InvalidProgram)
 }
 
 /// Why a container waits that will not start by itself.

@@ -10,24 +10,10 @@ use millrace_protocol::control::{self, State};
 
 impl Draft<'_> {
     pub(super) fn scale(&mut self, target: &Target, set: &Set) -> Verdict {
-        let state = self.o.state();
-        match state {
-            Some(State::Superseded) => {
-                self.replicas(set, 0);
-                let told = self.o.answer().map(|answer| answer.message.clone()).unwrap_or_default();
-                return Verdict::stalled(Reason::TakenOver, &told);
-            }
-            Some(State::Finished) if !self.nonce_grew(set) => {
-                self.set_complete(true);
-                self.replicas(set, 0);
-                return self.finished(target);
-            }
-            _ => {}
-        }
-        // It is for ever, and nobody is left to say so again.
-        if let Some(told) = self.taken_over() {
+        if self.o.state() == Some(State::Finished) && !self.nonce_grew(set) {
+            self.set_complete(true);
             self.replicas(set, 0);
-            return Verdict::stalled(Reason::TakenOver, &told);
+            return self.finished(target);
         }
         if self.complete() {
             self.replicas(set, 0);
@@ -35,6 +21,21 @@ impl Draft<'_> {
         }
         self.set_complete(false);
         if target.suspended { self.suspend(target, set) } else { self.run(target, set) }
+    }
+
+    /// Another job has its state, for ever: there is nothing that an edit could change.
+    pub(super) fn taken_over(&mut self, set: &Set) -> Option<Verdict> {
+        let answered = self.o.answer().filter(|answer| answer.state() == State::Superseded);
+        let told = answered
+            .map(|answer| answer.message.clone())
+            .or_else(|| {
+                let ended = super::pods::ended_by_user_error(self.o);
+                ended.filter(|(reason, _)| *reason == Reason::TakenOver).map(|(_, told)| told)
+            })
+            // It is for ever, and nobody is left to say so again.
+            .or_else(|| self.stalled_by(Reason::TakenOver))?;
+        self.replicas(set, 0);
+        Some(Verdict::stalled(Reason::TakenOver, &told))
     }
 
     /// At its end; an edit that was refused is told of still.
@@ -167,10 +168,7 @@ impl Draft<'_> {
                 Verdict { state: "Failed", ..Verdict::stalled(Reason::RestartsExhausted, &told) }
             }
             State::Refused if waits_for_its_own(answer) => or,
-            State::Refused => {
-                let reason = Reason::parse(&answer.reason).filter(|r| r.entry().stalled);
-                Verdict::stalled(reason.unwrap_or(Reason::InvalidProgram), &told)
-            }
+            State::Refused => Verdict::stalled(super::pods::reason(&answer.reason), &told),
             State::Suspended | State::Held => or,
             _ => problem.unwrap_or(or),
         }
@@ -201,10 +199,7 @@ impl Draft<'_> {
         }
         let reason = self.upgrade_reason().unwrap_or(Reason::CheckFailed);
         let mut verdict = Verdict::refused(reason, "");
-        // The condition's message already ends with the remedy.
-        let message = self.upgrade_message();
-        verdict.what =
-            message.strip_suffix(reason.entry().remedy).unwrap_or(&message).trim().to_owned();
+        verdict.what = reason.untell(&self.upgrade_message());
         if target.suspended {
             verdict.state = "Suspended";
         }

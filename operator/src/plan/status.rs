@@ -242,6 +242,12 @@ impl Draft<'_> {
         self.stored(kind).map(|condition| condition.status.as_str())
     }
 
+    /// What was told of it, if this is why the job stalls.
+    pub(super) fn stalled_by(&self, reason: Reason) -> Option<String> {
+        let condition = self.stored("Stalled").filter(|c| c.reason == reason.name())?;
+        Some(reason.untell(&condition.message))
+    }
+
     pub(super) fn upgrade_reason(&self) -> Option<Reason> {
         self.reason_of("UpgradeSucceeded")
             .filter(|_| self.status_of("UpgradeSucceeded") == Some("False"))
@@ -249,14 +255,6 @@ impl Draft<'_> {
 
     pub(super) fn upgrade_message(&self) -> String {
         self.stored("UpgradeSucceeded").map(|c| c.message.clone()).unwrap_or_default()
-    }
-
-    /// Who has taken over this job's state, if somebody has.
-    pub(super) fn taken_over(&self) -> Option<String> {
-        let taken = |condition: &&Condition| condition.reason == Reason::TakenOver.name();
-        let message = &self.stored("Stalled").filter(taken)?.message;
-        let remedy = Reason::TakenOver.entry().remedy;
-        Some(message.strip_suffix(remedy).unwrap_or(message).trim().to_owned())
     }
 
     pub(super) fn reconciling_reason(&self) -> Option<Reason> {

@@ -131,8 +131,8 @@ async fn watch(
         _ => watcher::Config::default().labels("app.kubernetes.io/managed-by=millrace"),
     };
     match what {
-        // Bodies of these are not needed, or read once by who needs them.
-        What::ConfigMap | What::ServiceAccount => {
+        // Bodies of these are read once by who needs them.
+        What::ConfigMap => {
             // Its successor wants a static type, and ours are dynamic.
             #[allow(deprecated)]
             let stream = watcher::metadata_watcher(api, config).default_backoff();

@@ -50,9 +50,7 @@ pub(crate) struct Shell {
 
 /// Runs until told to end.
 pub async fn run(mut options: Options) -> anyhow::Result<()> {
-    if options.identity.is_empty() {
-        options.identity = format!("{}-{:08x}", options.name, fastrand::u32(..));
-    }
+    options.identity = options.identity();
     let master_key = std::fs::read(&options.master_key_file).with_context(|| {
         format!(
             "the master key {} cannot be read: mount the chart's Secret there",

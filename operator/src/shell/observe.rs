@@ -106,7 +106,7 @@ pub(crate) async fn observe(
             if owner == Ownership::Ours && kind == Kind::StatefulSet {
                 set = Some(stateful_set(&object, memory));
             }
-            if kind == Kind::StatefulSet || kind == Kind::ServiceAccount {
+            if kind == Kind::StatefulSet {
                 body = Value::Null;
             } else if kind != Kind::ConfigMap {
                 body = whole(&object, what);

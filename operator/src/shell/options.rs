@@ -41,6 +41,16 @@ pub struct Options {
     pub command: Option<Command>,
 }
 
+impl Options {
+    /// A name of this process, made up if it was given none.
+    pub fn identity(&self) -> String {
+        if self.identity.is_empty() {
+            return format!("{}-{:08x}", self.name, fastrand::u32(..));
+        }
+        self.identity.clone()
+    }
+}
+
 /// How logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {

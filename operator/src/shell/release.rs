@@ -1,6 +1,7 @@
 //! Commands of the chart's hooks: before an uninstall, and its test.
 
 use super::kinds::What;
+use super::leader;
 use super::options::Options;
 use anyhow::Context;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -27,9 +28,21 @@ pub async fn probe(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes our finalizer off all objects, and our name off all jobs.
+/// Takes our finalizer off all objects, and our name off all jobs, while no controller
+/// acts: one that leads would put them back. The lead is not given back either, so that
+/// none takes it in the moment before they are all removed.
 pub async fn release(options: &Options) -> anyhow::Result<()> {
     let client = Client::try_default().await.context("no way to the API server")?;
+    let api: Api<Lease> = Api::namespaced(client.clone(), &options.own_namespace);
+    let identity = options.identity();
+    leader::seize(&api, &options.name, &identity, leader::LEASE).await?;
+    tokio::select! {
+        released = release_all(&client, options) => released,
+        lost = leader::hold(&api, &options.name, &identity) => lost,
+    }
+}
+
+async fn release_all(client: &Client, options: &Options) -> anyhow::Result<()> {
     let us = format!("{}/{}", options.own_namespace, options.name);
     let scopes: Vec<Option<&str>> = match options.namespaces.as_slice() {
         [] => vec![None],
@@ -37,12 +50,12 @@ pub async fn release(options: &Options) -> anyhow::Result<()> {
     };
     for scope in scopes {
         for what in [What::StreamJob, What::Savepoint] {
-            let all = what.scope(&client, scope).list(&ListParams::default()).await?;
+            let all = what.scope(client, scope).list(&ListParams::default()).await?;
             for object in all.items {
                 let meta = &object.metadata;
                 let namespace = meta.namespace.clone().unwrap_or_default();
                 let name = meta.name.clone().unwrap_or_default();
-                let api = what.api(&client, &namespace);
+                let api = what.api(client, &namespace);
                 let theirs = object.data["status"]["controller"].as_str().is_some_and(|c| c != us);
                 if theirs {
                     continue;

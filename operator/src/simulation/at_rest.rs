@@ -33,6 +33,10 @@ impl Run {
         let well = jobs.iter().all(|job| condition(job, "Ready").is_some_and(|(s, _)| s == "True"));
         let writes = world.writes - world.writes_before_rest;
         world.promise(!well || writes == 0, || format!("{writes} writes at rest"));
+        let open = world.server.list(What::ServiceAccount);
+        let open = open.filter(|account| account["automountServiceAccountToken"] != json!(false));
+        let open: Vec<String> = open.map(|account| name(account).to_owned()).collect();
+        world.promise(!well || open.is_empty(), || format!("edited and left so: {open:?}"));
         let all: Vec<Value> = world.server.list(What::Savepoint).cloned().collect();
         for savepoint in &all {
             world.check_savepoint(savepoint, &jobs);

@@ -11,6 +11,7 @@ mod cluster;
 mod control;
 mod http;
 mod job;
+pub(crate) mod lease;
 mod node;
 mod operator;
 mod run;

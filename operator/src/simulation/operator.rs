@@ -198,7 +198,7 @@ fn shown(what: What, object: &Value) -> bool {
 
 fn dynamic(what: What, object: Value) -> DynamicObject {
     let object = match what {
-        What::ConfigMap | What::ServiceAccount => json!({"metadata": object["metadata"]}),
+        What::ConfigMap => json!({"metadata": object["metadata"]}),
         _ => object,
     };
     serde_json::from_value(object).unwrap()

@@ -142,7 +142,7 @@ impl World {
         let main = (SPACE.to_owned(), names::main(job));
         let at = |what| (what, main.0.clone(), main.1.clone());
         self.note(format!("USER meddles with the children of {job}"));
-        match self.rng.u8(0..7) {
+        match self.rng.u8(0..8) {
             0 => self.server.edit(&at(What::StatefulSet), |set| set["spec"]["replicas"] = json!(7)),
             1 => self.server.edit(&at(What::Service), |s| s["spec"]["ports"] = json!([])),
             2 => drop(self.server.delete(&at(What::Service), None, None)),
@@ -152,7 +152,10 @@ impl World {
                 let live = (What::ConfigMap, SPACE.to_owned(), names::live(job));
                 drop(self.server.delete(&live, None, None));
             }
-            _ => drop(self.server.delete(&at(What::ServiceAccount), None, None)),
+            6 => drop(self.server.delete(&at(What::ServiceAccount), None, None)),
+            _ => self.server.edit(&at(What::ServiceAccount), |account| {
+                account["automountServiceAccountToken"] = json!(true);
+            }),
         }
     }
 

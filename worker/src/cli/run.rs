@@ -163,10 +163,14 @@ pub fn tell(outcome: Result<Outcome, JobError>) -> Result<&'static str, Trouble>
             Ok("finished before")
         }
         Outcome::Suspended => Ok("stopped with a last checkpoint"),
-        Outcome::Fenced(_) | Outcome::Superseded(_) | Outcome::Deleted => Err(Trouble::failed(
+        Outcome::Fenced(_) | Outcome::Deleted => Err(Trouble::failed(
             "another process has taken this job over: see what else runs on its storage",
         )),
+        Outcome::Superseded(by) => {
+            Err(Trouble::TakenOver(format!("{by} goes on from the state of this job")))
+        }
         Outcome::Refused(why) => Err(Trouble::User(why)),
+        Outcome::EarlierState(why) => Err(Trouble::EarlierState(why)),
         Outcome::Failed(why) => Err(Trouble::Failed(why)),
     }
 }

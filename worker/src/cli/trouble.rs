@@ -14,6 +14,12 @@ pub enum Trouble {
     /// The user must change something about the place of the job's data.
     #[error("{0}")]
     Storage(String),
+    /// The user must say what is to become of another job's state.
+    #[error("{0}")]
+    EarlierState(String),
+    /// Another job has the place of the data, for ever.
+    #[error("{0}")]
+    TakenOver(String),
     /// It failed.
     #[error("{0}")]
     Failed(String),
@@ -36,8 +42,8 @@ impl Trouble {
         #[cfg(feature = "cluster")]
         crate::cli::cluster::last_words::of_trouble(self);
         ExitCode::from(match self {
-            Self::User(_) | Self::Storage(_) => USER_ERROR,
             Self::Failed(_) => FAILED,
+            _ => USER_ERROR,
         })
     }
 }
@@ -47,6 +53,7 @@ impl From<JobError> for Trouble {
         match error {
             JobError::User(why) => Self::User(why),
             JobError::Storage(why) => Self::Storage(why),
+            JobError::EarlierState(why) => Self::EarlierState(why),
             JobError::Failed(why) => Self::Failed(why),
         }
     }

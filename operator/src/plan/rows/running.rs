@@ -6,6 +6,7 @@ use crate::plan::{Action, orphan};
 use millrace_crds::names;
 use millrace_crds::revision::hash;
 use millrace_crds::savepoint::SavepointStatus;
+use millrace_crds::streamjob::DeletionPolicy;
 use millrace_protocol::control::{self, SavepointState, State};
 use serde_json::json;
 
@@ -258,6 +259,23 @@ fn row_39_a_stopped_job_s_savepoint_is_made_by_a_store_pod() {
     assert_eq!(reason(&plan.savepoints[0].1), ("True", "Completed"));
     let path = plan.savepoints[0].1.path.as_deref();
     assert_eq!(path, Some("s3://b/shop/orders/savepoints/sp-1"));
+}
+
+#[test]
+fn a_store_pod_comes_last_for_it_may_be_refused() {
+    let mut case = Case::running(spec());
+    let mut going = savepoint();
+    (going.deleting, going.finalizer) = (Some(NOW), true);
+    going.spec.deletion_policy = DeletionPolicy::Delete;
+    let complete = json!({"path": "s3://b/x/sp-1", "completedAt": "2023-11-14T22:13:20Z"});
+    going.status = serde_json::from_value(complete).unwrap();
+    case.o.savepoints.push(going);
+    case.edit(with(json!({"workers": 3})));
+    let plan = case.plan();
+    let at = |wanted: &dyn Fn(&Action) -> bool| plan.actions.iter().position(wanted);
+    let pod = at(&|action| matches!(action, Action::Create(object) if object["kind"] == "Pod"));
+    let set = at(&|action| matches!(action, Action::Apply { .. }));
+    assert!(set.is_some() && pod > set, "{:#?}", plan.actions);
 }
 
 #[test]

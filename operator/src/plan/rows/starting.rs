@@ -107,7 +107,13 @@ fn row_06_an_image_that_cannot_be_pulled_is_healed_by_the_next_edit() {
 
 #[test]
 fn row_07_a_program_that_refuses_to_start_waits_for_an_edit() {
-    for (code, reason) in [("BadArgs", "InvalidProgram"), ("StorageUnusable", "StorageUnusable")] {
+    for (code, reason) in [
+        ("BadArgs", "InvalidProgram"),
+        ("StorageUnusable", "StorageUnusable"),
+        ("EarlierStateFound", "EarlierStateFound"),
+        // Nothing that a program could decide.
+        ("ReplacingPods", "InvalidProgram"),
+    ] {
         let mut case = started();
         let words = json!({"code": code, "message": "no bucket", "remedy": "make it"}).to_string();
         let pod = case.pod(0);
@@ -118,6 +124,29 @@ fn row_07_a_program_that_refuses_to_start_waits_for_an_edit() {
         assert_eq!(plan.deletes_pods(), 0);
         assert!(plan.applies_set().is_none());
     }
+}
+
+#[test]
+fn row_07_what_is_tried_again_is_no_news_until_it_runs() {
+    let mut case = started();
+    let words = json!({"code": "StorageUnusable", "message": "no bucket"}).to_string();
+    let pod = case.pod(0);
+    (pod.container, pod.ready) = (ended(2, "Error", &words), false);
+    case.pass().stalled("StorageUnusable");
+    let pod = case.pod(0);
+    (pod.container, pod.last_end) = (Container::Running, Some(end(2, "Error", &words)));
+    case.pass().stalled("StorageUnusable");
+    case.answer(State::Starting);
+    let plan = case.pass();
+    plan.stalled("StorageUnusable");
+    assert!(plan.events.is_empty());
+    // The bucket is there now, and what was is over.
+    case.answer(State::Running);
+    case.pass().ready("True", "Running");
+    case.answer(State::Restarting);
+    let plan = case.pass();
+    plan.ready("False", "Restarting");
+    assert!(plan.condition("Stalled").is_none());
 }
 
 #[test]
@@ -186,6 +215,30 @@ fn row_11_a_superseded_job_goes_to_zero() {
     plan.stalled("TakenOver");
     assert!(plan.applies_set().is_none());
     assert_eq!(told(&case), first);
+}
+
+#[test]
+fn row_11_a_superseded_job_stays_at_zero_whatever_is_edited() {
+    let mut case = Case::running(spec());
+    case.o.coordinator = Coordinator::Absent;
+    let words = json!({"code": "TakenOver", "message": "uid-9 goes on"}).to_string();
+    let pod = case.pod(0);
+    (pod.container, pod.ready) = (ended(2, "Error", &words), false);
+    let plan = case.pass();
+    plan.stalled("TakenOver");
+    assert_eq!(plan.applies_set().unwrap().0, 0);
+    // Its pods are gone, and with them who said so.
+    case.no_pods();
+    case.edit(with(json!({"image": "acme/orders:2"})));
+    for _ in 0..2 {
+        let plan = case.pass();
+        plan.stalled("TakenOver");
+        let told = &plan.condition("Stalled").unwrap().1;
+        assert!(plan.applies_set().is_none_or(|(replicas, _)| replicas == 0), "{told}");
+        let message = &plan.status.conditions[0].message;
+        assert_eq!(message.matches("uid-9").count(), 1, "{message}");
+        assert_eq!(message.matches("Delete this job").count(), 1, "{message}");
+    }
 }
 
 #[test]

@@ -153,6 +153,11 @@ fn edited_and_deleted_children_are_put_back() {
     let service = (Kind::Service, names::main("orders"));
     case.o.children.get_mut(&service).unwrap().body["spec"]["ports"] = json!([]);
     assert!(case.plan().applies("Service"));
+    let account = (Kind::ServiceAccount, names::main("orders"));
+    case.o.children.get_mut(&account).unwrap().body["automountServiceAccountToken"] = json!(true);
+    assert!(case.plan().applies("ServiceAccount"));
+    let wanted = Case::running(spec()).o.children.remove(&account).unwrap();
+    case.o.children.insert(account, wanted);
     case.o.children.remove(&service);
     assert_eq!(case.plan().creates(), ["Service/orders-millrace"]);
     case.answer(State::Running);

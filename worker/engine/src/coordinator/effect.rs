@@ -141,6 +141,9 @@ pub enum Outcome {
     Failed(String),
     /// The user must change something; nothing was touched.
     Refused(String),
+    /// Another job's state is there, and nobody said what is to become of it; nothing was
+    /// touched.
+    EarlierState(String),
     /// Another process has taken the job over: the one that owns it now, as far as is
     /// known.
     Fenced(Option<Owner>),

@@ -65,7 +65,7 @@ impl Coordinator {
             Found::Other { number, incarnation } => match self.config.existing {
                 Existing::Same | Existing::Refuse => {
                     let Incarnation { job, cluster, .. } = incarnation;
-                    self.refuse(Refusal::Earlier { job, cluster }.to_string());
+                    self.end(Outcome::EarlierState(Refusal::Earlier { job, cluster }.to_string()));
                 }
                 Existing::Resume | Existing::Ignore => {
                     let job = incarnation.job.clone();

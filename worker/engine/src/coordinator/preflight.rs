@@ -152,8 +152,8 @@ pub enum Refusal {
     },
     /// Another job's state is there.
     #[error(
-        "an earlier job of this name ({job}{}{cluster}) left state here: to go on from it set \
-         onExistingState to Resume, to start empty set it to Ignore, or use another name or storage",
+        "an earlier job of this name ({job}{}{cluster}) left state here, and onExistingState is \
+         Refuse; another name or storage would be another way",
         if cluster.is_empty() { "" } else { " in cluster " }
     )]
     Earlier {

@@ -43,6 +43,9 @@ pub enum JobError {
     /// The same, about the place of the job's data.
     #[error("{0}")]
     Storage(String),
+    /// Another job's state is there, and nobody said what is to become of it.
+    #[error("{0}")]
+    EarlierState(String),
     /// It failed.
     #[error("{0}")]
     Failed(String),
@@ -310,6 +313,7 @@ impl Shell {
                     }
                     return match outcome {
                         Outcome::Refused(why) => Err(JobError::User(why)),
+                        Outcome::EarlierState(why) => Err(JobError::EarlierState(why)),
                         Outcome::Failed(why) => Err(JobError::Failed(why)),
                         other => Ok(other),
                     };

@@ -20,6 +20,8 @@ pub fn of_trouble(trouble: &Trouble) {
     let text = trouble.to_string();
     let code = match trouble {
         Trouble::Storage(_) => "StorageUnusable",
+        Trouble::EarlierState(_) => "EarlierStateFound",
+        Trouble::TakenOver(_) => "TakenOver",
         Trouble::User(_) => "InvalidProgram",
         Trouble::Failed(_) => "Failed",
     };

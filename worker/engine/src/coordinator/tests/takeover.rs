@@ -37,8 +37,8 @@ fn anothers_state_is_refused_unless_it_is_said_what_to_do_with_it() {
     let place = place();
     let mut old = crashed(&place);
     let mut new = place.alone(named("other", Existing::Refuse));
-    let why = new.refusal();
-    assert!(why.contains("job") && why.contains("onExistingState to Resume"), "{why}");
+    let Some(Outcome::EarlierState(why)) = new.outcome() else { panic!("not refused") };
+    assert!(why.contains("(job in cluster east)") && why.contains("onExistingState"), "{why}");
     // Its owner is not disturbed.
     old.later(60);
     assert_eq!(old.state(), JobState::Running);
