@@ -109,7 +109,7 @@ fn killed_with_everything_in_s3_while_that_fails_it_gives_what_an_undisturbed_ru
 
 #[test]
 fn killed_with_its_state_in_s3_while_rows_are_late_each_is_counted_or_late_once() {
-    disturb(15, 100, true, 0.0, false, true);
+    disturb(15, 200, true, 0.0, false, true);
 }
 
 #[test]

@@ -83,7 +83,7 @@ impl Draft<'_> {
         let here = connected(&answer, wanted);
         let fits =
             answer.workers_wanted == wanted && Some(answer.parallelism) == parallelism(target);
-        let generation = u64::try_from(self.o.job.generation).unwrap_or(0);
+        let generation = self.generation();
         let growing = answer.workers_wanted < wanted;
         if growing && here < wanted {
             self.look_again(1_000);
@@ -120,6 +120,10 @@ impl Draft<'_> {
             self.look_again(2_000);
         }
         self.refused(target).unwrap_or_else(|| Verdict::ready("Running", Reason::Running))
+    }
+
+    fn generation(&self) -> u64 {
+        u64::try_from(self.o.job.generation).unwrap_or(0)
     }
 
     fn not_running(&mut self, target: &Target, set: &Set) -> Verdict {
@@ -169,6 +173,12 @@ impl Draft<'_> {
             }
             State::Refused if waits_for_its_own(answer) => or,
             State::Refused => Verdict::stalled(super::pods::reason(&answer.reason), &told),
+            // Not by us: an edit that suspends is of an earlier generation.
+            State::Suspended if answer.accepted_generation >= self.generation() => {
+                let what = "The job was stopped over its control API; an edit or a higher \
+                            spec.restartNonce starts it.";
+                Verdict::new("Suspended", Reason::Suspended, what)
+            }
             State::Suspended | State::Held => or,
             _ => problem.unwrap_or(or),
         }

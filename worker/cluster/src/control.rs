@@ -175,6 +175,7 @@ impl control_server::Control for Control {
         request: Request<api::StopRequest>,
     ) -> Result<Response<api::StopAnswer>, Status> {
         let drain = request.into_inner().drain;
+        tracing::info!(drain, "told to stop over the control API");
         self.handle.stop(if drain { StopMode::Drain } else { StopMode::Suspend });
         let seen = self.until(Self::is_over).await?;
         Ok(Response::new(api::StopAnswer { state: status::state(&seen.state).into() }))
@@ -184,6 +185,7 @@ impl control_server::Control for Control {
         &self,
         _: Request<api::CancelRequest>,
     ) -> Result<Response<api::CancelAnswer>, Status> {
+        tracing::info!("told to cancel over the control API");
         self.handle.cancel();
         let seen = self.until(Self::is_over).await?;
         Ok(Response::new(api::CancelAnswer { state: status::state(&seen.state).into() }))

@@ -131,6 +131,13 @@ impl Coordinator {
 
     /// Stops with the latest checkpoint as it is; there are no tasks.
     pub(super) fn append_stopping(&mut self) {
+        let why = match (self.stop, self.config.desired) {
+            (Some(StopRequest::Now), _) => "it was cancelled",
+            (Some(_), _) => "it was asked to stop",
+            (None, Desired::Deleted) => "it is to be deleted",
+            (None, _) => "it is to be suspended",
+        };
+        self.note(Level::Info, format!("the job stops where it is: {why}"));
         let mut record = self.next_record();
         record.phase = Phase::Stopping(Ending::Suspended);
         self.append(For::Stopping, record);
