@@ -3,7 +3,7 @@
 use crate::common::{options, run_watched};
 use crate::refusals::tree;
 use millrace::connectors::{Blackhole, Generator};
-use millrace::engine::coordinator::{Outcome, StopMode};
+use millrace::engine::coordinator::{Event, Failure, Outcome, StopMode};
 use millrace::engine::job::Handle;
 use millrace::prelude::*;
 use std::path::Path;
@@ -55,4 +55,39 @@ fn many_checkpoints_keep_few_files() {
         assert!(manifests <= 2, "{manifests} manifests");
         assert!(report.files <= states);
     }
+}
+
+/// A failure seldom comes alone: a process that dies takes connections of others with it. Of
+/// those that come after the first nothing follows, above all not that the checkpoint which
+/// the attempt began from is damaged: its files went as later checkpoints replaced them.
+#[test]
+fn a_second_failure_of_an_attempt_does_not_blame_files_that_are_no_longer_needed() {
+    let dir = tempfile::tempdir().unwrap();
+    let handle = trickle();
+    let mut options = options(dir.path(), 2);
+    options.checkpoints.interval = Some(Duration::from_millis(4));
+    let job = handle.clone();
+    let tester = std::thread::spawn(move || {
+        let newest = || job.status().checkpoint.map_or(0, |(report, _)| report.checkpoint.0);
+        let wait_for = |checkpoint: u64| {
+            while newest() < checkpoint {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        for _ in 0..2 {
+            wait_for(newest() + 150);
+            let attempt = job.status().attempt.unwrap();
+            for _ in 0..2 {
+                let failure =
+                    Failure { operator: None, subtask: None, cause: "injected".to_owned() };
+                job.event(Event::TaskFailed { attempt, failure });
+            }
+        }
+        wait_for(newest() + 10);
+        job.stop(StopMode::Suspend);
+        job.status()
+    });
+    assert_eq!(run_watched(&handle, options).unwrap(), Outcome::Suspended);
+    let status = tester.join().unwrap();
+    assert_eq!(status.restarts, 2, "{:?}", status.failures);
 }

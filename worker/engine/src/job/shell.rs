@@ -425,6 +425,8 @@ impl Shell {
             Heard::Nothing => None,
             Heard::Deployed(attempt) => {
                 shared.status.running = true;
+                // It was read. From now on later checkpoints may delete its files.
+                self.base = None;
                 let head = self.coordinator.head();
                 shared.status.generation = head.map(|head| head.config.generation);
                 Some(Event::TasksDeployed { attempt })
@@ -447,8 +449,7 @@ impl Shell {
     /// What is wrong with the files that the attempt could not be started from.
     fn damage(&self) -> Option<String> {
         let (manifest, store, root) = self.base.as_ref()?;
-        let running = lock(&self.shared).status.running;
-        (!running).then(|| check::damage(manifest, store, root)).flatten()
+        check::damage(manifest, store, root)
     }
 
     fn note_failure(&self, attempt: Option<Attempt>, worker: Option<u16>, failure: &Failure) {
