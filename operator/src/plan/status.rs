@@ -113,7 +113,9 @@ impl Draft<'_> {
         if running {
             self.status.parallelism = i32::try_from(answer.parallelism).ok();
         }
-        if let (true, Some(gap)) = (running && before < self.status.attempt, &answer.last_gap) {
+        // The attempt may have been written already while it did not run yet.
+        let ran = self.status_of("Available") == Some("True") && before == self.status.attempt;
+        if let (true, Some(gap)) = (running && !ran, &answer.last_gap) {
             let told = format!(
                 "Gap {} ms = stop {} + pods {} (Kubernetes) + restore {}.",
                 gap.total_ms, gap.stop_ms, gap.workers_ms, gap.restore_ms

@@ -4,7 +4,7 @@ use super::fixture::*;
 use crate::observed::*;
 use crate::plan::Action;
 use millrace_crds::names;
-use millrace_protocol::control::State;
+use millrace_protocol::control::{self, State};
 use serde_json::json;
 
 #[test]
@@ -239,6 +239,19 @@ fn row_11_a_superseded_job_stays_at_zero_whatever_is_edited() {
         assert_eq!(message.matches("uid-9").count(), 1, "{message}");
         assert_eq!(message.matches("Delete this job").count(), 1, "{message}");
     }
+}
+
+#[test]
+fn row_15_a_job_that_runs_again_tells_its_gap_once() {
+    let mut case = Case::running(spec());
+    case.answer(State::Restarting).attempt = 2;
+    assert!(!case.pass().event("Resumed"));
+    let answer = case.answer(State::Running);
+    answer.attempt = 2;
+    answer.last_gap = Some(control::Gap { total_ms: 800, ..control::Gap::default() });
+    let plan = case.pass();
+    assert!(plan.event("Resumed") && plan.events.iter().any(|e| e.message.contains("800 ms")));
+    assert!(!case.pass().event("Resumed"));
 }
 
 #[test]

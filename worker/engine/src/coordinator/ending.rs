@@ -47,6 +47,17 @@ impl Coordinator {
         self.stage = Stage::Cancelling(after);
     }
 
+    /// The attempt is lost, and another would be too: only the user can mend it.
+    pub(super) fn refuse_attempt(&mut self, failure: &Failure) {
+        if !matches!(self.stage, Stage::Recovering(_) | Stage::Deploying | Stage::Running) {
+            return;
+        }
+        self.note(Level::Error, format!("{failure}; trying again would not help"));
+        self.drop_checkpoint();
+        self.cancel_tasks();
+        self.stage = Stage::Cancelling(After::Fail(failure.to_string()));
+    }
+
     /// A process is gone; if tasks ran in it, the attempt is lost.
     pub(super) fn worker_gone(&mut self, worker: &WorkerId, cause: &str) {
         if self.placement.contains(worker) && matches!(self.tasks, Tasks::Some(_)) {

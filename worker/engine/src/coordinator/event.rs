@@ -193,6 +193,13 @@ pub enum Event {
         /// Who and why.
         failure: Failure,
     },
+    /// A task failed for what only the user can mend; the job fails.
+    TaskRefused {
+        /// The attempt.
+        attempt: Attempt,
+        /// Who and why.
+        failure: Failure,
+    },
     /// All sources have ended and everything they emitted was processed.
     InputEnded {
         /// The attempt.

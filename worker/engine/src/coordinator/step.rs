@@ -243,6 +243,9 @@ impl Coordinator {
             Event::TaskFailed { attempt, failure } if self.is_current(attempt) => {
                 self.fail_attempt(&failure);
             }
+            Event::TaskRefused { attempt, failure } if self.is_current(attempt) => {
+                self.refuse_attempt(&failure);
+            }
             Event::InputEnded { attempt } if self.is_current(attempt) => {
                 self.run.input_ended = true;
             }
@@ -280,6 +283,7 @@ impl Coordinator {
             | Event::Acknowledge { .. }
             | Event::Declined { .. }
             | Event::TaskFailed { .. }
+            | Event::TaskRefused { .. }
             | Event::InputEnded { .. } => {}
         }
     }

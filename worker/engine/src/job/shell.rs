@@ -298,9 +298,8 @@ impl Shell {
             if let Event::TaskFailed { attempt, failure } = &event {
                 self.note_failure(Some(*attempt), None, failure);
                 if let Some(why) = self.damage() {
-                    self.refused.get_or_insert(why);
-                    next = Some(std::mem::replace(&mut event, Event::Cancel));
                     self.base = None;
+                    event = self.refused(*attempt, why);
                 }
             }
             let effects = self.coordinator.step(event, self.begun.elapsed());
@@ -437,13 +436,20 @@ impl Shell {
             Heard::Failed(attempt, failure) => Some(Event::TaskFailed { attempt, failure }),
             Heard::Refused(attempt, why) => {
                 drop(shared);
-                let failure = Failure { operator: None, subtask: None, cause: why.clone() };
-                self.refused.get_or_insert(why);
-                // The slot is gone: an attempt that waits for it to be ready has failed.
-                let _ = self.tell.send(Msg::Event(Event::TaskFailed { attempt, failure }));
-                Some(Event::Cancel)
+                let event = self.refused(attempt, why);
+                if let Event::TaskRefused { failure, .. } = &event {
+                    self.note_failure(Some(attempt), Some(ordinal), failure);
+                }
+                Some(event)
             }
         }
+    }
+
+    /// The attempt cannot run for what only the user can mend.
+    fn refused(&mut self, attempt: Attempt, why: String) -> Event {
+        let failure = Failure { operator: None, subtask: None, cause: why.clone() };
+        self.refused.get_or_insert(why);
+        Event::TaskRefused { attempt, failure }
     }
 
     /// What is wrong with the files that the attempt could not be started from.
@@ -579,7 +585,7 @@ impl Shell {
         program: &ProgramSpec,
         placement: &[WorkerId],
     ) -> Result<(), String> {
-        self.base = None;
+        (self.base, self.refused) = (None, None);
         let base = match base {
             None => None,
             Some(Base { manifest, files }) => {

@@ -333,6 +333,24 @@ fn failures_are_counted_over_coordinators_and_for_one_program() {
 }
 
 #[test]
+fn what_only_the_user_can_mend_is_not_tried_again() {
+    let place = place();
+    let mut job = place.running(Config { stays: true, ..config(1, 0) });
+    let attempt = job.attempt();
+    let cause = "cannot write to output directory `/out`".to_owned();
+    let failure = Failure { operator: None, subtask: None, cause: cause.clone() };
+    job.tell(Event::TaskRefused { attempt, failure: failure.clone() });
+    // Others fail with it.
+    job.tell(Event::TaskFailed { attempt, failure });
+    job.joined();
+    assert_eq!((job.head().phase, job.head().cause.clone()), (Phase::Failed, Some(cause.clone())));
+    let status = job.coordinator.status();
+    assert_eq!((status.state, status.restarts), (JobState::Failed, 0));
+    assert!(status.message.contains(&cause), "{}", status.message);
+    assert_eq!(place.running(config(2, 0)).head().phase, Phase::Running);
+}
+
+#[test]
 fn giving_up_is_recorded_and_may_be_resumed() {
     let place = place();
     let none = Config { restart: RestartPolicy::None, ..config(1, 0) };
