@@ -48,20 +48,26 @@ impl Cache {
         of_kind.flat_map(|(_, all)| all.values().cloned()).collect()
     }
 
-    /// What we wrote ourselves is known before the watch tells.
-    pub fn put(&self, what: What, object: DynamicObject) {
-        let namespace = object.metadata.namespace.clone().unwrap_or_default();
-        let name = object.metadata.name.clone().unwrap_or_default();
+    /// What we wrote ourselves is known before the watch tells; unless that was faster, and
+    /// told of what somebody wrote after us: nobody would tell of it again.
+    pub fn wrote(&self, what: What, object: DynamicObject) {
+        let (namespace, name) = place(&object);
+        let mut objects = self.lock();
+        let known = objects.entry((what, namespace)).or_default();
+        if known.get(&name).and_then(|known| version(known)) <= version(&object) {
+            known.insert(name, Arc::new(object));
+        }
+    }
+
+    /// What the API server lists.
+    fn put(&self, what: What, object: DynamicObject) {
+        let (namespace, name) = place(&object);
         self.lock().entry((what, namespace)).or_default().insert(name, Arc::new(object));
     }
 
     /// What is known is newer than this.
     fn is_newer(&self, what: What, than: &DynamicObject) -> bool {
-        let version = |object: &DynamicObject| {
-            object.metadata.resource_version.as_ref().and_then(|text| text.parse::<u64>().ok())
-        };
-        let namespace = than.metadata.namespace.clone().unwrap_or_default();
-        let name = than.metadata.name.clone().unwrap_or_default();
+        let (namespace, name) = place(than);
         let known = self.get(what, &namespace, &name);
         known.and_then(|known| version(&known)) > version(than)
     }
@@ -85,6 +91,15 @@ impl Cache {
         let expected = self.expected.load(Ordering::Acquire);
         expected > 0 && self.ready.load(Ordering::Acquire) >= expected
     }
+}
+
+fn place(object: &DynamicObject) -> (String, String) {
+    let metadata = &object.metadata;
+    (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
+}
+
+fn version(object: &DynamicObject) -> Option<u64> {
+    object.metadata.resource_version.as_ref().and_then(|text| text.parse().ok())
 }
 
 /// Kinds that are watched in each namespace; nodes are watched besides.
@@ -258,4 +273,36 @@ fn mark(job: Option<JobKey>, dirty: &UnboundedSender<JobKey>) {
 /// A savepoint is seen to with its job; a registered one has none.
 pub(crate) fn savepoint_key(object: &DynamicObject) -> String {
     object.data["spec"]["jobRef"]["name"].as_str().unwrap_or("").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_edit_that_the_watch_told_of_is_not_undone_by_our_own_write_before_it() {
+        let cache = Cache::default();
+        let job = |version: &str, workers: u32| -> DynamicObject {
+            serde_json::from_value(json!({
+                "metadata": {"name": "a", "namespace": "n", "resourceVersion": version},
+                "spec": {"workers": workers}
+            }))
+            .unwrap()
+        };
+        let workers = || {
+            let known = cache.get(What::StreamJob, "n", "a").unwrap();
+            known.data["spec"]["workers"].as_u64().unwrap()
+        };
+        cache.put(What::StreamJob, job("9", 1));
+        cache.wrote(What::StreamJob, job("10", 1));
+        // The user's edit is version 12: the watch tells of it before the answer to our write.
+        cache.put(What::StreamJob, job("12", 3));
+        cache.wrote(What::StreamJob, job("11", 1));
+        assert_eq!(workers(), 3);
+        cache.wrote(What::StreamJob, job("13", 3));
+        // After a backup of etcd was restored a list counts, whatever its version.
+        cache.put(What::StreamJob, job("5", 2));
+        assert_eq!(workers(), 2);
+    }
 }

@@ -80,7 +80,7 @@ pub(crate) async fn execute(
             let patch = json!({"metadata": {"annotations": {names::ANNOTATION_PATH: path}}});
             let api = What::Savepoint.api(&shell.client, &id.namespace);
             let written = api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
-            shell.cache.put(What::Savepoint, written);
+            shell.cache.wrote(What::Savepoint, written);
             Ok(())
         }
         call => told(memory, call).await,
@@ -191,7 +191,7 @@ fn written(shell: &Shell, memory: &mut Remembered, what: What, object: DynamicOb
         let uid = object.metadata.uid.clone().unwrap_or_default();
         memory.set_generation = Some((uid, object.metadata.generation.unwrap_or(0)));
     }
-    shell.cache.put(what, super::cache::slim(what, object));
+    shell.cache.wrote(what, super::cache::slim(what, object));
 }
 
 async fn apply(
@@ -307,7 +307,7 @@ pub(crate) async fn finalizer(
         Err(error) => Err(error).context("writing the finalizer"),
         Ok(written) => {
             if on {
-                shell.cache.put(what, written);
+                shell.cache.wrote(what, written);
             }
             Ok(())
         }

@@ -69,15 +69,17 @@ pub(crate) async fn pass(
     let plan = plan::plan(&observed, (shell.now)());
     anyhow::ensure!(shell.leader.leads(), "the lead is lost");
     if plan.status != observed.job.status {
-        let written = write_status(shell, What::StreamJob, &object, json!(plan.status)).await?;
-        shell.cache.put(What::StreamJob, written);
+        let written = write_status(shell, What::StreamJob, &object, json!(plan.status)).await;
+        // Whatever the cache has missed, the next look does not.
+        memory.quorum = written.is_err();
+        shell.cache.wrote(What::StreamJob, written?);
     }
     for (name, status) in &plan.savepoints {
         if let Some(stored) = shell.cache.get(What::Savepoint, namespace, name)
             && stored.data["status"] != json!(status)
         {
             let written = write_status(shell, What::Savepoint, &stored, json!(status)).await?;
-            shell.cache.put(What::Savepoint, written);
+            shell.cache.wrote(What::Savepoint, written);
         }
     }
     for event in &plan.events {
@@ -100,7 +102,7 @@ async fn orphans(shell: &Shell, (namespace, name): &JobKey) -> anyhow::Result<()
         anyhow::ensure!(shell.leader.leads(), "the lead is lost");
         if object.data["status"] != json!(status) {
             let written = write_status(shell, What::Savepoint, &object, json!(status)).await?;
-            shell.cache.put(What::Savepoint, written);
+            shell.cache.wrote(What::Savepoint, written);
         }
         if let_go {
             let name = object.metadata.name.clone().unwrap_or_default();
