@@ -125,6 +125,20 @@ mod tests {
         assert!(attributes.contains("no way to the API server"), "{attributes}");
     }
 
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_collector_that_is_away_costs_spans_and_nothing_else() {
+        // Bound and closed again: nobody is there.
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let provider = provider(&format!("http://{address}"), "millrace").unwrap();
+        let subscriber = tracing_subscriber::registry().with(layer(&provider));
+        tracing::subscriber::with_default(subscriber, || {
+            // More than wait to be sent.
+            (0..10_000).for_each(|_| tracing::info_span!("pass").in_scope(|| ()));
+        });
+        let ended = tokio::task::spawn_blocking(|| Traces(Some(provider)).end());
+        tokio::time::timeout(Duration::from_secs(60), ended).await.expect("it waits").unwrap();
+    }
+
     #[tokio::test]
     async fn an_address_that_is_none_is_refused_with_what_is_wanted() {
         let error = provider("collector:4317", "millrace").unwrap_err().to_string();

@@ -175,11 +175,14 @@ impl World {
     }
 }
 
-/// The service.
+/// Answers calls; an error is a connection that broke.
 #[derive(Clone)]
-struct Service(Shared);
+struct Service<F>(F);
 
-impl tower::Service<Request<Body>> for Service {
+impl<F> tower::Service<Request<Body>> for Service<F>
+where
+    F: Fn(Call) -> Result<Answer, &'static str> + Clone + Send + 'static,
+{
     type Response = Response<Body>;
     type Error = std::io::Error;
     type Future = BoxFuture<'static, Result<Response<Body>, std::io::Error>>;
@@ -189,7 +192,7 @@ impl tower::Service<Request<Body>> for Service {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let world = self.0.clone();
+        let serve = self.0.clone();
         Box::pin(async move {
             let (parts, body) = request.into_parts();
             let body = body.collect_bytes().await.map_err(std::io::Error::other)?;
@@ -201,8 +204,7 @@ impl tower::Service<Request<Body>> for Service {
                 apply: kind.is_some_and(|kind| kind.contains("apply")),
                 body: serde_json::from_slice(&body).unwrap_or(Value::Null),
             };
-            let answer = world.lock().unwrap().serve(call).map_err(std::io::Error::other)?;
-            let (status, body) = match answer {
+            let (status, body) = match serve(call).map_err(std::io::Error::other)? {
                 Ok(body) => (200, body),
                 Err(no) => (
                     no.code,
@@ -216,7 +218,15 @@ impl tower::Service<Request<Body>> for Service {
     }
 }
 
+/// A client whose calls are answered by a function.
+pub fn client_of(
+    serve: impl Fn(Call) -> Result<Answer, &'static str> + Clone + Send + 'static,
+) -> Client {
+    Client::new(Service(serve), "default")
+}
+
 /// A client of the simulated API server.
 pub fn client(world: &Shared) -> Client {
-    Client::new(Service(world.clone()), "default")
+    let world = world.clone();
+    client_of(move |call| world.lock().unwrap().serve(call))
 }

@@ -152,7 +152,7 @@ impl World {
             }
             return;
         }
-        let (job, of) = (pod.job.clone(), pod.of.clone());
+        let job = pod.job.clone();
         let Some(mut process) = pod.process.take() else { return };
         self.led(&job, &mut process);
         let poison = process.image.ends_with(":poison") && process.lead == Lead::Running;
@@ -165,7 +165,6 @@ impl World {
         if !poison && self.chance(self.faults.pods) {
             self.fail(uid, &job);
         }
-        let _ = of;
     }
 
     fn fail(&mut self, uid: &str, job: &str) {
@@ -518,7 +517,7 @@ impl World {
 
     /// A store pod's work, and how it ends.
     pub fn store_work(&mut self, uid: &str, args: &[String]) -> (i32, String) {
-        let (job, of) = (self.pods[uid].job.clone(), self.pods[uid].of.clone());
+        let job = self.pods[uid].job.clone();
         if self.store.away {
             return (1, "the store does not answer".to_owned());
         }
@@ -561,10 +560,7 @@ impl World {
                 self.store.manifests.remove(&path);
                 (0, String::new())
             }
-            other => {
-                let _ = of;
-                (2, format!("nobody does {other}"))
-            }
+            other => (2, format!("nobody does {other}")),
         }
     }
 }

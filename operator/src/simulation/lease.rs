@@ -1,12 +1,10 @@
 //! An API server that knows one Lease, and refuses to write what was not seen.
 
-use futures::future::BoxFuture;
-use http::{Request, Response};
+use super::http::{Call, client_of};
+use super::server::{Answer, refused};
 use kube::Client;
-use kube::client::Body;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 
 #[derive(Default)]
 struct Stored {
@@ -21,7 +19,8 @@ pub(crate) struct Server(Arc<Mutex<Stored>>);
 impl Server {
     /// A client of it.
     pub fn client(&self) -> Client {
-        Client::new(self.clone(), "default")
+        let server = self.clone();
+        client_of(move |call| Ok(server.obey(call)))
     }
 
     /// Who leads.
@@ -32,46 +31,20 @@ impl Server {
         holder.unwrap_or_default().to_owned()
     }
 
-    fn obey(&self, method: &str, mut body: Value) -> (u16, Value) {
+    fn obey(&self, call: Call) -> Answer {
+        let mut body = call.body;
         let mut stored = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let refused = |code: u16, reason: &str| {
-            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
-                "metadata": {}, "message": "no", "reason": reason, "code": code});
-            (code, status)
-        };
         let seen = stored.lease.as_ref().map(|lease| lease["metadata"]["resourceVersion"].clone());
-        match (method, seen) {
-            ("GET", None) => return refused(404, "NotFound"),
-            ("GET", Some(_)) => return (200, stored.lease.clone().unwrap_or_default()),
+        match (call.method.as_str(), seen) {
+            ("GET", None) => return Err(refused(404, "NotFound", "no")),
+            ("GET", Some(_)) => return Ok(stored.lease.clone().unwrap_or_default()),
             ("POST", None) => {}
             ("PUT", Some(seen)) if body["metadata"]["resourceVersion"] == seen => {}
-            _ => return refused(409, "Conflict"),
+            _ => return Err(refused(409, "Conflict", "no")),
         }
         stored.version += 1;
         body["metadata"]["resourceVersion"] = json!(stored.version.to_string());
         stored.lease = Some(body.clone());
-        (200, body)
-    }
-}
-
-impl tower::Service<Request<Body>> for Server {
-    type Response = Response<Body>;
-    type Error = std::io::Error;
-    type Future = BoxFuture<'static, Result<Response<Body>, std::io::Error>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let server = self.clone();
-        Box::pin(async move {
-            let (parts, body) = request.into_parts();
-            let body = body.collect_bytes().await.map_err(std::io::Error::other)?;
-            let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-            let (status, answer) = server.obey(parts.method.as_str(), body);
-            let body = Body::from(serde_json::to_vec(&answer).map_err(std::io::Error::other)?);
-            Response::builder().status(status).body(body).map_err(std::io::Error::other)
-        })
+        Ok(body)
     }
 }

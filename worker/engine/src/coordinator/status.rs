@@ -61,6 +61,12 @@ pub enum SavepointState {
     Failed(String),
 }
 
+impl SavepointState {
+    fn has_ended(&self) -> bool {
+        matches!(self, Self::Complete(_) | Self::Failed(_))
+    }
+}
+
 /// A savepoint that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SavepointStatus {
@@ -271,18 +277,15 @@ impl Coordinator {
 
     pub(super) fn savepoint_is(&mut self, id: &str, state: SavepointState) {
         let at = self.savepoint_status.get(id).and_then(|status| status.at);
-        if matches!(state, SavepointState::Complete(_) | SavepointState::Failed(_)) {
+        if state.has_ended() {
             self.ended_savepoints.retain(|ended| ended != id);
             self.ended_savepoints.push_back(id.to_owned());
         }
         self.savepoint_status.insert(id.to_owned(), SavepointStatus { state, at });
         while self.ended_savepoints.len() > SHOWN {
             let Some(oldest) = self.ended_savepoints.pop_front() else { break };
-            let ended = |of: &SavepointStatus| {
-                matches!(of.state, SavepointState::Complete(_) | SavepointState::Failed(_))
-            };
             // One that failed may have been asked for again.
-            if self.savepoint_status.get(&oldest).is_some_and(ended) {
+            if self.savepoint_status.get(&oldest).is_some_and(|of| of.state.has_ended()) {
                 self.savepoint_status.remove(&oldest);
             }
         }

@@ -164,7 +164,7 @@ mod tests {
     use super::*;
     use crate::store::DirectoryStore;
     use crate::store::faulty::{Faults, FaultyStore};
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     const DELAY: Duration = Duration::from_millis(50);
 
@@ -189,7 +189,7 @@ mod tests {
         let (_directory, ahead) = ahead(40, true);
         let pieces: Vec<Range<u64>> = (0..4).map(|n| n << 18..(n + 1) << 18).collect();
         (0..40).for_each(|n| ahead.expect(&key(n), &pieces));
-        let begun = Instant::now();
+        assert_eq!(ahead.shared.lock().threads, THREADS);
         for n in 0..40 {
             for piece in &pieces {
                 assert_eq!(ahead.take(&key(n), piece).unwrap(), vec![n as u8; 1 << 18]);
@@ -197,8 +197,6 @@ mod tests {
                 assert!(held <= AHEAD, "{held} bytes wait");
             }
         }
-        // 160 pieces one after the other would take 8 s.
-        assert!(begun.elapsed() < DELAY * 120, "{:?}", begun.elapsed());
         assert!(ahead.shared.lock().expected.is_empty());
     }
 

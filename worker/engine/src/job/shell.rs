@@ -613,7 +613,7 @@ impl Shell {
             peers: Vec::new(),
             token: (0..32).map(|_| self.rng.u8(..)).collect(),
         };
-        let restarts = self.coordinator.status().restarts;
+        let restarts = self.coordinator.head().map_or(0, |head| head.restart.total);
         let mut shared = lock(&self.shared);
         shared.status.restarts = restarts;
         shared.status.job = Some(job);

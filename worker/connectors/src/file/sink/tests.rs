@@ -186,3 +186,23 @@ fn output_that_was_left_and_is_gone_is_a_loss_in_its_old_place() {
         matches!(answer, Committed::Lost(why) if why.contains("is gone") && why.contains(place))
     );
 }
+
+#[test]
+fn output_that_was_left_where_nothing_can_be_done_any_more_is_an_error_that_names_both_places() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (dir.path().join("old"), dir.path().join("new"));
+    let commit = write(&FileSink::csv(&old), &[&[(1, "a")]], true).remove(0).commit.remove(0);
+    fs::remove_dir_all(&old).unwrap();
+    fs::write(&old, "a file now").unwrap();
+    let mut committer = committer(&FileSink::csv(&new));
+    let keep = std::slice::from_ref(&commit);
+    let errors = [
+        committer.abort_others(Attempt(8), keep).unwrap_err(),
+        committer.commit(&commit).unwrap_err(),
+    ];
+    for error in errors.map(|error| error.to_string()) {
+        let places = [&old, &new].map(|place| place.to_str().unwrap());
+        assert!(places.iter().all(|place| error.contains(place)), "{error}");
+    }
+    assert_eq!(fs::read_to_string(&old).unwrap(), "a file now");
+}
