@@ -37,13 +37,20 @@ const SHORT: Duration = Duration::from_secs(5);
 /// Key, and a number.
 type Row = (u64, u64);
 
-/// A sink that takes a batch a second as long as it is told to be slow.
+/// A sink that takes a batch a second, or in another time, as long as it is told to be slow.
 #[derive(Clone)]
-struct Slow(CollectSink<Row>, Arc<AtomicBool>);
+struct Slow(CollectSink<Row>, Arc<AtomicBool>, Duration);
+
+impl Slow {
+    fn new(out: &Collected<Row>, slow: &Arc<AtomicBool>) -> Self {
+        Self(out.sink(), Arc::clone(slow), Duration::from_secs(1))
+    }
+}
 
 struct SlowWriter {
     inner: <CollectSink<Row> as Sink<Row>>::Writer,
     slow: Arc<AtomicBool>,
+    time: Duration,
     next: Instant,
 }
 
@@ -54,7 +61,7 @@ impl Sink<Row> for Slow {
 
     fn writer(&self, cx: SinkCx) -> Res<SlowWriter> {
         let (slow, next) = (Arc::clone(&self.1), Instant::now());
-        Ok(SlowWriter { inner: self.0.writer(cx)?, slow, next })
+        Ok(SlowWriter { inner: self.0.writer(cx)?, slow, time: self.2, next })
     }
 
     fn committer(&self, job: &JobUid, uid: &Uid) -> Res<Self::Committer> {
@@ -68,7 +75,7 @@ impl Writer<Row, CollectCommit<Row>> for SlowWriter {
     }
 
     fn write(&mut self, rows: &mut Rows<Row>) -> Res {
-        self.next = Instant::now() + Duration::from_secs(1);
+        self.next = Instant::now() + self.time;
         self.inner.write(rows)
     }
 
@@ -112,6 +119,10 @@ impl KeyedProcess<u64, Row> for InOrder {
 /// Numbers the rows of each key, twice, with an exchange before the slow sink. One split
 /// and one key per upstream subtask and target, so rows of a key have an order.
 fn job(out: &Collected<Row>, slow: &Arc<AtomicBool>) -> Handle {
+    job_into(Slow::new(out, slow))
+}
+
+fn job_into(sink: Slow) -> Handle {
     let env = Env::new();
     let source = Generator::new(|i| i).count(ROWS).splits(1);
     env.source("rows", source, Watermarks::monotonous(|i: &u64| *i as i64))
@@ -121,7 +132,7 @@ fn job(out: &Collected<Row>, slow: &Arc<AtomicBool>) -> Handle {
         .key_by(|r: &Row| r.0)
         .process("counts", InOrder)
         .rebalance()
-        .sink("out", Slow(out.sink(), Arc::clone(slow)));
+        .sink("out", sink);
     Handle::new(env.into_graph())
 }
 
@@ -187,7 +198,7 @@ fn tangle(out: &Collected<Row>, slow: &Arc<AtomicBool>) -> Handle {
         .connect(twice.key_by(|r: &Row| r.0))
         .process("both", Both)
         .rebalance()
-        .sink("out", Slow(out.sink(), Arc::clone(slow)));
+        .sink("out", Slow::new(out, slow));
     Handle::new(env.into_graph())
 }
 
@@ -285,6 +296,32 @@ fn barriers_overtake_what_waits_for_a_slow_sink() {
     }
 }
 
+/// More is in flight than a checkpoint has room for, all the time.
+#[test]
+fn what_there_is_no_room_for_is_worked_on_before_the_barrier() {
+    const ROOM: u64 = 128 << 10;
+    for loopback in [None, Some(2)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (out, slow) = (Collected::new(), Arc::new(AtomicBool::new(true)));
+        let mut options = slow_options(dir.path(), 2, loopback);
+        options.checkpoints.unaligned_after = Some(Duration::ZERO);
+        options.checkpoints.tolerated_failures = 0;
+        options.most_in_flight = ROOM as usize;
+        let sink = Slow(out.sink(), Arc::clone(&slow), Duration::from_millis(100));
+        let what = format!("loopback {loopback:?}");
+        assert!(completes(&job_into(sink), options, 20_000, LONG), "no checkpoint: {what}");
+        let manifest = manifest(dir.path()).unwrap();
+        assert!(in_flight(&manifest, dir.path()).0 > 0, "nothing was in flight: {what}");
+        for file in manifest.files.iter().filter(|f| f.sections.is_empty()) {
+            assert!(file.len < ROOM + 100, "{} bytes of a slot: {what}", file.len);
+        }
+        slow.store(false, Ordering::SeqCst);
+        let options = slow_options(dir.path(), 3, None);
+        assert_eq!(run_watched(&job(&out, &slow), options).unwrap(), Outcome::Finished);
+        assert_all(&out, &what);
+    }
+}
+
 #[test]
 fn aligned_barriers_wait_for_a_slow_sink() {
     for after in [None, Some(Duration::from_secs(3600))] {
@@ -327,7 +364,7 @@ fn barriers_wait_for_rows_that_another_program_could_not_tell_from_its_own() {
             .map(|i| Nested { row: (i % KEYS, i / KEYS), below: Vec::new() })
             .key_by(|n: &Nested| n.row.0)
             .process("counts", Unnest)
-            .sink("out", Slow(out.sink(), Arc::clone(&slow)));
+            .sink("out", Slow::new(&out, &slow));
         Handle::new(env.into_graph())
     };
     let mut options = slow_options(dir.path(), 2, None);
@@ -448,7 +485,7 @@ fn damaged_rows_in_flight_are_named() {
         .map(|r: Row| (r.0, r.1, "more".to_owned()))
         .key_by(|r: &(u64, u64, String)| r.0)
         .process("counts", Wider);
-    edge.rebalance().sink("out", Slow(out.sink(), Arc::clone(&slow)));
+    edge.rebalance().sink("out", Slow::new(&out, &slow));
     let options = slow_options(dir.path(), 2, None);
     let error = run_watched(&Handle::new(env.into_graph()), options).unwrap_err();
     let text = error.to_string();

@@ -8,14 +8,15 @@
 //! - After a barrier on a channel nothing more is taken from it until all channels
 //!   have delivered that barrier. A higher checkpoint id cancels a lower one.
 //! - Ended channels still deliver barriers.
-//! - A barrier that may overtake rows is taken as soon as one channel has it and all
-//!   channels that cannot be overtaken have delivered it. What the other channels hold
-//!   and bring before it is recorded, and worked on as ever; so are rows restored from
-//!   such a record, which go before all others.
+//! - A barrier that may overtake rows is taken as soon as it is in all channels, wherever
+//!   in them, and at the front of those that cannot be overtaken. What is before it is
+//!   recorded, and worked on as ever; so are rows restored from such a record, which go
+//!   before all others. As nothing comes before a barrier once it is in its channel, it is
+//!   known beforehand how much there is to record: too much is worked on first.
 
 use crate::data::{AnyBatch, TS_MAX, TS_MIN, Ts};
 use crate::runtime::channel::{Channel, Element};
-use crate::runtime::flight::{Flight, Phase, Recorded, Restored};
+use crate::runtime::flight::{Flight, Phase, Recorded, Restored, Tries, Unfit};
 use crate::runtime::snapshot::Barrier;
 use millrace_protocol::ids::CheckpointId;
 use std::collections::VecDeque;
@@ -23,9 +24,6 @@ use std::sync::Arc;
 
 /// The inlet of rows that come from a checkpoint.
 pub const FROM_CHECKPOINT: usize = usize::MAX;
-
-/// No such barrier is to come here: [`Gate::overtaking`] looks.
-const MUST_NOT: &str = "a barrier overtook rows that it must not";
 
 /// One incoming channel.
 struct Inlet {
@@ -39,20 +37,16 @@ struct Inlet {
     barrier: Option<Barrier>,
     /// An element that was taken while listening for the first word of all channels.
     held: Option<Element>,
-    /// Its rows are recorded until the barrier comes.
-    recording: bool,
 }
 
 impl Inlet {
-    /// The channel's next element, which is recorded if the barrier has overtaken it.
-    fn receive(&self, recorded: &mut Recorded) -> Option<Element> {
-        let element = self.channel.receive()?;
-        if self.recording
-            && let (Element::Batch(batch), Some(flight)) = (&element, self.channel.flight())
-        {
-            recorded.add(flight, Phase::Received, batch.as_ref());
-        }
-        Some(element)
+    /// Whether a checkpoint's barrier is here, and has nothing before it that it may not
+    /// overtake.
+    fn has(&self, checkpoint: CheckpointId) -> bool {
+        let is_it = |b: &Barrier| b.checkpoint == checkpoint;
+        let held = matches!(&self.held, Some(Element::Barrier(b)) if is_it(b));
+        held || self.barrier.as_ref().is_some_and(is_it)
+            || self.channel.announced().as_ref().is_some_and(is_it)
     }
 }
 
@@ -98,8 +92,8 @@ pub struct Gate {
     marks: Vec<Marks>,
     /// The last barrier that was given out.
     passed: Option<CheckpointId>,
-    /// What that barrier overtook.
-    recorded: Recorded,
+    /// Of a barrier that had too much to overtake.
+    tries: Tries,
     /// Restored rows in flight.
     restored: VecDeque<Restored>,
     /// What the last of them was that was given out.
@@ -123,7 +117,6 @@ impl Gate {
                 ended: false,
                 barrier: None,
                 held: None,
-                recording: false,
             })
             .collect();
         Self {
@@ -139,7 +132,7 @@ impl Gate {
             queued: Vec::new(),
             marks,
             passed: None,
-            recorded: Recorded::default(),
+            tries: Tries::default(),
             restored: VecDeque::new(),
             given: None,
             unconfirmed: false,
@@ -166,11 +159,9 @@ impl Gate {
     /// The barrier that may now overtake rows, if there is one.
     pub fn overtaking(&self, now: Ts) -> Option<Barrier> {
         let newest = self.waiting()?;
-        let is_newest = |b: &Barrier| b.checkpoint == newest.checkpoint;
-        let may = |inlet: &Inlet| {
-            inlet.channel.flight().is_some() || inlet.barrier.as_ref().is_some_and(is_newest)
-        };
-        let ready = newest.may_overtake(now) && self.greeted && self.inlets.iter().all(may);
+        let ready = newest.may_overtake(now)
+            && self.greeted
+            && self.inlets.iter().all(|inlet| inlet.has(newest.checkpoint));
         ready.then_some(newest)
     }
 
@@ -186,76 +177,86 @@ impl Gate {
         self.inlets.iter().flat_map(waits).flatten().filter(new).max_by_key(|b| b.checkpoint)
     }
 
-    /// The task takes a barrier before all channels have delivered it. `current`: what is
-    /// left of the batch that it works on, and where that came from.
-    pub fn overtake(&mut self, barrier: &Barrier, current: Option<(usize, &dyn AnyBatch)>) {
-        self.passed = Some(barrier.checkpoint);
-        self.recorded = Recorded::default();
-        let Self { inlets, recorded, given, restored, queued, .. } = self;
-        let mut record = |inlet: usize, batch: &dyn AnyBatch| {
-            let (flight, phase) = match inlets.get(inlet) {
-                Some(inlet) => (inlet.channel.flight(), Phase::Received),
-                None => (given.as_deref(), Phase::Restored),
-            };
-            match flight {
-                Some(flight) => recorded.add(flight, phase, batch),
-                None => recorded.refuse(MUST_NOT.to_owned()),
+    /// The task takes a barrier that is in all channels before what stands in front of it
+    /// there, and gets that, unless it is more than `room` bytes. `current`: what is left of
+    /// the batch that it works on, and where that came from.
+    pub fn overtake(
+        &mut self,
+        barrier: &Barrier,
+        current: Option<(usize, &dyn AnyBatch)>,
+        room: usize,
+    ) -> Option<Recorded> {
+        let checkpoint = barrier.checkpoint;
+        let rows = self.here(current).map(|(_, batch)| batch.rows()).sum::<usize>()
+            + self.inlets.iter().map(|i| i.channel.rows_before(checkpoint)).sum::<usize>();
+        if !self.tries.again(checkpoint, rows) {
+            return None;
+        }
+        match self.record(checkpoint, current, room) {
+            Ok(recorded) => {
+                self.take_barriers(checkpoint);
+                Some(recorded)
             }
+            Err(why) => {
+                if self.tries.failed(checkpoint, rows) {
+                    let to = self.inlets.iter().find_map(|i| i.channel.flight());
+                    let operator = to.map(|flight| flight.uid.to_string());
+                    tracing::info!(%checkpoint, operator, rows, %why, "a barrier waits for rows");
+                }
+                None
+            }
+        }
+    }
+
+    /// Batches that were taken from their channels, or restored, and not worked on.
+    fn here<'a>(
+        &'a self,
+        current: Option<(usize, &'a dyn AnyBatch)>,
+    ) -> impl Iterator<Item = (Option<(&'a Flight, Phase)>, &'a dyn AnyBatch)> {
+        let of = |inlet: usize| match self.inlets.get(inlet) {
+            Some(inlet) => inlet.channel.flight().map(|flight| (flight, Phase::Received)),
+            None => self.given.as_deref().map(|flight| (flight, Phase::Restored)),
         };
-        if let Some((inlet, batch)) = current {
-            record(inlet, batch);
-        }
-        for event in queued.iter().rev() {
-            if let Event::Batch { inlet, batch, .. } = event {
-                record(*inlet, batch.as_ref());
-            }
-        }
-        for (index, inlet) in inlets.iter().enumerate() {
-            if let Some(Element::Batch(batch)) = &inlet.held {
-                record(index, batch.as_ref());
-            }
-        }
-        for Restored { flight, batch } in restored.iter() {
-            recorded.add(flight, Phase::Restored, batch.as_ref());
-        }
-        let is_it = |b: &Barrier| b.checkpoint == barrier.checkpoint;
-        for inlet in inlets {
-            let here = match &inlet.held {
-                Some(Element::Barrier(held)) => is_it(held),
-                _ => false,
-            };
-            inlet.recording = !here && !inlet.barrier.take().is_some_and(|b| is_it(&b));
-        }
-        self.catch_up();
+        let queued = self.queued.iter().rev().filter_map(|event| match event {
+            Event::Batch { inlet, batch, .. } => Some((*inlet, batch.as_ref())),
+            _ => None,
+        });
+        let held = self.inlets.iter().enumerate().filter_map(|(index, inlet)| match &inlet.held {
+            Some(Element::Batch(batch)) => Some((index, batch.as_ref())),
+            _ => None,
+        });
+        let received = current.into_iter().chain(queued).chain(held);
+        let restored = self.restored.iter();
+        let restored = restored.map(|r| (Some((&*r.flight, Phase::Restored)), r.batch.as_ref()));
+        received.map(move |(inlet, batch)| (of(inlet), batch)).chain(restored)
     }
 
-    /// Records what channels hold before a barrier that has come there meanwhile.
-    pub fn catch_up(&mut self) {
-        let Some(passed) = self.passed else { return };
-        for inlet in self.inlets.iter_mut().filter(|i| i.recording) {
-            let announced = inlet.channel.announced().map(|b| b.checkpoint);
-            if announced == Some(passed) {
-                inlet.channel.overtake(passed, Phase::Received, &mut self.recorded);
-                inlet.recording = false;
+    fn record(
+        &self,
+        checkpoint: CheckpointId,
+        current: Option<(usize, &dyn AnyBatch)>,
+        room: usize,
+    ) -> Result<Recorded, Unfit> {
+        let mut recorded = Recorded::default();
+        for (of, batch) in self.here(current) {
+            // Of a channel that cannot be overtaken the barrier has come, and all is done.
+            if let Some((flight, phase)) = of {
+                recorded.add(flight, phase, batch, room)?;
             }
         }
+        for inlet in &self.inlets {
+            inlet.channel.record(checkpoint, &mut recorded, room)?;
+        }
+        Ok(recorded)
     }
 
-    /// A checkpoint was given up: nothing has to be recorded for it.
-    pub fn aborted(&mut self, checkpoint: CheckpointId) {
-        if self.passed == Some(checkpoint) {
-            self.recorded = Recorded::default();
-            self.inlets.iter_mut().for_each(|inlet| inlet.recording = false);
+    /// The barrier was taken: it does not come again.
+    fn take_barriers(&mut self, checkpoint: CheckpointId) {
+        self.passed = Some(checkpoint);
+        for inlet in &mut self.inlets {
+            inlet.barrier = None;
+            inlet.channel.take_barrier(checkpoint);
         }
-    }
-
-    /// What a checkpoint's barrier overtook, once all channels have delivered it.
-    pub fn recorded(&mut self, checkpoint: CheckpointId) -> Option<Recorded> {
-        if self.passed != Some(checkpoint) {
-            return Some(Recorded::default());
-        }
-        let all = !self.inlets.iter().any(|i| i.recording);
-        all.then(|| std::mem::take(&mut self.recorded))
     }
 
     /// The merged watermark.
@@ -306,9 +307,8 @@ impl Gate {
                     break;
                 }
                 let element = match inlet.held.take() {
-                    // Recorded when the barrier overtook it.
                     Some(held) => held,
-                    None => match inlet.receive(&mut self.recorded) {
+                    None => match inlet.channel.receive() {
                         Some(element) => element,
                         None => break,
                     },
@@ -403,9 +403,6 @@ impl Gate {
             }
             Element::Barrier(barrier) => {
                 if Some(barrier.checkpoint) <= self.passed {
-                    if Some(barrier.checkpoint) == self.passed {
-                        self.inlets[index].recording = false;
-                    }
                     return None;
                 }
                 // A higher id cancels a lower one that is still being aligned.
@@ -426,10 +423,8 @@ impl Gate {
                 if self.inlets.iter().all(|i| i.barrier.is_some()) {
                     for inlet in &mut self.inlets {
                         inlet.barrier = None;
-                        inlet.recording = false;
                     }
                     self.passed = Some(barrier.checkpoint);
-                    self.recorded = Recorded::default();
                     return Some(Event::Barrier(barrier));
                 }
                 None

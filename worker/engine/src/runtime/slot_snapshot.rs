@@ -11,7 +11,7 @@ use crate::coordinator::{
 };
 use crate::data::{Fail, Res, TS_MIN};
 use crate::runtime::channel::Channel;
-use crate::runtime::flight::{Phase, Recorded, Sealed};
+use crate::runtime::flight::{Recorded, Sealed, Tries};
 use crate::runtime::pool::Pool;
 use crate::runtime::signal::Signal;
 use crate::runtime::slot::{Report, Tell};
@@ -59,6 +59,8 @@ pub struct SnapshotHome {
     pub reports: Tell,
     /// Bytes of blocks that may wait for the store; with more of them, no more is drained.
     pub most_under_way: u64,
+    /// Bytes of rows in flight that a checkpoint has room for.
+    pub most_in_flight: usize,
     /// Wakes the slot.
     pub signal: Arc<Signal>,
 }
@@ -69,10 +71,10 @@ struct Draining {
     drained: Vec<bool>,
     /// Tasks that had passed their end on before the barrier.
     ended: Vec<bool>,
-    /// Tasks of which all is recorded that the barrier overtook.
-    recorded: Vec<bool>,
-    /// What it overtook.
+    /// What the barrier overtook.
     in_flight: Recorded,
+    /// Of a barrier with too much before it to leave this process in front, by channel.
+    tries: Vec<Tries>,
     /// Key groups written whole, by task.
     folds: Vec<KeyGroupRange>,
     /// The table that is being written: (task, table), its section open.
@@ -155,8 +157,20 @@ impl SlotSnapshots {
         &mut self.parts[task]
     }
 
-    /// A task passed a barrier: its tables are frozen now.
-    pub fn passed(&mut self, index: usize, barrier: &Barrier, task: &mut dyn Task) -> Res {
+    /// Bytes of rows that there is room for in the checkpoint under way.
+    pub fn room(&self) -> usize {
+        let taken = self.current.as_ref().map_or(0, |c| c.in_flight.bytes());
+        self.to.most_in_flight.saturating_sub(taken)
+    }
+
+    /// A task passed a barrier, which overtook some rows: its tables are frozen now.
+    pub fn passed(
+        &mut self,
+        index: usize,
+        barrier: &Barrier,
+        task: &mut dyn Task,
+        overtaken: Recorded,
+    ) -> Res {
         let known = self.newest.is_some_and(|n| n >= barrier.checkpoint);
         if self.current.as_ref().is_none_or(|c| c.barrier.checkpoint != barrier.checkpoint) {
             if known {
@@ -174,6 +188,7 @@ impl SlotSnapshots {
         let fold = self.fold(index, barrier, live);
         let Some(current) = &mut self.current else { return Ok(()) };
         current.passed[index] = true;
+        current.in_flight.append(overtaken);
         current.ended[index] = task.ended();
         if task.tables().is_empty() {
             current.drained[index] = true;
@@ -238,8 +253,8 @@ impl SlotSnapshots {
             passed: vec![false; tasks],
             drained: vec![false; tasks],
             ended: vec![false; tasks],
-            recorded: vec![false; tasks],
             in_flight: Recorded::default(),
+            tries: self.outgoing.iter().map(|_| Tries::default()).collect(),
             folds: vec![KeyGroupRange { start: 0, end: 0 }; tasks],
             open: None,
             writer,
@@ -266,7 +281,7 @@ impl SlotSnapshots {
                     Some(task) => (task, 0),
                     None => {
                         if current.drained.iter().all(|d| *d) {
-                            if !self.record(tasks) {
+                            if self.waits_for_leave() {
                                 return Ok(false);
                             }
                             self.seal(tasks)?;
@@ -311,31 +326,41 @@ impl SlotSnapshots {
 
     /// Lets the barrier overtake what waits in this process for leave to be sent.
     fn overtake(&mut self) {
+        let mut room = self.room();
         let Some(current) = &mut self.current else { return };
         if !current.barrier.may_overtake(wall_clock()) {
             return;
         }
         let checkpoint = current.barrier.checkpoint;
-        for channel in &self.outgoing {
-            if channel.announced().is_some_and(|b| b.checkpoint == checkpoint) {
-                channel.overtake(checkpoint, Phase::Sent, &mut current.in_flight);
+        for (channel, tries) in self.outgoing.iter().zip(&mut current.tries) {
+            if channel.announced().is_none_or(|b| b.checkpoint != checkpoint) {
+                continue;
+            }
+            let rows = channel.rows_before(checkpoint);
+            if !tries.again(checkpoint, rows) {
+                continue;
+            }
+            match channel.put_in_front(checkpoint, room) {
+                Ok(overtaken) => {
+                    room = room.saturating_sub(overtaken.bytes());
+                    current.in_flight.append(overtaken);
+                }
+                Err(why) => {
+                    if tries.failed(checkpoint, rows) {
+                        let slot = self.to.slot;
+                        tracing::info!(%checkpoint, %slot, rows, %why, "a barrier waits for rows");
+                    }
+                }
             }
         }
     }
 
-    /// Gathers what the barrier overtook; true if that is all.
-    fn record(&mut self, tasks: &mut [Box<dyn Task>]) -> bool {
-        let Some(current) = &mut self.current else { return false };
+    /// Whether the barrier is among rows that wait for leave to be sent, and may yet
+    /// overtake them.
+    fn waits_for_leave(&self) -> bool {
+        let Some(current) = &self.current else { return false };
         let checkpoint = current.barrier.checkpoint;
-        for (task, recorded) in tasks.iter_mut().zip(&mut current.recorded) {
-            if !*recorded && let Some(rows) = task.recorded(checkpoint) {
-                current.in_flight.append(rows);
-                *recorded = true;
-            }
-        }
-        // While a barrier that may yet overtake waits for leave, too.
-        let waits = |c: &Arc<Channel>| c.announced().is_some_and(|b| b.checkpoint == checkpoint);
-        current.recorded.iter().all(|r| *r) && !self.outgoing.iter().any(waits)
+        self.outgoing.iter().any(|c| c.announced().is_some_and(|b| b.checkpoint == checkpoint))
     }
 
     /// All tasks have passed and all tables are drained.
@@ -461,7 +486,6 @@ impl SlotSnapshots {
         }
         self.newest = self.newest.max(Some(checkpoint));
         for task in tasks {
-            task.aborted(checkpoint);
             for (_, table) in task.tables() {
                 table.aborted(checkpoint);
             }
