@@ -1,8 +1,9 @@
 //! Carries out what the coordinator wants, and tells it what happened.
 
 use crate::coordinator::{
-    self, Base, ClaimRule, Config, Coordinator, Desired, Effect, Event, Existing, Failure, Level,
-    Note, Outcome, ProgramSpec, Proposal, RestoreChoice, Verdict, WorkerId,
+    self, Base, ClaimRule, CommitOutcome, Config, Coordinator, Desired, Effect, Event, Existing,
+    Failure, Hindrance, Level, Note, Outcome, ProgramSpec, Proposal, RestoreChoice, Verdict,
+    WorkerId,
 };
 use crate::data::Ts;
 use crate::exchange::{Listener, Security};
@@ -255,6 +256,21 @@ fn local_agents(
     Ok(agents)
 }
 
+/// What only the user can mend of what is outside.
+fn hindrance(event: &Event) -> Option<String> {
+    let of = |hindrance: &Hindrance| match hindrance {
+        Hindrance::Users(why) => Some(why.clone()),
+        Hindrance::Passing(_) => None,
+    };
+    match event {
+        Event::OthersAborted { result: Err(hindrance), .. } => of(hindrance),
+        Event::CommitEnded { outcomes, .. } => outcomes.iter().find_map(|(_, outcome)| {
+            if let CommitOutcome::Failed(hindrance) = outcome { of(hindrance) } else { None }
+        }),
+        _ => None,
+    }
+}
+
 fn wrap(wrapper: &Option<WrapStore>, store: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
     match wrapper {
         Some(wrapper) => wrapper(store),
@@ -302,19 +318,20 @@ impl Shell {
                     event = self.refused(*attempt, why);
                 }
             }
+            if let Some(why) = hindrance(&event) {
+                self.refused.get_or_insert(why);
+            }
             let effects = self.coordinator.step(event, self.begun.elapsed());
             let owned = self.coordinator.attempt().and_then(|_| self.coordinator.head());
             lock(&self.shared).head_version = owned.map_or(0, |head| head.version.0);
             for effect in effects {
                 if let Some(outcome) = self.carry_out(effect) {
-                    if let Some(why) = self.refused.take() {
-                        return Err(JobError::User(why));
-                    }
-                    return match outcome {
-                        Outcome::Refused(why) => Err(JobError::User(why)),
-                        Outcome::EarlierState(why) => Err(JobError::EarlierState(why)),
-                        Outcome::Failed(why) => Err(JobError::Failed(why)),
-                        other => Ok(other),
+                    return match (outcome, self.refused.take()) {
+                        (Outcome::Refused(why), _) => Err(JobError::User(why)),
+                        (Outcome::EarlierState(why), _) => Err(JobError::EarlierState(why)),
+                        (Outcome::Failed(_), Some(why)) => Err(JobError::User(why)),
+                        (Outcome::Failed(why), None) => Err(JobError::Failed(why)),
+                        (other, _) => Ok(other),
                     };
                 }
             }
@@ -507,7 +524,7 @@ impl Shell {
                 let (send, committers, job) = (self.send(), self.committers.clone(), self.job());
                 self.pool.spawn("commit", move || {
                     let result = committers.abort_others(&job, attempt, &sinks);
-                    let result = result.map_err(|e| e.to_string());
+                    let result = result.map_err(|e| Hindrance::of(&e));
                     send(Event::OthersAborted { attempt, result });
                 });
             }
