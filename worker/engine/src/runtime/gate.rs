@@ -282,8 +282,12 @@ impl Gate {
             self.listen();
             if self.all_heard {
                 self.greeted = true;
-                // Pass the greeting on, so that tasks behind this one begin too.
-                return Some(Event::Watermark(TS_MIN));
+                // Pass the greeting on, so that tasks behind this one begin too, unless it is
+                // said here how far these need not wait for this one.
+                let tells = |e: &Event| matches!(e, Event::Watermark(_) | Event::Idle(true));
+                if !self.queued.iter().any(tells) {
+                    return Some(Event::Watermark(TS_MIN));
+                }
             }
         }
         // Before what was heard, which is younger than they are.

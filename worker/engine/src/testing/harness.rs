@@ -355,6 +355,11 @@ impl Harness {
     /// one before.
     pub fn snapshot(&mut self) -> Res<Snapshot> {
         self.run()?;
+        self.snapshot_at_once()
+    }
+
+    /// As [`Harness::snapshot`], with the barrier before anything else that is to be done.
+    pub fn snapshot_at_once(&mut self) -> Res<Snapshot> {
         self.checkpoint += 1;
         let checkpoint = CheckpointId(self.checkpoint);
         let barrier = Barrier {
