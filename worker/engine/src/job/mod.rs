@@ -14,6 +14,7 @@ pub mod crew;
 mod deploy;
 mod fetch;
 mod handle;
+mod lead;
 pub mod order;
 mod placement;
 mod program;
@@ -23,8 +24,8 @@ mod shell;
 
 pub use comparison::{Comparison, compare};
 pub use handle::{FailureNote, Handle, Stats, Status};
+pub use lead::{JobError, Lead, lead, run, run_owned};
 pub use proposed::Proposed;
-pub use shell::{JobError, Lead, lead, run, run_owned};
 
 use crate::connector::DeadLetters;
 use crate::coordinator::{CheckpointPolicy, RestartPolicy, RestoreChoice, Unclaimed};

@@ -14,9 +14,12 @@
 //!   before all others. As nothing comes before a barrier once it is in its channel, it is
 //!   known beforehand how much there is to record: too much is worked on first.
 
-use crate::data::{AnyBatch, TS_MAX, TS_MIN, Ts};
+mod overtake;
+mod time;
+
+use crate::data::{AnyBatch, TS_MIN, Ts};
 use crate::runtime::channel::{Channel, Element};
-use crate::runtime::flight::{Flight, Phase, Recorded, Restored, Tries, Unfit};
+use crate::runtime::flight::{Flight, Restored, Tries};
 use crate::runtime::snapshot::Barrier;
 use millrace_protocol::ids::CheckpointId;
 use std::collections::VecDeque;
@@ -37,17 +40,6 @@ struct Inlet {
     barrier: Option<Barrier>,
     /// An element that was taken while listening for the first word of all channels.
     held: Option<Element>,
-}
-
-impl Inlet {
-    /// Whether a checkpoint's barrier is here, and has nothing before it that it may not
-    /// overtake.
-    fn has(&self, checkpoint: CheckpointId) -> bool {
-        let is_it = |b: &Barrier| b.checkpoint == checkpoint;
-        let held = matches!(&self.held, Some(Element::Barrier(b)) if is_it(b));
-        held || self.barrier.as_ref().is_some_and(is_it)
-            || self.channel.announced().as_ref().is_some_and(is_it)
-    }
 }
 
 /// What a task is to do next.
@@ -154,109 +146,6 @@ impl Gate {
     pub fn marks<'a>(&self, input: usize, batch: &'a mut dyn AnyBatch) -> &'a [(u32, Ts)] {
         let marks = self.marks.get(input).and_then(|of| of(batch));
         marks.map_or(&[], |marks| marks.as_slice())
-    }
-
-    /// The barrier that may now overtake rows, if there is one.
-    pub fn overtaking(&self, now: Ts) -> Option<Barrier> {
-        let newest = self.waiting()?;
-        let ready = newest.may_overtake(now)
-            && self.greeted
-            && self.inlets.iter().all(|inlet| inlet.has(newest.checkpoint));
-        ready.then_some(newest)
-    }
-
-    /// When a barrier that waits may overtake rows, if that is to come.
-    pub fn overtakes_at(&self, now: Ts) -> Option<Ts> {
-        self.waiting()?.unaligned_at.filter(|at| *at > now)
-    }
-
-    /// The newest barrier that waits here and was not given out.
-    fn waiting(&self) -> Option<Barrier> {
-        let waits = |inlet: &Inlet| [inlet.barrier.clone(), inlet.channel.announced()];
-        let new = |b: &Barrier| Some(b.checkpoint) > self.passed && b.unaligned_at.is_some();
-        self.inlets.iter().flat_map(waits).flatten().filter(new).max_by_key(|b| b.checkpoint)
-    }
-
-    /// The task takes a barrier that is in all channels before what stands in front of it
-    /// there, and gets that, unless it is more than `room` bytes. `current`: what is left of
-    /// the batch that it works on, and where that came from.
-    pub fn overtake(
-        &mut self,
-        barrier: &Barrier,
-        current: Option<(usize, &dyn AnyBatch)>,
-        room: usize,
-    ) -> Option<Recorded> {
-        let checkpoint = barrier.checkpoint;
-        let rows = self.here(current).map(|(_, batch)| batch.rows()).sum::<usize>()
-            + self.inlets.iter().map(|i| i.channel.rows_before(checkpoint)).sum::<usize>();
-        if !self.tries.again(checkpoint, rows) {
-            return None;
-        }
-        match self.record(checkpoint, current, room) {
-            Ok(recorded) => {
-                self.take_barriers(checkpoint);
-                Some(recorded)
-            }
-            Err(why) => {
-                if self.tries.failed(checkpoint, rows) {
-                    let to = self.inlets.iter().find_map(|i| i.channel.flight());
-                    let operator = to.map(|flight| flight.uid.to_string());
-                    tracing::info!(%checkpoint, operator, rows, %why, "a barrier waits for rows");
-                }
-                None
-            }
-        }
-    }
-
-    /// Batches that were taken from their channels, or restored, and not worked on.
-    fn here<'a>(
-        &'a self,
-        current: Option<(usize, &'a dyn AnyBatch)>,
-    ) -> impl Iterator<Item = (Option<(&'a Flight, Phase)>, &'a dyn AnyBatch)> {
-        let of = |inlet: usize| match self.inlets.get(inlet) {
-            Some(inlet) => inlet.channel.flight().map(|flight| (flight, Phase::Received)),
-            None => self.given.as_deref().map(|flight| (flight, Phase::Restored)),
-        };
-        let queued = self.queued.iter().rev().filter_map(|event| match event {
-            Event::Batch { inlet, batch, .. } => Some((*inlet, batch.as_ref())),
-            _ => None,
-        });
-        let held = self.inlets.iter().enumerate().filter_map(|(index, inlet)| match &inlet.held {
-            Some(Element::Batch(batch)) => Some((index, batch.as_ref())),
-            _ => None,
-        });
-        let received = current.into_iter().chain(queued).chain(held);
-        let restored = self.restored.iter();
-        let restored = restored.map(|r| (Some((&*r.flight, Phase::Restored)), r.batch.as_ref()));
-        received.map(move |(inlet, batch)| (of(inlet), batch)).chain(restored)
-    }
-
-    fn record(
-        &self,
-        checkpoint: CheckpointId,
-        current: Option<(usize, &dyn AnyBatch)>,
-        room: usize,
-    ) -> Result<Recorded, Unfit> {
-        let mut recorded = Recorded::default();
-        for (of, batch) in self.here(current) {
-            // Of a channel that cannot be overtaken the barrier has come, and all is done.
-            if let Some((flight, phase)) = of {
-                recorded.add(flight, phase, batch, room)?;
-            }
-        }
-        for inlet in &self.inlets {
-            inlet.channel.record(checkpoint, &mut recorded, room)?;
-        }
-        Ok(recorded)
-    }
-
-    /// The barrier was taken: it does not come again.
-    fn take_barriers(&mut self, checkpoint: CheckpointId) {
-        self.passed = Some(checkpoint);
-        for inlet in &mut self.inlets {
-            inlet.barrier = None;
-            inlet.channel.take_barrier(checkpoint);
-        }
     }
 
     /// The merged watermark.
@@ -433,78 +322,6 @@ impl Gate {
                 }
                 None
             }
-        }
-    }
-
-    /// Lowest watermark of all channels but `except` that hold others back.
-    fn minimum(&self, except: Option<usize>) -> Option<Ts> {
-        self.inlets
-            .iter()
-            .enumerate()
-            .filter(|(i, inlet)| Some(*i) != except && !inlet.idle && !inlet.ended)
-            .map(|(_, inlet)| inlet.watermark)
-            .min()
-    }
-
-    /// Channel marks become task marks: the minimum with the other channels.
-    fn rewrite_marks(&mut self, index: usize, batch: &mut dyn AnyBatch) {
-        let input = self.inlets[index].input;
-        let Some(marks) = (self.marks[input])(batch) else { return };
-        if marks.is_empty() {
-            return;
-        }
-        let others = self.minimum(Some(index)).unwrap_or(TS_MAX);
-        let (mut own, mut merged) = (self.inlets[index].watermark, self.watermark);
-        marks.retain_mut(|mark| {
-            own = own.max(mark.1);
-            let candidate = own.min(others);
-            let advanced = candidate > merged || self.unconfirmed && candidate == merged;
-            self.unconfirmed &= !advanced;
-            if advanced {
-                merged = candidate;
-                mark.1 = candidate;
-            }
-            advanced
-        });
-        self.inlets[index].watermark = own;
-        self.watermark = merged;
-    }
-
-    /// Recomputes watermark and idleness; queues what changed, to be popped from the back.
-    fn refresh(&mut self) {
-        let all_ended = self.inlets.iter().all(|i| i.ended);
-        let merged = match self.minimum(None) {
-            Some(w) => Some(w),
-            None if all_ended => self.inlets.iter().map(|i| i.watermark).min(),
-            None => None,
-        };
-        let idle = merged.is_none();
-        if idle != self.idle {
-            self.idle = idle;
-            self.queued.insert(0, Event::Idle(idle));
-        }
-        if let Some(w) = merged
-            && (w > self.watermark || self.unconfirmed && w == self.watermark)
-        {
-            // Those behind this task hear again what it had told them.
-            self.unconfirmed = false;
-            self.watermark = w;
-            self.queued.insert(0, Event::Watermark(w));
-        }
-    }
-
-    fn note_ends(&mut self) {
-        for input in 0..self.inputs {
-            if !self.ended_inputs[input]
-                && self.inlets.iter().filter(|i| i.input == input).all(|i| i.ended)
-            {
-                self.ended_inputs[input] = true;
-                self.queued.insert(0, Event::InputEnded(input));
-            }
-        }
-        if !self.all_ended_told && self.ended() {
-            self.all_ended_told = true;
-            self.queued.insert(0, Event::Ended);
         }
     }
 }
