@@ -9,6 +9,7 @@ use millrace::engine::api::connect::KeyedCoProcess;
 use millrace::engine::api::plain::{Process, ProcessCx};
 use millrace::engine::api::process::{Cx, KeyedProcess};
 use millrace::engine::api::tags::AnyTag;
+use millrace::engine::api::window::{Count, TumblingWindows};
 use millrace::engine::connector::{Pending, Sink, SinkCx, Writer};
 use millrace::engine::coordinator::{Outcome, RestartPolicy, StopMode};
 use millrace::engine::data::Rows;
@@ -394,6 +395,80 @@ fn rows_of_all_edges_survive_crashes() {
         let options = slow_options(dir.path(), rng.u16(1..=4), None);
         assert_eq!(run_watched(&tangle(&out, &slow), options).unwrap(), Outcome::Finished);
         assert_tangle(&out, "after crashes");
+    }
+    assert!(held > 0, "nothing was in flight");
+}
+
+const LATE: OutputTag<Row> = OutputTag::new("late");
+
+/// Event times go up with the numbers, but for some rows, which are late.
+fn time_of(number: u64) -> i64 {
+    let behind = if number % 50 == 49 { 3_000 } else { 0 };
+    number.saturating_sub(behind) as i64
+}
+
+/// Counts rows by key and window, and those that are late aside.
+fn windows(out: &Collected<Row>, late: &Collected<Row>, slow: &Arc<AtomicBool>) -> Handle {
+    let env = Env::new();
+    let source = Generator::new(|i| i).count(3 * ROWS).splits(1);
+    let counts = env
+        .source("rows", source, Watermarks::monotonous(|i: &u64| time_of(*i)))
+        .map(|i| (i % KEYS, i))
+        .rebalance()
+        .process("through", Through)
+        .key_by(|r: &Row| r.0)
+        .window(TumblingWindows::of(Duration::from_millis(200)))
+        .late_to(&LATE)
+        .aggregate("counts", Count, |key, window, n| (key * 1_000_000 + window.start as u64, n));
+    counts.side_output(&LATE).sink("late", late.sink());
+    counts.rebalance().sink("out", Slow::new(out, slow));
+    Handle::new(env.into_graph())
+}
+
+#[derive(Clone)]
+struct Through;
+
+impl Process<Row> for Through {
+    type Out = Row;
+
+    fn process(&mut self, row: Row, cx: &mut ProcessCx<'_, Row>) -> Res {
+        cx.emit(row);
+        Ok(())
+    }
+}
+
+/// Event time in a checkpoint is that of the rows that a window has taken, not of those that
+/// the barrier overtook: else these would be late, or windows would come twice.
+#[test]
+fn rows_in_flight_are_in_time_and_windows_come_once() {
+    let mut rng = fastrand::Rng::with_seed(seed());
+    let mut held = 0;
+    for _ in 0..3 {
+        let dir = tempfile::tempdir().unwrap();
+        let (out, late) = (Collected::new(), Collected::new());
+        let slow = Arc::new(AtomicBool::new(true));
+        // Subtasks have come to different event times at such a barrier: one that takes over
+        // key groups of two goes on from the lower, and late rows may be in time again.
+        let parallelism = rng.u16(1..=3);
+        for _ in 0..4 {
+            let loopback = [None, Some(2)][rng.usize(..2)];
+            let mut options = slow_options(dir.path(), parallelism, loopback);
+            options.checkpoints.interval = Some(Duration::from_millis(rng.u64(5..50)));
+            options.checkpoints.unaligned_after = Some(Duration::ZERO);
+            completes(&windows(&out, &late, &slow), options, rng.u64(0..60_000), SHORT);
+            held = held.max(manifest(dir.path()).map_or(0, |m| in_flight(&m, dir.path()).0));
+        }
+        slow.store(false, Ordering::SeqCst);
+        let options = slow_options(dir.path(), parallelism, None);
+        let outcome = run_watched(&windows(&out, &late, &slow), options).unwrap();
+        assert_eq!(outcome, Outcome::Finished);
+        let twice: Vec<_> =
+            multiset(out.rows().iter().map(|r| r.0)).into_iter().filter(|w| w.1 > 1).collect();
+        assert!(twice.is_empty(), "windows came twice: {:?}", &twice[..twice.len().min(5)]);
+        let in_order: Vec<Row> = late.rows().into_iter().filter(|r| r.1 % 50 != 49).collect();
+        assert!(in_order.is_empty(), "{} are late: {:?}", in_order.len(), in_order.first());
+        let counted: u64 = out.rows().iter().map(|r| r.1).sum();
+        assert_eq!(counted + late.rows().len() as u64, 3 * ROWS);
     }
     assert!(held > 0, "nothing was in flight");
 }

@@ -255,6 +255,40 @@ fn a_channel_that_cannot_be_overtaken_is_waited_for() {
 }
 
 #[test]
+fn restored_rows_stay_before_what_was_heard_since() {
+    let waker = TaskWaker { signal: Arc::new(Signal::new(1)), task: 0 };
+    let a = Arc::new(Channel::new(waker.clone(), waker).carrying(Some(flight(0))));
+    // The first word of the channel is rows: these are held.
+    a.force_send(batch(&[10]));
+    let mut gate = Gate::new(vec![(0, Arc::clone(&a))], vec![marks_of::<u64>]);
+    let restored = |n| Restored { flight: Arc::new(flight(0)), batch: batch(&[n]) };
+    gate.restore_rows(vec![restored(1), restored(2)]);
+    assert!(matches!(gate.poll(), Some(Event::Watermark(TS_MIN))));
+    let Some(Event::Batch { inlet, batch: current, .. }) = gate.poll() else { panic!("no rows") };
+    a.force_send(batch(&[11]));
+    a.send_control(Element::Barrier(barrier(7, Some(0))));
+    let taken = gate.overtaking(0).unwrap();
+    let recorded = gate.overtake(&taken, Some((inlet, current.as_ref())), MOST).unwrap();
+    assert_eq!(read(recorded).0, [[1], [2], [10], [11]]);
+    for expected in [2, 10, 11] {
+        assert_eq!(next(&mut gate), [expected]);
+    }
+    assert!(gate.poll().is_none());
+}
+
+#[test]
+fn restored_rows_go_before_the_watermark_that_was_heard_since() {
+    let waker = TaskWaker { signal: Arc::new(Signal::new(1)), task: 0 };
+    let a = Arc::new(Channel::new(waker.clone(), waker).carrying(Some(flight(0))));
+    a.send_control(Element::Watermark(50));
+    let mut gate = Gate::new(vec![(0, a)], vec![marks_of::<u64>]);
+    gate.restore(7);
+    gate.restore_rows(vec![Restored { flight: Arc::new(flight(0)), batch: batch(&[10]) }]);
+    assert_eq!(next(&mut gate), [10]);
+    assert!(matches!(gate.poll(), Some(Event::Watermark(50))));
+}
+
+#[test]
 fn one_given_up_is_overtaken_by_the_next() {
     let (a, b) = (channel(Some(flight(0))), channel(Some(flight(1))));
     let mut gate = gate(&[&a, &b]);
