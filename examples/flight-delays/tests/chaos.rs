@@ -5,7 +5,7 @@
 #[allow(dead_code)]
 mod common;
 
-use common::{OUTPUTS, Run, lines, long_input, same, seed, sorted, wait};
+use common::{OUTPUTS, Run, lines, long_input, same, seed, sorted, tell_faults, wait};
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -78,7 +78,7 @@ fn compare(how: &Chaos) {
     // Long enough to start, load and take a checkpoint; short enough for all the kills.
     let life = Duration::from_millis(40) + begun.elapsed() / u32::try_from(kills).unwrap() / 2;
     let killed = disturbed(&wild, &input, how, life, seed);
-    println!("killed {killed} times before the end");
+    tell_faults(killed, "kills");
     assert!(killed >= kills / 2, "only {killed} of {kills} kills came before the end");
     let places: Vec<_> =
         fs::read_dir(wild.join("out")).unwrap().map(|e| e.unwrap().path()).collect();

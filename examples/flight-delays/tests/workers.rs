@@ -83,7 +83,7 @@ fn killed_while_it_is_rescaled_it_gives_what_an_undisturbed_run_gives() {
 
 #[test]
 fn killed_while_rows_are_late_each_row_is_counted_or_late_once() {
-    disturb(20, 200, true, true);
+    disturb(30, 200, true, true);
 }
 
 #[test]

@@ -167,7 +167,6 @@ fn the_end_comes_behind_the_last_row() {
         let handle = Handle::new(env.into_graph());
         let stopper = handle.clone();
         let thread = std::thread::spawn(move || {
-            // Asked before its first row is read, a job would only be suspended.
             while drain && stopper.status().nodes.iter().all(|n| n.rows_in == 0) {
                 std::thread::sleep(Duration::from_millis(2));
             }
@@ -185,6 +184,30 @@ fn the_end_comes_behind_the_last_row() {
         let dropped: u64 = nodes.iter().map(|n| n.late_dropped).sum();
         assert_eq!(dropped, 0, "{rows} rows, drain {drain}");
         assert_eq!(out.rows().iter().sum::<u64>(), rows, "drain {drain}");
+    }
+}
+
+/// Before a process, a split or a row is there.
+#[test]
+fn a_drain_asked_for_before_the_first_row_is_a_drain() {
+    for (round, parallelism) in [1, 3, 2, 1, 3, 2].into_iter().enumerate() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = Collected::new();
+        let handle = Counts { rows: 400_000, ..JOB }.job(&out);
+        let stopper = handle.clone();
+        let pause = Duration::from_millis(4 * round as u64);
+        let thread = std::thread::spawn(move || {
+            std::thread::sleep(pause);
+            stopper.stop(StopMode::Drain);
+        });
+        let mut options = options(dir.path(), parallelism);
+        options.checkpoints.interval = None;
+        options.loopback = [None, Some(2)][round % 2];
+        let outcome = run_watched(&handle, options).unwrap();
+        thread.join().unwrap();
+        assert_eq!(outcome, Outcome::Finished, "after {pause:?}: {:?}", handle.status());
+        let (windows, running) = counted(&out.rows());
+        assert_eq!(windows, running, "rows before the drain are in windows that fired");
     }
 }
 

@@ -9,6 +9,7 @@ use millrace::engine::api::connect::KeyedCoProcess;
 use millrace::engine::api::plain::{Process, ProcessCx};
 use millrace::engine::api::process::{Cx, KeyedProcess};
 use millrace::engine::api::tags::AnyTag;
+use millrace::engine::api::window::{Count, TumblingWindows};
 use millrace::engine::connector::{Pending, Sink, SinkCx, Writer};
 use millrace::engine::coordinator::{Outcome, RestartPolicy, StopMode};
 use millrace::engine::data::Rows;
@@ -37,13 +38,20 @@ const SHORT: Duration = Duration::from_secs(5);
 /// Key, and a number.
 type Row = (u64, u64);
 
-/// A sink that takes a batch a second as long as it is told to be slow.
+/// A sink that takes a batch a second, or in another time, as long as it is told to be slow.
 #[derive(Clone)]
-struct Slow(CollectSink<Row>, Arc<AtomicBool>);
+struct Slow(CollectSink<Row>, Arc<AtomicBool>, Duration);
+
+impl Slow {
+    fn new(out: &Collected<Row>, slow: &Arc<AtomicBool>) -> Self {
+        Self(out.sink(), Arc::clone(slow), Duration::from_secs(1))
+    }
+}
 
 struct SlowWriter {
     inner: <CollectSink<Row> as Sink<Row>>::Writer,
     slow: Arc<AtomicBool>,
+    time: Duration,
     next: Instant,
 }
 
@@ -54,7 +62,7 @@ impl Sink<Row> for Slow {
 
     fn writer(&self, cx: SinkCx) -> Res<SlowWriter> {
         let (slow, next) = (Arc::clone(&self.1), Instant::now());
-        Ok(SlowWriter { inner: self.0.writer(cx)?, slow, next })
+        Ok(SlowWriter { inner: self.0.writer(cx)?, slow, time: self.2, next })
     }
 
     fn committer(&self, job: &JobUid, uid: &Uid) -> Res<Self::Committer> {
@@ -68,7 +76,7 @@ impl Writer<Row, CollectCommit<Row>> for SlowWriter {
     }
 
     fn write(&mut self, rows: &mut Rows<Row>) -> Res {
-        self.next = Instant::now() + Duration::from_secs(1);
+        self.next = Instant::now() + self.time;
         self.inner.write(rows)
     }
 
@@ -112,6 +120,10 @@ impl KeyedProcess<u64, Row> for InOrder {
 /// Numbers the rows of each key, twice, with an exchange before the slow sink. One split
 /// and one key per upstream subtask and target, so rows of a key have an order.
 fn job(out: &Collected<Row>, slow: &Arc<AtomicBool>) -> Handle {
+    job_into(Slow::new(out, slow))
+}
+
+fn job_into(sink: Slow) -> Handle {
     let env = Env::new();
     let source = Generator::new(|i| i).count(ROWS).splits(1);
     env.source("rows", source, Watermarks::monotonous(|i: &u64| *i as i64))
@@ -121,7 +133,7 @@ fn job(out: &Collected<Row>, slow: &Arc<AtomicBool>) -> Handle {
         .key_by(|r: &Row| r.0)
         .process("counts", InOrder)
         .rebalance()
-        .sink("out", Slow(out.sink(), Arc::clone(slow)));
+        .sink("out", sink);
     Handle::new(env.into_graph())
 }
 
@@ -187,7 +199,7 @@ fn tangle(out: &Collected<Row>, slow: &Arc<AtomicBool>) -> Handle {
         .connect(twice.key_by(|r: &Row| r.0))
         .process("both", Both)
         .rebalance()
-        .sink("out", Slow(out.sink(), Arc::clone(slow)));
+        .sink("out", Slow::new(out, slow));
     Handle::new(env.into_graph())
 }
 
@@ -285,6 +297,32 @@ fn barriers_overtake_what_waits_for_a_slow_sink() {
     }
 }
 
+/// More is in flight than a checkpoint has room for, all the time.
+#[test]
+fn what_there_is_no_room_for_is_worked_on_before_the_barrier() {
+    const ROOM: u64 = 128 << 10;
+    for loopback in [None, Some(2)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (out, slow) = (Collected::new(), Arc::new(AtomicBool::new(true)));
+        let mut options = slow_options(dir.path(), 2, loopback);
+        options.checkpoints.unaligned_after = Some(Duration::ZERO);
+        options.checkpoints.tolerated_failures = 0;
+        options.most_in_flight = ROOM as usize;
+        let sink = Slow(out.sink(), Arc::clone(&slow), Duration::from_millis(100));
+        let what = format!("loopback {loopback:?}");
+        assert!(completes(&job_into(sink), options, 20_000, LONG), "no checkpoint: {what}");
+        let manifest = manifest(dir.path()).unwrap();
+        assert!(in_flight(&manifest, dir.path()).0 > 0, "nothing was in flight: {what}");
+        for file in manifest.files.iter().filter(|f| f.sections.is_empty()) {
+            assert!(file.len < ROOM + 100, "{} bytes of a slot: {what}", file.len);
+        }
+        slow.store(false, Ordering::SeqCst);
+        let options = slow_options(dir.path(), 3, None);
+        assert_eq!(run_watched(&job(&out, &slow), options).unwrap(), Outcome::Finished);
+        assert_all(&out, &what);
+    }
+}
+
 #[test]
 fn aligned_barriers_wait_for_a_slow_sink() {
     for after in [None, Some(Duration::from_secs(3600))] {
@@ -327,7 +365,7 @@ fn barriers_wait_for_rows_that_another_program_could_not_tell_from_its_own() {
             .map(|i| Nested { row: (i % KEYS, i / KEYS), below: Vec::new() })
             .key_by(|n: &Nested| n.row.0)
             .process("counts", Unnest)
-            .sink("out", Slow(out.sink(), Arc::clone(&slow)));
+            .sink("out", Slow::new(&out, &slow));
         Handle::new(env.into_graph())
     };
     let mut options = slow_options(dir.path(), 2, None);
@@ -357,6 +395,80 @@ fn rows_of_all_edges_survive_crashes() {
         let options = slow_options(dir.path(), rng.u16(1..=4), None);
         assert_eq!(run_watched(&tangle(&out, &slow), options).unwrap(), Outcome::Finished);
         assert_tangle(&out, "after crashes");
+    }
+    assert!(held > 0, "nothing was in flight");
+}
+
+const LATE: OutputTag<Row> = OutputTag::new("late");
+
+/// Event times go up with the numbers, but for some rows, which are late.
+fn time_of(number: u64) -> i64 {
+    let behind = if number % 50 == 49 { 3_000 } else { 0 };
+    number.saturating_sub(behind) as i64
+}
+
+/// Counts rows by key and window, and those that are late aside.
+fn windows(out: &Collected<Row>, late: &Collected<Row>, slow: &Arc<AtomicBool>) -> Handle {
+    let env = Env::new();
+    let source = Generator::new(|i| i).count(3 * ROWS).splits(1);
+    let counts = env
+        .source("rows", source, Watermarks::monotonous(|i: &u64| time_of(*i)))
+        .map(|i| (i % KEYS, i))
+        .rebalance()
+        .process("through", Through)
+        .key_by(|r: &Row| r.0)
+        .window(TumblingWindows::of(Duration::from_millis(200)))
+        .late_to(&LATE)
+        .aggregate("counts", Count, |key, window, n| (key * 1_000_000 + window.start as u64, n));
+    counts.side_output(&LATE).sink("late", late.sink());
+    counts.rebalance().sink("out", Slow::new(out, slow));
+    Handle::new(env.into_graph())
+}
+
+#[derive(Clone)]
+struct Through;
+
+impl Process<Row> for Through {
+    type Out = Row;
+
+    fn process(&mut self, row: Row, cx: &mut ProcessCx<'_, Row>) -> Res {
+        cx.emit(row);
+        Ok(())
+    }
+}
+
+/// Event time in a checkpoint is that of the rows that a window has taken, not of those that
+/// the barrier overtook: else these would be late, or windows would come twice.
+#[test]
+fn rows_in_flight_are_in_time_and_windows_come_once() {
+    let mut rng = fastrand::Rng::with_seed(seed());
+    let mut held = 0;
+    for _ in 0..3 {
+        let dir = tempfile::tempdir().unwrap();
+        let (out, late) = (Collected::new(), Collected::new());
+        let slow = Arc::new(AtomicBool::new(true));
+        // Subtasks have come to different event times at such a barrier: one that takes over
+        // key groups of two goes on from the lower, and late rows may be in time again.
+        let parallelism = rng.u16(1..=3);
+        for _ in 0..4 {
+            let loopback = [None, Some(2)][rng.usize(..2)];
+            let mut options = slow_options(dir.path(), parallelism, loopback);
+            options.checkpoints.interval = Some(Duration::from_millis(rng.u64(5..50)));
+            options.checkpoints.unaligned_after = Some(Duration::ZERO);
+            completes(&windows(&out, &late, &slow), options, rng.u64(0..60_000), SHORT);
+            held = held.max(manifest(dir.path()).map_or(0, |m| in_flight(&m, dir.path()).0));
+        }
+        slow.store(false, Ordering::SeqCst);
+        let options = slow_options(dir.path(), parallelism, None);
+        let outcome = run_watched(&windows(&out, &late, &slow), options).unwrap();
+        assert_eq!(outcome, Outcome::Finished);
+        let twice: Vec<_> =
+            multiset(out.rows().iter().map(|r| r.0)).into_iter().filter(|w| w.1 > 1).collect();
+        assert!(twice.is_empty(), "windows came twice: {:?}", &twice[..twice.len().min(5)]);
+        let in_order: Vec<Row> = late.rows().into_iter().filter(|r| r.1 % 50 != 49).collect();
+        assert!(in_order.is_empty(), "{} are late: {:?}", in_order.len(), in_order.first());
+        let counted: u64 = out.rows().iter().map(|r| r.1).sum();
+        assert_eq!(counted + late.rows().len() as u64, 3 * ROWS);
     }
     assert!(held > 0, "nothing was in flight");
 }
@@ -448,7 +560,7 @@ fn damaged_rows_in_flight_are_named() {
         .map(|r: Row| (r.0, r.1, "more".to_owned()))
         .key_by(|r: &(u64, u64, String)| r.0)
         .process("counts", Wider);
-    edge.rebalance().sink("out", Slow(out.sink(), Arc::clone(&slow)));
+    edge.rebalance().sink("out", Slow::new(&out, &slow));
     let options = slow_options(dir.path(), 2, None);
     let error = run_watched(&Handle::new(env.into_graph()), options).unwrap_err();
     let text = error.to_string();

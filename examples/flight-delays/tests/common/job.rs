@@ -1,7 +1,9 @@
-//! The example in several processes, of which any is killed at random moments.
+//! The example in several processes, of which any is killed at random moments, and between
+//! which connections break, stand still and become slow.
 
-use super::{OUTPUTS, Run, lines, long_input, same, sorted};
-use std::collections::BTreeSet;
+use super::relay::{HOST, Relays, Trouble, children};
+use super::{OUTPUTS, Run, lines, long_input, same, sorted, tell_faults};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -29,6 +31,11 @@ impl Places {
     }
 }
 
+/// Silence after which a process of a job is given up.
+const HEARTBEAT: Duration = Duration::from_secs(4);
+/// A little longer.
+const SILENCE: Duration = Duration::from_millis(4500);
+
 /// A job that runs.
 pub struct Job {
     places: Places,
@@ -37,6 +44,8 @@ pub struct Job {
     /// What its processes say: a pipe that nobody reads would stop them.
     log: PathBuf,
     child: Child,
+    /// What connections between its processes go through.
+    relays: Option<Relays>,
 }
 
 impl Job {
@@ -53,14 +62,25 @@ impl Job {
         parallelism: u16,
         options: &[&str],
     ) -> Self {
+        Self::begin(dir, places, workers, parallelism, options, false)
+    }
+
+    fn begin(
+        dir: &Path,
+        places: Places,
+        workers: u16,
+        parallelism: u16,
+        options: &[&str],
+        relayed: bool,
+    ) -> Self {
         let (home, log) = (dir.join("home"), dir.join("log"));
         fs::create_dir_all(dir).unwrap();
-        let workers = workers.to_string();
+        let (workers, heartbeat) = (workers.to_string(), format!("{}ms", HEARTBEAT.as_millis()));
         let more: [&[&str]; 5] = [
             &["--workers", &workers],
             &["--slots-per-worker", "2"],
             &["--restart", "backoff:10ms:200ms"],
-            &["--heartbeat-timeout", "4s"],
+            &["--heartbeat-timeout", &heartbeat],
             options,
         ];
         let more = more.concat();
@@ -68,22 +88,23 @@ impl Job {
         let run = Run { input, output, storage, parallelism, interval: "50ms", more: &more };
         let mut command = run.command();
         command.env("XDG_CACHE_HOME", &home).stderr(File::create(&log).unwrap());
+        if relayed {
+            command.env("MILLRACE_POD_IP", HOST);
+        }
         let child = command.spawn().unwrap();
-        Self { places, home, log, child }
+        let relays = relayed.then(|| Relays::between_children(child.id()));
+        Self { places, home, log, child, relays }
     }
 
     /// Its processes: ordinal and process id.
     fn processes(&self) -> Vec<(u16, u32)> {
-        let parent = self.child.id();
-        let children = format!("/proc/{parent}/task/{parent}/children");
-        let Ok(children) = fs::read_to_string(children) else { return Vec::new() };
         let ordinal = |pid: u32| -> Option<(u16, u32)> {
             let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
             let mut words = line.split(|b| *b == 0);
             words.find(|word| *word == b"--index")?;
             Some((std::str::from_utf8(words.next()?).ok()?.parse().ok()?, pid))
         };
-        children.split_whitespace().filter_map(|pid| ordinal(pid.parse().ok()?)).collect()
+        children(self.child.id()).into_iter().filter_map(ordinal).collect()
     }
 
     fn is_over(&mut self) -> bool {
@@ -237,8 +258,8 @@ pub struct Disturbance<'a> {
     pub fetch: &'a dyn Fn(&Path, &Places) -> PathBuf,
 }
 
-/// Kills workers, the leader, or pauses one; rescales in between. The output must be that of
-/// a run which nothing disturbed.
+/// Kills workers, the leader, or pauses one, troubles connections between them; rescales in
+/// between. The output must be that of a run which nothing disturbed.
 pub fn disturbed(how: &Disturbance) {
     let Disturbance { seed, faults, .. } = *how;
     let mut rng = fastrand::Rng::with_seed(seed);
@@ -251,47 +272,17 @@ pub fn disturbed(how: &Disturbance) {
     if rng.bool() {
         options.extend(["--unaligned-after", "0"]);
     }
-    let mut job = Job::start_with(&wild, (how.places)(&wild, &input), 3, 4, &options);
-    let mut done = 0;
-    while done < faults && job.runs() {
+    let mut job = Job::begin(&wild, (how.places)(&wild, &input), 3, 4, &options, true);
+    let mut done: BTreeMap<&str, usize> = BTreeMap::new();
+    while done.values().sum::<usize>() < faults && job.runs() {
         std::thread::sleep(Duration::from_millis(rng.u64(..200)));
-        let processes = job.processes();
-        if processes.is_empty() {
-            continue;
+        if let Some(kind) = job.suffer(how, &wild, &mut rng) {
+            *done.entry(kind).or_default() += 1;
         }
-        let (ordinal, pid) = processes[rng.usize(..processes.len())];
-        match rng.u8(..20) {
-            0..4 if how.rescales => {
-                let workers = rng.u16(2..5);
-                let parallelism = rng.u16(1..=workers * 2).to_string();
-                let workers = workers.to_string();
-                let asked =
-                    job.ask(&["rescale", "--workers", &workers, "--parallelism", &parallelism]);
-                job.answered(&asked, seed);
-            }
-            0..2 => {
-                let target = wild.join("savepoints");
-                let asked = job.ask(&["savepoint", target.to_str().unwrap()]);
-                job.answered(&asked, seed);
-            }
-            4..6 => {
-                for (_, pid) in processes {
-                    signal(pid, "-KILL");
-                }
-            }
-            6..8 => pause(pid, Duration::from_millis(rng.u64(..300))),
-            // Longer than others wait for it: it is given up, and comes back as a zombie.
-            8 => pause(pid, Duration::from_millis(4500)),
-            9..11 => {
-                // The leader, and another one with it.
-                let with = processes.iter().filter(|(other, _)| *other == 0 || *other == ordinal);
-                with.for_each(|(_, pid)| signal(*pid, "-KILL"));
-            }
-            _ => signal(pid, "-KILL"),
-        }
-        done += 1;
     }
-    println!("{done} faults before the end");
+    let kinds: Vec<String> = done.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let done = done.values().sum();
+    tell_faults(done, &kinds.join(", "));
     // How many fit in depends on the machine.
     assert!(done > 0, "seed {seed}: none of {faults} faults came before the end");
     let places = job.finish();
@@ -299,5 +290,76 @@ pub fn disturbed(how: &Disturbance) {
     match how.late {
         true => accounts(&input, &found, seed),
         false => compare(&calm(&dir.path().join("calm"), &input), &found, seed),
+    }
+}
+
+impl Job {
+    /// One fault, or another thing that a job must bear; which it was.
+    fn suffer(
+        &mut self,
+        how: &Disturbance,
+        wild: &Path,
+        rng: &mut fastrand::Rng,
+    ) -> Option<&'static str> {
+        let processes = self.processes();
+        if processes.is_empty() {
+            return None;
+        }
+        let (ordinal, pid) = processes[rng.usize(..processes.len())];
+        let trouble = |trouble, rng: &mut _| {
+            let relays = self.relays.as_ref();
+            relays.is_some_and(|relays| relays.disturb(rng, trouble))
+        };
+        let some = Duration::from_millis(rng.u64(100..2000));
+        Some(match rng.u8(..30) {
+            0..4 if how.rescales => {
+                let workers = rng.u16(2..5);
+                let parallelism = rng.u16(1..=workers * 2).to_string();
+                let workers = workers.to_string();
+                let asked =
+                    self.ask(&["rescale", "--workers", &workers, "--parallelism", &parallelism]);
+                self.answered(&asked, how.seed);
+                "rescales"
+            }
+            0..2 => {
+                let target = wild.join("savepoints");
+                let asked = self.ask(&["savepoint", target.to_str().unwrap()]);
+                self.answered(&asked, how.seed);
+                "savepoints"
+            }
+            4..6 => {
+                for (_, pid) in processes {
+                    signal(pid, "-KILL");
+                }
+                "kills of all"
+            }
+            6..8 => {
+                pause(pid, Duration::from_millis(rng.u64(..300)));
+                "pauses"
+            }
+            // Longer than others wait for it: it is given up, and comes back as a zombie.
+            8 => {
+                pause(pid, SILENCE);
+                "long pauses"
+            }
+            9..11 => {
+                // The leader, and another one with it.
+                let with = processes.iter().filter(|(other, _)| *other == 0 || *other == ordinal);
+                with.for_each(|(_, pid)| signal(*pid, "-KILL"));
+                "kills of the leader"
+            }
+            11..16 => trouble(Trouble::Cut, rng).then_some("cuts")?,
+            16..18 => trouble(Trouble::Stall(some), rng).then_some("stalls")?,
+            // Meanwhile other things happen.
+            18 => trouble(Trouble::Stall(SILENCE), rng).then_some("long stalls")?,
+            19..22 => {
+                let rate = rng.u32(2_000..200_000);
+                trouble(Trouble::Slow(some, rate), rng).then_some("slow connections")?
+            }
+            _ => {
+                signal(pid, "-KILL");
+                "kills"
+            }
+        })
     }
 }

@@ -1,11 +1,13 @@
 //! Running the example as a process, and reading what it wrote.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub mod job;
+mod relay;
 
 /// The directory of the example.
 pub fn example() -> PathBuf {
@@ -113,6 +115,17 @@ pub fn seed() -> u64 {
     let seed = seed.unwrap_or_else(|| fastrand::u64(..));
     println!("MILLRACE_SEED={seed}");
     seed
+}
+
+/// Says how many faults a test has injected, and of what kinds, and how many all tests of
+/// this program have until now: past what holds back the output of tests that pass.
+pub fn tell_faults(faults: usize, kinds: &str) {
+    static ALL: AtomicUsize = AtomicUsize::new(0);
+    let all = ALL.fetch_add(faults, Ordering::SeqCst) + faults;
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    let told = format!("{test}: {faults} faults ({kinds}); {all} with those of other tests\n");
+    std::io::stderr().write_all(told.as_bytes()).unwrap();
 }
 
 /// Input that takes long enough to be killed in: January several times over, each a

@@ -287,9 +287,14 @@ impl Error {
 
     fn is_users(&self) -> bool {
         match self {
-            Error::Directory { .. } | Error::Partition { .. } => true,
+            Error::Partition { .. } => true,
+            Error::Directory { source, .. } => !passes(source.kind()),
             Error::Write { .. } => false,
-            Error::Left { source, .. } => source.is_users(),
+            // Nobody writes there any more, so nobody will notice that it is in the way.
+            Error::Left { source, .. } => match source.as_ref() {
+                Error::Write { source, .. } => stays(source.kind()),
+                other => other.is_users(),
+            },
         }
     }
 
@@ -300,6 +305,31 @@ impl Error {
             false => Box::new(self),
         }
     }
+}
+
+/// What may be over by itself: no reason to fail a job for good.
+fn passes(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        kind,
+        Kind::StorageFull
+            | Kind::QuotaExceeded
+            | Kind::OutOfMemory
+            | Kind::ResourceBusy
+            | Kind::Interrupted
+            | Kind::WouldBlock
+            | Kind::TimedOut
+            | Kind::StaleNetworkFileHandle
+            | Kind::HostUnreachable
+            | Kind::NetworkUnreachable
+            | Kind::NetworkDown
+    )
+}
+
+/// What is not over until somebody does something about it.
+fn stays(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(kind, Kind::PermissionDenied | Kind::ReadOnlyFilesystem | Kind::NotADirectory)
 }
 
 #[cfg(test)]

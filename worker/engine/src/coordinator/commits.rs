@@ -3,7 +3,7 @@
 //! A committable is *listed* once a complete checkpoint names it; from then on
 //! it may be committed. Until it is confirmed every manifest names it.
 
-use super::event::{Batch, CommitOutcome};
+use super::event::{Batch, CommitOutcome, Hindrance};
 use millrace_protocol::ids::Uid;
 use millrace_protocol::manifest::{CommitId, Manifest, PendingCommit};
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +32,8 @@ pub(super) struct BatchEnd {
     pub(super) lost: Vec<(Uid, String)>,
     /// Why something must be tried again.
     pub(super) failed: Option<String>,
+    /// Why trying again would not help.
+    pub(super) refused: Option<String>,
     /// How many batches in a row had failures.
     pub(super) failures: u32,
 }
@@ -121,10 +123,11 @@ impl Commits {
                         end.lost.push((item.commit.sink, reason));
                     }
                 }
-                CommitOutcome::Failed(reason) => end.failed = Some(reason),
+                CommitOutcome::Failed(Hindrance::Passing(reason)) => end.failed = Some(reason),
+                CommitOutcome::Failed(Hindrance::Users(reason)) => end.refused = Some(reason),
             }
         }
-        if end.failed.is_some() {
+        if end.failed.is_some() || end.refused.is_some() {
             self.failures += 1;
             let pause = FIRST_PAUSE * 2_u32.pow(self.failures.min(10));
             self.not_before = now + pause.min(LONGEST_PAUSE);

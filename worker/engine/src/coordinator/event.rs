@@ -1,5 +1,6 @@
 //! What a coordinator is told: answers to its effects and facts about tasks.
 
+use crate::data::{Fail, UserError};
 use crate::store::StoreError;
 use millrace_protocol::ids::{Attempt, CheckpointId, Slot, Subtask, Uid};
 use millrace_protocol::manifest::{CommitId, FileRef, ListState, Manifest, ShapeBytes, When};
@@ -102,6 +103,13 @@ pub struct Failure {
     pub cause: String,
 }
 
+impl Failure {
+    /// One that no operator is to blame for.
+    pub fn of_job(cause: String) -> Self {
+        Self { operator: None, subtask: None, cause }
+    }
+}
+
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (&self.operator, self.subtask) {
@@ -121,8 +129,27 @@ pub enum CommitOutcome {
     Done,
     /// It can no longer be committed: output is lost.
     Lost(String),
-    /// No answer; to be tried again.
-    Failed(String),
+    /// It did not go; it is tried again, unless that would not help.
+    Failed(Hindrance),
+}
+
+/// Why something outside could not be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hindrance {
+    /// It may pass by itself.
+    Passing(String),
+    /// Only the user can mend it.
+    Users(String),
+}
+
+impl Hindrance {
+    /// What a connector's error is.
+    pub fn of(error: &Fail) -> Self {
+        match error.downcast_ref::<UserError>() {
+            Some(users) => Self::Users(users.to_string()),
+            None => Self::Passing(error.to_string()),
+        }
+    }
 }
 
 /// A manifest read from where the user pointed.
@@ -217,7 +244,7 @@ pub enum Event {
         /// The attempt.
         attempt: Attempt,
         /// How.
-        result: Result<(), String>,
+        result: Result<(), Hindrance>,
     },
     /// Answer to [`super::Effect::CancelTasks`]: all slots of the attempt are
     /// joined and their side jobs ended.

@@ -41,7 +41,7 @@ pub use effect::{
     BarrierKind, Base, CheckpointReport, Effect, FilesIn, Level, Note, Outcome, StopMode, StoreCall,
 };
 pub use event::{
-    Batch, CommitOutcome, Event, Failure, FoundManifest, PreparedCommit, SlotSnapshot,
+    Batch, CommitOutcome, Event, Failure, FoundManifest, Hindrance, PreparedCommit, SlotSnapshot,
     SnapshotStats, StoreAnswer, SubtaskState, Ticket,
 };
 pub use restart::{RestartPolicy, Restarts};

@@ -3,6 +3,7 @@
 
 use super::commits::BatchEnd;
 use super::effect::{Base, Effect, FilesIn, Level};
+use super::event::{Failure, Hindrance};
 use super::state::{For, Others, Run, Running, Stage, Tasks};
 use super::step::Coordinator;
 use millrace_protocol::head::{HeadRecord, Phase};
@@ -12,6 +13,8 @@ use std::sync::Arc;
 
 /// So many batches of commits fail in a row before the attempt does.
 const COMMIT_TRIES: u32 = 8;
+
+const LEFTOVERS: &str = "cannot remove what earlier attempts staged";
 
 impl Coordinator {
     /// The manifest of the head's `latest`.
@@ -140,7 +143,7 @@ impl Coordinator {
         Others::Aborting
     }
 
-    pub(super) fn others_aborted(&mut self, attempt: Attempt, result: Result<(), String>) {
+    pub(super) fn others_aborted(&mut self, attempt: Attempt, result: Result<(), Hindrance>) {
         if self.aborting == Some(attempt) {
             self.aborting = None;
         }
@@ -150,7 +153,10 @@ impl Coordinator {
         }
         match result {
             Ok(()) => self.stage = Stage::Recovering(Others::Aborted),
-            Err(why) => self.fail(format!("cannot remove what earlier attempts staged: {why}")),
+            Err(Hindrance::Passing(why)) => self.fail(format!("{LEFTOVERS}: {why}")),
+            Err(Hindrance::Users(why)) => {
+                self.refuse_attempt(&Failure::of_job(format!("{LEFTOVERS}: {why}")));
+            }
         }
     }
 
@@ -194,9 +200,13 @@ impl Coordinator {
             let text = format!("output of sink {sink} is lost, it cannot be committed: {reason}");
             self.note(Level::Error, text);
         }
-        let Some(reason) = end.failed else { return };
-        self.note(Level::Warn, format!("a commit failed and is tried again: {reason}"));
         let runs = matches!(self.stage, Stage::Recovering(_) | Stage::Deploying | Stage::Running);
+        if let Some(reason) = end.refused.as_ref().filter(|_| runs) {
+            return self
+                .refuse_attempt(&Failure::of_job(format!("output cannot be committed: {reason}")));
+        }
+        let Some(reason) = end.failed.or(end.refused) else { return };
+        self.note(Level::Warn, format!("a commit failed and is tried again: {reason}"));
         if end.failures >= COMMIT_TRIES && runs {
             self.fail(format!("output cannot be committed: {reason}"));
         }

@@ -171,6 +171,13 @@ pub(super) enum StopRequest {
     Now,
 }
 
+impl StopRequest {
+    /// Whether it needs tasks, even if there are none yet.
+    pub(super) fn drains(self) -> bool {
+        self == Self::Checkpoint(StopMode::Drain)
+    }
+}
+
 /// What concerns one attempt only.
 #[derive(Debug, Default)]
 pub(super) struct Run {

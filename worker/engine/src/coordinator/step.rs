@@ -377,9 +377,9 @@ impl Coordinator {
             | Stage::Loading(_)
             | Stage::Pointing
             | Stage::Rereading(_)
-                if self.stop.is_some() && !self.config.stays =>
+                if self.stop.is_some_and(|stop| !stop.drains()) && !self.config.stays =>
             {
-                // Nothing was touched.
+                // Nothing was touched. A drain is for what the job has done before.
                 self.end(Outcome::Suspended);
             }
             _ => return self.keep_alive(),

@@ -2,7 +2,7 @@
 
 use crate::api::stream::{Controls, controls};
 use crate::connector::Committed;
-use crate::coordinator::CommitOutcome;
+use crate::coordinator::{CommitOutcome, Hindrance};
 use crate::data::{Fail, Res};
 use crate::graph::Graph;
 use crate::runtime::slot::panic_text;
@@ -52,7 +52,7 @@ impl Committers {
                 })
             })
         };
-        let outcome = |item| one(item).unwrap_or_else(|e| CommitOutcome::Failed(e.to_string()));
+        let outcome = |item| one(item).unwrap_or_else(|e| CommitOutcome::Failed(Hindrance::of(&e)));
         items.iter().map(|item| (item.id, outcome(item))).collect()
     }
 

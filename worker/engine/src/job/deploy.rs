@@ -182,6 +182,7 @@ impl Deployment {
                 pool: Arc::clone(&pool),
                 reports: Arc::clone(reports),
                 most_under_way: under_way,
+                most_in_flight: spec.options.most_in_flight,
                 signal: Arc::clone(&signals[usize::from(slot)]),
             };
             let groups = owned(slot).map(|(_, range)| range).collect();

@@ -14,6 +14,7 @@ pub mod crew;
 mod deploy;
 mod fetch;
 mod handle;
+mod lead;
 pub mod order;
 mod placement;
 mod program;
@@ -23,13 +24,14 @@ mod shell;
 
 pub use comparison::{Comparison, compare};
 pub use handle::{FailureNote, Handle, Stats, Status};
+pub use lead::{JobError, Lead, lead, run, run_owned};
 pub use proposed::Proposed;
-pub use shell::{JobError, Lead, lead, run, run_owned};
 
 use crate::connector::DeadLetters;
 use crate::coordinator::{CheckpointPolicy, RestartPolicy, RestoreChoice, Unclaimed};
 use crate::data::{Fail, Res};
 use crate::graph::SpillTo;
+use crate::runtime::flight;
 use crate::store::{Access, DirectoryOpener, ObjectStore, Opener};
 use millrace_protocol::keygroup::MaxParallelism;
 use std::path::{Path, PathBuf};
@@ -52,6 +54,9 @@ pub struct JobOptions {
     pub from: RestoreChoice,
     /// When checkpoints are taken and kept.
     pub checkpoints: CheckpointPolicy,
+    /// Bytes of rows in flight to a slot that a checkpoint holds at most; what is more than
+    /// that is worked on first.
+    pub most_in_flight: usize,
     /// What happens after a failure.
     pub restart: RestartPolicy,
     /// What becomes of state that no operator claims.
@@ -94,6 +99,7 @@ impl JobOptions {
             opener: Arc::new(DirectoryOpener),
             from: RestoreChoice::Latest,
             checkpoints: CheckpointPolicy::default(),
+            most_in_flight: flight::MOST,
             restart: RestartPolicy::default(),
             unclaimed: Unclaimed::Refused,
             copies: None,

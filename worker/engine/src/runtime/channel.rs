@@ -6,7 +6,7 @@
 
 use crate::data::{AnyBatch, Ts};
 use crate::runtime::CHANNEL_BATCHES;
-use crate::runtime::flight::{Flight, Phase, Recorded};
+use crate::runtime::flight::{Flight, Phase, Recorded, Unfit};
 use crate::runtime::signal::Signal;
 use crate::runtime::snapshot::Barrier;
 use millrace_protocol::ids::CheckpointId;
@@ -57,6 +57,21 @@ struct Queue {
     recycled: Vec<Box<dyn AnyBatch>>,
     /// The newest barrier in the queue that may overtake rows.
     announced: Option<Barrier>,
+}
+
+impl Queue {
+    /// Where a checkpoint's barrier stands.
+    fn barrier(&self, checkpoint: CheckpointId) -> Option<usize> {
+        let is_it = |e: &Element| matches!(e, Element::Barrier(b) if b.checkpoint == checkpoint);
+        self.elements.iter().position(is_it)
+    }
+
+    fn batches_before(&self, at: usize) -> impl Iterator<Item = &dyn AnyBatch> {
+        self.elements.range(..at).filter_map(|element| match element {
+            Element::Batch(batch) => Some(batch.as_ref()),
+            _ => None,
+        })
+    }
 }
 
 /// The channel itself; both ends share it.
@@ -237,36 +252,57 @@ impl Channel {
         self.lock().announced.clone()
     }
 
-    /// Lets a checkpoint's barrier overtake the rows before it, which are recorded and stay.
-    /// The receiver takes the barrier out with that, the sender puts it in front. False if
-    /// it is not here.
-    pub fn overtake(
+    /// How many rows stand before a checkpoint's barrier.
+    pub fn rows_before(&self, checkpoint: CheckpointId) -> usize {
+        let queue = self.lock();
+        let at = queue.barrier(checkpoint).unwrap_or(0);
+        queue.batches_before(at).map(|batch| batch.rows()).sum()
+    }
+
+    /// The receiver records the rows before a checkpoint's barrier.
+    pub fn record(
         &self,
         checkpoint: CheckpointId,
-        phase: Phase,
         recorded: &mut Recorded,
-    ) -> bool {
-        let Some(flight) = &self.flight else { return false };
-        let mut queue = self.lock();
-        let is_it = |e: &Element| matches!(e, Element::Barrier(b) if b.checkpoint == checkpoint);
-        let Some(at) = queue.elements.iter().position(is_it) else { return false };
-        for element in queue.elements.range(..at) {
-            if let Element::Batch(batch) = element {
-                recorded.add(flight, phase, batch.as_ref());
-            }
-        }
-        let barrier = queue.elements.remove(at);
+        room: usize,
+    ) -> Result<(), Unfit> {
+        let Some(flight) = &self.flight else { return Ok(()) };
+        let queue = self.lock();
+        let at = queue.barrier(checkpoint).unwrap_or(0);
+        let mut batches = queue.batches_before(at);
+        batches.try_for_each(|batch| recorded.add(flight, Phase::Received, batch, room))
+    }
+
+    /// The receiver takes out a checkpoint's barrier from among the rows, which it has
+    /// recorded.
+    pub fn take_barrier(&self, checkpoint: CheckpointId) {
+        self.remove(&mut self.lock(), checkpoint);
+    }
+
+    fn remove(&self, queue: &mut Queue, checkpoint: CheckpointId) -> Option<Element> {
+        let at = queue.barrier(checkpoint)?;
         if queue.announced.as_ref().is_some_and(|b| b.checkpoint == checkpoint) {
-            self.forget_announced(&mut queue);
+            self.forget_announced(queue);
         }
-        if phase == Phase::Sent
-            && let Some(barrier) = barrier
-        {
+        queue.elements.remove(at)
+    }
+
+    /// The sender puts a checkpoint's barrier in front of the rows before it, and gets those,
+    /// if there is room for them: at once, for what is in front may leave at any time.
+    pub fn put_in_front(&self, checkpoint: CheckpointId, room: usize) -> Result<Recorded, Unfit> {
+        let mut recorded = Recorded::default();
+        let Some(flight) = &self.flight else { return Ok(recorded) };
+        let mut queue = self.lock();
+        let Some(at) = queue.barrier(checkpoint) else { return Ok(recorded) };
+        for batch in queue.batches_before(at) {
+            recorded.add(flight, Phase::Sent, batch, room)?;
+        }
+        if let Some(barrier) = self.remove(&mut queue, checkpoint) {
             queue.elements.push_front(barrier);
-            drop(queue);
-            self.receiver.wake();
         }
-        true
+        drop(queue);
+        self.receiver.wake();
+        Ok(recorded)
     }
 
     /// Gives an emptied batch back to the sender.

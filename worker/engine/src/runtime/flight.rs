@@ -5,6 +5,11 @@
 //! have received it; there is one such list for each edge into an operator. At restore a
 //! subtask reads, of a keyed edge, the batches that may hold rows of its key groups, and of
 //! any other every so-manieth batch.
+//!
+//! A slot has room for a certain number of bytes of them. Rows that do not fit are not
+//! overtaken: the barrier stays behind them, as an aligned one does, until so many have been
+//! worked on that the rest fits. So whatever there is in flight, a checkpoint completes no
+//! later than an aligned one.
 
 mod restore;
 mod seal;
@@ -17,11 +22,12 @@ pub use seal::{Sealed, check};
 use crate::data::AnyBatch;
 use crate::exchange::codec::Codec;
 use crate::graph::Partitioning;
-use millrace_protocol::ids::Uid;
+use millrace_protocol::ids::{CheckpointId, Uid};
 use millrace_protocol::keygroup::KeyGroupRange;
 use millrace_protocol::manifest::ShapeBytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use thiserror::Error;
 
 /// What the names of these states begin with.
 pub const IN_FLIGHT: &str = "in flight ";
@@ -29,8 +35,9 @@ pub const IN_FLIGHT: &str = "in flight ";
 /// Bytes of rows that are kept together; a larger row is alone.
 const PIECE: usize = 1 << 20;
 
-/// Most bytes of a slot in a checkpoint. They lie in memory until they are written.
-const MOST: usize = 256 << 20;
+/// Most bytes of a slot in a checkpoint, unless the job says otherwise. They lie in memory
+/// until they are written.
+pub const MOST: usize = 256 << 20;
 
 /// What rows of a channel are to whom they go.
 pub struct Flight {
@@ -90,50 +97,66 @@ struct List {
 pub struct Recorded {
     lists: BTreeMap<(Uid, String), List>,
     bytes: usize,
-    /// Why they cannot become part of a checkpoint.
-    refused: Option<String>,
+}
+
+/// Why rows are not overtaken: the barrier waits behind them, as an aligned one does.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Unfit {
+    /// There is no room for them.
+    #[error("there is room for {0} bytes only")]
+    Room(usize),
+    /// They cannot be written.
+    #[error("rows on their way to operator {uid} cannot be kept in a checkpoint: {why}")]
+    Rows {
+        /// Whom they go to.
+        uid: Uid,
+        /// What is wrong with them.
+        why: String,
+    },
 }
 
 impl Recorded {
-    /// Adds the rows of a batch.
-    pub fn add(&mut self, flight: &Flight, phase: Phase, batch: &dyn AnyBatch) {
+    /// Bytes of rows.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Adds the rows of a batch as long as there are `room` bytes at most. If they do not
+    /// fit, a part of them may have been added.
+    pub fn add(
+        &mut self,
+        flight: &Flight,
+        phase: Phase,
+        batch: &dyn AnyBatch,
+        room: usize,
+    ) -> Result<(), Unfit> {
         let total = batch.rows();
-        if total == 0 || self.refused.is_some() {
-            return;
+        if total == 0 {
+            return Ok(());
         }
         let list = self
             .lists
             .entry((flight.uid.clone(), flight.state.clone()))
             .or_insert_with(|| List { shape: flight.shape.clone(), batches: Vec::new() });
         let mut from = 0;
-        let mut added = 0;
         while from < total {
             let mut bytes = Vec::new();
-            match flight.codec.encode(batch, from, PIECE, &mut bytes) {
-                Ok(next) => from = next,
-                Err(error) => {
-                    return self.refuse(format!(
-                        "rows on their way to operator {} cannot be kept in a checkpoint: {error}; \
-                         take aligned checkpoints only",
-                        flight.uid
-                    ));
-                }
+            from = flight
+                .codec
+                .encode(batch, from, PIECE, &mut bytes)
+                .map_err(|error| Unfit::Rows { uid: flight.uid.clone(), why: error.to_string() })?;
+            self.bytes += bytes.len();
+            if self.bytes > room {
+                return Err(Unfit::Room(room));
             }
-            added += bytes.len();
             let (up, groups) = (flight.up, flight.groups);
             list.batches.push(Batch { phase, up, groups, bytes });
         }
-        self.grown(added);
+        Ok(())
     }
 
     /// Adds what was recorded elsewhere.
     pub fn append(&mut self, other: Self) {
-        if let Some(why) = other.refused {
-            return self.refuse(why);
-        }
-        if self.refused.is_some() {
-            return;
-        }
         for (name, mut list) in other.lists {
             match self.lists.get_mut(&name) {
                 Some(known) => known.batches.append(&mut list.batches),
@@ -142,23 +165,23 @@ impl Recorded {
                 }
             }
         }
-        self.grown(other.bytes);
+        self.bytes += other.bytes;
+    }
+}
+
+/// When to look again whether rows that did not fit do now: to record them to find out
+/// costs as much as there are.
+#[derive(Debug, Default)]
+pub struct Tries(Option<(CheckpointId, usize)>);
+
+impl Tries {
+    /// Whether `rows` before the barrier are fewer by a quarter than those that did not fit.
+    pub fn again(&self, checkpoint: CheckpointId, rows: usize) -> bool {
+        self.0.is_none_or(|(of, tried)| of != checkpoint || rows <= tried / 4 * 3)
     }
 
-    fn grown(&mut self, bytes: usize) {
-        self.bytes += bytes;
-        if self.bytes > MOST {
-            self.refuse(format!(
-                "more than {} MiB of rows are in flight to a slot: let barriers wait longer \
-                 before they overtake rows, or use more slots",
-                MOST >> 20
-            ));
-        }
-    }
-
-    /// Nothing of it can become part of a checkpoint.
-    pub fn refuse(&mut self, why: String) {
-        self.lists.clear();
-        self.refused = Some(why);
+    /// So many did not fit; true if that is news.
+    pub fn failed(&mut self, checkpoint: CheckpointId, rows: usize) -> bool {
+        self.0.replace((checkpoint, rows)).is_none_or(|(of, _)| of != checkpoint)
     }
 }

@@ -8,14 +8,18 @@
 //! - After a barrier on a channel nothing more is taken from it until all channels
 //!   have delivered that barrier. A higher checkpoint id cancels a lower one.
 //! - Ended channels still deliver barriers.
-//! - A barrier that may overtake rows is taken as soon as one channel has it and all
-//!   channels that cannot be overtaken have delivered it. What the other channels hold
-//!   and bring before it is recorded, and worked on as ever; so are rows restored from
-//!   such a record, which go before all others.
+//! - A barrier that may overtake rows is taken as soon as it is in all channels, wherever
+//!   in them, and at the front of those that cannot be overtaken. What is before it is
+//!   recorded, and worked on as ever; so are rows restored from such a record, which go
+//!   before all others. As nothing comes before a barrier once it is in its channel, it is
+//!   known beforehand how much there is to record: too much is worked on first.
 
-use crate::data::{AnyBatch, TS_MAX, TS_MIN, Ts};
+mod overtake;
+mod time;
+
+use crate::data::{AnyBatch, TS_MIN, Ts};
 use crate::runtime::channel::{Channel, Element};
-use crate::runtime::flight::{Flight, Phase, Recorded, Restored};
+use crate::runtime::flight::{Flight, Restored, Tries};
 use crate::runtime::snapshot::Barrier;
 use millrace_protocol::ids::CheckpointId;
 use std::collections::VecDeque;
@@ -23,9 +27,6 @@ use std::sync::Arc;
 
 /// The inlet of rows that come from a checkpoint.
 pub const FROM_CHECKPOINT: usize = usize::MAX;
-
-/// No such barrier is to come here: [`Gate::overtaking`] looks.
-const MUST_NOT: &str = "a barrier overtook rows that it must not";
 
 /// One incoming channel.
 struct Inlet {
@@ -39,21 +40,6 @@ struct Inlet {
     barrier: Option<Barrier>,
     /// An element that was taken while listening for the first word of all channels.
     held: Option<Element>,
-    /// Its rows are recorded until the barrier comes.
-    recording: bool,
-}
-
-impl Inlet {
-    /// The channel's next element, which is recorded if the barrier has overtaken it.
-    fn receive(&self, recorded: &mut Recorded) -> Option<Element> {
-        let element = self.channel.receive()?;
-        if self.recording
-            && let (Element::Batch(batch), Some(flight)) = (&element, self.channel.flight())
-        {
-            recorded.add(flight, Phase::Received, batch.as_ref());
-        }
-        Some(element)
-    }
 }
 
 /// What a task is to do next.
@@ -98,8 +84,8 @@ pub struct Gate {
     marks: Vec<Marks>,
     /// The last barrier that was given out.
     passed: Option<CheckpointId>,
-    /// What that barrier overtook.
-    recorded: Recorded,
+    /// Of a barrier that had too much to overtake.
+    tries: Tries,
     /// Restored rows in flight.
     restored: VecDeque<Restored>,
     /// What the last of them was that was given out.
@@ -123,7 +109,6 @@ impl Gate {
                 ended: false,
                 barrier: None,
                 held: None,
-                recording: false,
             })
             .collect();
         Self {
@@ -139,7 +124,7 @@ impl Gate {
             queued: Vec::new(),
             marks,
             passed: None,
-            recorded: Recorded::default(),
+            tries: Tries::default(),
             restored: VecDeque::new(),
             given: None,
             unconfirmed: false,
@@ -161,101 +146,6 @@ impl Gate {
     pub fn marks<'a>(&self, input: usize, batch: &'a mut dyn AnyBatch) -> &'a [(u32, Ts)] {
         let marks = self.marks.get(input).and_then(|of| of(batch));
         marks.map_or(&[], |marks| marks.as_slice())
-    }
-
-    /// The barrier that may now overtake rows, if there is one.
-    pub fn overtaking(&self, now: Ts) -> Option<Barrier> {
-        let newest = self.waiting()?;
-        let is_newest = |b: &Barrier| b.checkpoint == newest.checkpoint;
-        let may = |inlet: &Inlet| {
-            inlet.channel.flight().is_some() || inlet.barrier.as_ref().is_some_and(is_newest)
-        };
-        let ready = newest.may_overtake(now) && self.greeted && self.inlets.iter().all(may);
-        ready.then_some(newest)
-    }
-
-    /// When a barrier that waits may overtake rows, if that is to come.
-    pub fn overtakes_at(&self, now: Ts) -> Option<Ts> {
-        self.waiting()?.unaligned_at.filter(|at| *at > now)
-    }
-
-    /// The newest barrier that waits here and was not given out.
-    fn waiting(&self) -> Option<Barrier> {
-        let waits = |inlet: &Inlet| [inlet.barrier.clone(), inlet.channel.announced()];
-        let new = |b: &Barrier| Some(b.checkpoint) > self.passed && b.unaligned_at.is_some();
-        self.inlets.iter().flat_map(waits).flatten().filter(new).max_by_key(|b| b.checkpoint)
-    }
-
-    /// The task takes a barrier before all channels have delivered it. `current`: what is
-    /// left of the batch that it works on, and where that came from.
-    pub fn overtake(&mut self, barrier: &Barrier, current: Option<(usize, &dyn AnyBatch)>) {
-        self.passed = Some(barrier.checkpoint);
-        self.recorded = Recorded::default();
-        let Self { inlets, recorded, given, restored, queued, .. } = self;
-        let mut record = |inlet: usize, batch: &dyn AnyBatch| {
-            let (flight, phase) = match inlets.get(inlet) {
-                Some(inlet) => (inlet.channel.flight(), Phase::Received),
-                None => (given.as_deref(), Phase::Restored),
-            };
-            match flight {
-                Some(flight) => recorded.add(flight, phase, batch),
-                None => recorded.refuse(MUST_NOT.to_owned()),
-            }
-        };
-        if let Some((inlet, batch)) = current {
-            record(inlet, batch);
-        }
-        for event in queued.iter().rev() {
-            if let Event::Batch { inlet, batch, .. } = event {
-                record(*inlet, batch.as_ref());
-            }
-        }
-        for (index, inlet) in inlets.iter().enumerate() {
-            if let Some(Element::Batch(batch)) = &inlet.held {
-                record(index, batch.as_ref());
-            }
-        }
-        for Restored { flight, batch } in restored.iter() {
-            recorded.add(flight, Phase::Restored, batch.as_ref());
-        }
-        let is_it = |b: &Barrier| b.checkpoint == barrier.checkpoint;
-        for inlet in inlets {
-            let here = match &inlet.held {
-                Some(Element::Barrier(held)) => is_it(held),
-                _ => false,
-            };
-            inlet.recording = !here && !inlet.barrier.take().is_some_and(|b| is_it(&b));
-        }
-        self.catch_up();
-    }
-
-    /// Records what channels hold before a barrier that has come there meanwhile.
-    pub fn catch_up(&mut self) {
-        let Some(passed) = self.passed else { return };
-        for inlet in self.inlets.iter_mut().filter(|i| i.recording) {
-            let announced = inlet.channel.announced().map(|b| b.checkpoint);
-            if announced == Some(passed) {
-                inlet.channel.overtake(passed, Phase::Received, &mut self.recorded);
-                inlet.recording = false;
-            }
-        }
-    }
-
-    /// A checkpoint was given up: nothing has to be recorded for it.
-    pub fn aborted(&mut self, checkpoint: CheckpointId) {
-        if self.passed == Some(checkpoint) {
-            self.recorded = Recorded::default();
-            self.inlets.iter_mut().for_each(|inlet| inlet.recording = false);
-        }
-    }
-
-    /// What a checkpoint's barrier overtook, once all channels have delivered it.
-    pub fn recorded(&mut self, checkpoint: CheckpointId) -> Option<Recorded> {
-        if self.passed != Some(checkpoint) {
-            return Some(Recorded::default());
-        }
-        let all = !self.inlets.iter().any(|i| i.recording);
-        all.then(|| std::mem::take(&mut self.recorded))
     }
 
     /// The merged watermark.
@@ -281,8 +171,12 @@ impl Gate {
             self.listen();
             if self.all_heard {
                 self.greeted = true;
-                // Pass the greeting on, so that tasks behind this one begin too.
-                return Some(Event::Watermark(TS_MIN));
+                // Pass the greeting on, so that tasks behind this one begin too, unless it is
+                // said here how far these need not wait for this one.
+                let tells = |e: &Event| matches!(e, Event::Watermark(_) | Event::Idle(true));
+                if !self.queued.iter().any(tells) {
+                    return Some(Event::Watermark(TS_MIN));
+                }
             }
         }
         // Before what was heard, which is younger than they are.
@@ -306,9 +200,8 @@ impl Gate {
                     break;
                 }
                 let element = match inlet.held.take() {
-                    // Recorded when the barrier overtook it.
                     Some(held) => held,
-                    None => match inlet.receive(&mut self.recorded) {
+                    None => match inlet.channel.receive() {
                         Some(element) => element,
                         None => break,
                     },
@@ -403,9 +296,6 @@ impl Gate {
             }
             Element::Barrier(barrier) => {
                 if Some(barrier.checkpoint) <= self.passed {
-                    if Some(barrier.checkpoint) == self.passed {
-                        self.inlets[index].recording = false;
-                    }
                     return None;
                 }
                 // A higher id cancels a lower one that is still being aligned.
@@ -426,86 +316,12 @@ impl Gate {
                 if self.inlets.iter().all(|i| i.barrier.is_some()) {
                     for inlet in &mut self.inlets {
                         inlet.barrier = None;
-                        inlet.recording = false;
                     }
                     self.passed = Some(barrier.checkpoint);
-                    self.recorded = Recorded::default();
                     return Some(Event::Barrier(barrier));
                 }
                 None
             }
-        }
-    }
-
-    /// Lowest watermark of all channels but `except` that hold others back.
-    fn minimum(&self, except: Option<usize>) -> Option<Ts> {
-        self.inlets
-            .iter()
-            .enumerate()
-            .filter(|(i, inlet)| Some(*i) != except && !inlet.idle && !inlet.ended)
-            .map(|(_, inlet)| inlet.watermark)
-            .min()
-    }
-
-    /// Channel marks become task marks: the minimum with the other channels.
-    fn rewrite_marks(&mut self, index: usize, batch: &mut dyn AnyBatch) {
-        let input = self.inlets[index].input;
-        let Some(marks) = (self.marks[input])(batch) else { return };
-        if marks.is_empty() {
-            return;
-        }
-        let others = self.minimum(Some(index)).unwrap_or(TS_MAX);
-        let (mut own, mut merged) = (self.inlets[index].watermark, self.watermark);
-        marks.retain_mut(|mark| {
-            own = own.max(mark.1);
-            let candidate = own.min(others);
-            let advanced = candidate > merged || self.unconfirmed && candidate == merged;
-            self.unconfirmed &= !advanced;
-            if advanced {
-                merged = candidate;
-                mark.1 = candidate;
-            }
-            advanced
-        });
-        self.inlets[index].watermark = own;
-        self.watermark = merged;
-    }
-
-    /// Recomputes watermark and idleness; queues what changed, to be popped from the back.
-    fn refresh(&mut self) {
-        let all_ended = self.inlets.iter().all(|i| i.ended);
-        let merged = match self.minimum(None) {
-            Some(w) => Some(w),
-            None if all_ended => self.inlets.iter().map(|i| i.watermark).min(),
-            None => None,
-        };
-        let idle = merged.is_none();
-        if idle != self.idle {
-            self.idle = idle;
-            self.queued.insert(0, Event::Idle(idle));
-        }
-        if let Some(w) = merged
-            && (w > self.watermark || self.unconfirmed && w == self.watermark)
-        {
-            // Those behind this task hear again what it had told them.
-            self.unconfirmed = false;
-            self.watermark = w;
-            self.queued.insert(0, Event::Watermark(w));
-        }
-    }
-
-    fn note_ends(&mut self) {
-        for input in 0..self.inputs {
-            if !self.ended_inputs[input]
-                && self.inlets.iter().filter(|i| i.input == input).all(|i| i.ended)
-            {
-                self.ended_inputs[input] = true;
-                self.queued.insert(0, Event::InputEnded(input));
-            }
-        }
-        if !self.all_ended_told && self.ended() {
-            self.all_ended_told = true;
-            self.queued.insert(0, Event::Ended);
         }
     }
 }

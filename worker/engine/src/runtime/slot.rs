@@ -8,6 +8,7 @@ use crate::coordinator::{Event, Failure};
 use crate::data::{Fail, Res, Ts, UserError};
 use crate::graph::{AttemptCx, BuildCx, Graph, NodeId};
 use crate::runtime::channel::{Channel, TaskWaker};
+use crate::runtime::flight::Recorded;
 use crate::runtime::signal::Signal;
 use crate::runtime::slot_snapshot::{SlotSnapshots, SnapshotHome};
 use crate::runtime::snapshot::Barrier;
@@ -253,16 +254,17 @@ impl SlotLoop {
                 continue;
             }
             at.current = Some(index);
-            let mut passed = None;
+            let (mut passed, mut overtaken) = (None, Recorded::default());
             let mut turn = Turn {
                 now,
-                overtaking: self.overtaking.is_some(),
+                overtaking: self.overtaking.map(|_| self.snapshots.room()),
                 parts: self.snapshots.parts(index),
                 passed: &mut passed,
+                overtaken: &mut overtaken,
             };
             let progress = task.run(&mut turn)?;
             if let Some(barrier) = passed {
-                self.snapshots.passed(index, &barrier, task.as_mut())?;
+                self.snapshots.passed(index, &barrier, task.as_mut(), overtaken)?;
             }
             let ended = Instant::now();
             let spent = ended.duration_since(begun).as_nanos() as u64;

@@ -205,6 +205,10 @@ impl<S: Source> Task for EnumeratorTask<S> {
 
     fn run(&mut self, turn: &mut Turn<'_>) -> Res<Progress> {
         let mut worked = false;
+        if self.complete {
+            // Before a barrier: see `ReaderTask::greet`.
+            self.tell_end();
+        }
         if let Some(barrier) = self.barrier.take() {
             let items =
                 self.known.iter().map(postcard::to_stdvec).collect::<Result<Vec<_>, _>>()?;
@@ -226,8 +230,9 @@ impl<S: Source> Task for EnumeratorTask<S> {
             worked = true;
         }
         if self.complete {
-            self.tell_end();
-        } else if let Some(receiver) = &self.running {
+            return Ok(if worked { Progress::Worked } else { Progress::Idle });
+        }
+        if let Some(receiver) = &self.running {
             match receiver.try_recv() {
                 Ok((source, found)) => {
                     self.source = Some(source);
@@ -544,6 +549,21 @@ impl<S: Source> ReaderTask<S> {
         if changed { self.merge_lanes() } else { Ok(()) }
     }
 
+    /// Says the first word: how far event time has come here, or that nothing is to be
+    /// expected. It goes before the first barrier too, behind which the rows of other
+    /// subtasks are let through: how late they are must not depend on when this one is heard.
+    fn greet(&mut self) -> Res {
+        if !self.heard_enumerator || self.announced || self.ended || self.stopped {
+            return Ok(());
+        }
+        self.announced = true;
+        match (self.lanes.is_empty(), self.no_more_splits) {
+            (true, true) => self.finish(),
+            (true, false) => self.set_idle(true),
+            (false, _) => self.out.watermark(self.watermark),
+        }
+    }
+
     /// The last watermark and the end.
     fn finish(&mut self) -> Res {
         self.watermark = TS_MAX;
@@ -662,6 +682,7 @@ impl<S: Source> Task for ReaderTask<S> {
             self.out.flush(false)?;
         }
         let mut worked = self.listen()?;
+        self.greet()?;
         if self.lanes.is_empty() || self.ended || self.stopped {
             // Nobody should wait for it.
             self.leave_alignment();
@@ -697,16 +718,11 @@ impl<S: Source> Task for ReaderTask<S> {
         if self.lanes.is_empty() {
             if self.no_more_splits {
                 self.finish()?;
-            } else if !self.announced || !self.idle {
-                self.announced = true;
+            } else if !self.idle {
                 self.set_idle(true)?;
                 worked = true;
             }
             return Ok(if worked { Progress::Worked } else { Progress::Idle });
-        }
-        if !self.announced {
-            self.announced = true;
-            self.out.watermark(self.watermark)?;
         }
         for _ in 0..4 {
             match self.read()? {

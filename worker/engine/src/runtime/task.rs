@@ -8,7 +8,7 @@ use crate::runtime::metrics::NodeMetrics;
 use crate::runtime::operator::{Flow, Operator};
 use crate::runtime::snapshot::{Barrier, SnapshotParts};
 use crate::state::StateTable;
-use millrace_protocol::ids::{CheckpointId, Uid};
+use millrace_protocol::ids::Uid;
 use std::sync::Arc;
 
 /// What a turn of a task came to.
@@ -26,12 +26,15 @@ pub enum Progress {
 pub struct Turn<'a> {
     /// Processing time, milliseconds since the epoch.
     pub now: Ts,
-    /// Whether there is a barrier about that may overtake rows, now or later.
-    pub overtaking: bool,
+    /// If there is a barrier about that may overtake rows, now or later: bytes of rows that
+    /// there is room for in its checkpoint.
+    pub overtaking: Option<usize>,
     /// Where a barrier's contributions go.
     pub parts: &'a mut SnapshotParts,
     /// Set by the task when it passes a barrier.
     pub passed: &'a mut Option<Barrier>,
+    /// What that overtook.
+    pub overtaken: &'a mut Recorded,
 }
 
 /// What a slot runs.
@@ -54,13 +57,6 @@ pub trait Task {
     fn ended(&self) -> bool;
     /// A barrier for a task without inputs; others get theirs through their channels.
     fn trigger(&mut self, _barrier: Barrier) {}
-    /// What a checkpoint's barrier overtook on its way into the task; `None` while the
-    /// task still waits for the rest.
-    fn recorded(&mut self, _checkpoint: CheckpointId) -> Option<Recorded> {
-        Some(Recorded::default())
-    }
-    /// A checkpoint was given up: what its barrier overtook is of no use.
-    fn aborted(&mut self, _checkpoint: CheckpointId) {}
     /// Its counters.
     fn metrics(&self) -> &Arc<NodeMetrics>;
 }
@@ -227,15 +223,15 @@ impl<O: Operator> OperatorTask<O> {
     }
 
     /// Takes a barrier that may overtake rows, between two rows; true if there was one.
-    fn overtake(&mut self, turn: &mut Turn<'_>) -> Res<bool> {
+    fn overtake(&mut self, turn: &mut Turn<'_>, room: usize) -> Res<bool> {
         self.overtakes_at = self.gate.overtakes_at(turn.now);
         let Some(barrier) = self.gate.overtaking(turn.now) else { return Ok(false) };
         if !self.operator.is_settled() {
             return Ok(false);
         }
         let mut watermark = self.told;
-        match &mut self.current {
-            Current::Nothing => self.gate.overtake(&barrier, None),
+        let overtaken = match &mut self.current {
+            Current::Nothing => self.gate.overtake(&barrier, None, room),
             Current::Batch { input, inlet, batch } => {
                 let left = self.gate.marks(*input, batch.as_mut());
                 if left.first().is_some_and(|mark| mark.0 == 0) {
@@ -245,10 +241,12 @@ impl<O: Operator> OperatorTask<O> {
                 if let Some(done) = self.marks.len().checked_sub(left.len() + 1) {
                     watermark = self.marks[done];
                 }
-                self.gate.overtake(&barrier, Some((*inlet, batch.as_ref())));
+                self.gate.overtake(&barrier, Some((*inlet, batch.as_ref())), room)
             }
             _ => return Ok(false),
-        }
+        };
+        let Some(overtaken) = overtaken else { return Ok(false) };
+        *turn.overtaken = overtaken;
         self.pass(&barrier, watermark, turn)?;
         Ok(true)
     }
@@ -271,11 +269,12 @@ impl<O: Operator> Task for OperatorTask<O> {
         self.operator.set_now(turn.now);
         let mut worked = false;
         for _ in 0..QUANTUM {
-            if turn.overtaking {
-                self.gate.catch_up();
-                if self.overtake(turn)? {
+            if let Some(room) = turn.overtaking {
+                if self.overtake(turn, room)? {
                     return Ok(Progress::Worked);
                 }
+            } else {
+                self.overtakes_at = None;
             }
             let overtakes =
                 matches!(&self.current, Current::Barrier(b) if b.may_overtake(turn.now));
@@ -343,15 +342,6 @@ impl<O: Operator> Task for OperatorTask<O> {
 
     fn ended(&self) -> bool {
         self.ended
-    }
-
-    fn recorded(&mut self, checkpoint: CheckpointId) -> Option<Recorded> {
-        self.gate.recorded(checkpoint)
-    }
-
-    fn aborted(&mut self, checkpoint: CheckpointId) {
-        self.overtakes_at = None;
-        self.gate.aborted(checkpoint);
     }
 
     fn metrics(&self) -> &Arc<NodeMetrics> {

@@ -15,6 +15,7 @@ use crate::graph::{
     SpillTo, joined,
 };
 use crate::runtime::channel::{Channel, TaskWaker};
+use crate::runtime::flight::Recorded;
 use crate::runtime::metrics::NodeMetrics;
 use crate::runtime::pool::Pool;
 use crate::runtime::signal::Signal;
@@ -263,9 +264,10 @@ impl Harness {
             let mut passed = None;
             let mut turn = Turn {
                 now: self.now,
-                overtaking: false,
+                overtaking: None,
                 parts: &mut subtask.parts,
                 passed: &mut passed,
+                overtaken: &mut Recorded::default(),
             };
             let progress = subtask.task.run(&mut turn).map_err(|cause| {
                 Fail::from(format!("operator {:?}: {cause}", subtask.task.name()))
@@ -353,6 +355,11 @@ impl Harness {
     /// one before.
     pub fn snapshot(&mut self) -> Res<Snapshot> {
         self.run()?;
+        self.snapshot_at_once()
+    }
+
+    /// As [`Harness::snapshot`], with the barrier before anything else that is to be done.
+    pub fn snapshot_at_once(&mut self) -> Res<Snapshot> {
         self.checkpoint += 1;
         let checkpoint = CheckpointId(self.checkpoint);
         let barrier = Barrier {

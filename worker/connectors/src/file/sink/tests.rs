@@ -200,9 +200,27 @@ fn output_that_was_left_where_nothing_can_be_done_any_more_is_an_error_that_name
         committer.abort_others(Attempt(8), keep).unwrap_err(),
         committer.commit(&commit).unwrap_err(),
     ];
-    for error in errors.map(|error| error.to_string()) {
+    for error in errors {
+        assert!(error.is::<UserError>(), "tried again for ever: {error}");
+        let error = error.to_string();
         let places = [&old, &new].map(|place| place.to_str().unwrap());
         assert!(places.iter().all(|place| error.contains(place)), "{error}");
     }
     assert_eq!(fs::read_to_string(&old).unwrap(), "a file now");
+}
+
+#[test]
+fn what_may_pass_by_itself_is_not_the_users() {
+    let of = |kind: io::ErrorKind| {
+        let path = PathBuf::from("/out");
+        let directory = Error::Directory { path: path.clone(), source: kind.into() };
+        let left = Error::write(&path, kind.into()).left("/old", &path);
+        [directory.is_users(), left.is_users(), Error::write(&path, kind.into()).is_users()]
+    };
+    assert_eq!(of(io::ErrorKind::StorageFull), [false, false, false]);
+    assert_eq!(of(io::ErrorKind::TimedOut), [false, false, false]);
+    assert_eq!(of(io::ErrorKind::ReadOnlyFilesystem), [true, true, false]);
+    assert_eq!(of(io::ErrorKind::PermissionDenied), [true, true, false]);
+    // Unknown ones: nothing works there from the start, or it did until now.
+    assert_eq!(of(io::ErrorKind::Other), [true, false, false]);
 }

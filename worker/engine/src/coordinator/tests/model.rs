@@ -495,7 +495,7 @@ impl Model {
             Work::Commit(batch, items) => {
                 let outcome = |world: &mut World, item: &PendingCommit, fails: bool| {
                     if fails {
-                        return CommitOutcome::Failed("injected".into());
+                        return CommitOutcome::Failed(Hindrance::Passing("injected".into()));
                     }
                     world.commit(item);
                     CommitOutcome::Done
@@ -508,7 +508,7 @@ impl Model {
                 Event::CommitEnded { batch, outcomes }
             }
             Work::Abort(attempt, _) if fails => {
-                Event::OthersAborted { attempt, result: Err("injected".into()) }
+                Event::OthersAborted { attempt, result: Err(Hindrance::Passing("injected".into())) }
             }
             Work::Abort(attempt, keep) => {
                 self.world.abort_others(attempt, &keep);

@@ -36,8 +36,14 @@ impl Place {
     }
 
     pub fn job(&self, config: Config) -> Job {
+        self.asked(config, [])
+    }
+
+    /// A job that is told something before it has looked at anything.
+    pub fn asked(&self, config: Config, first: impl IntoIterator<Item = Event>) -> Job {
         let (store, now) = (Arc::clone(&self.store), Duration::from_secs(100));
         let mut job = Job { coordinator: Coordinator::new(config), store, now, effects: vec![] };
+        first.into_iter().for_each(|event| job.tell(event));
         job.tell(Event::Start);
         let worker = WorkerId { ordinal: 0, process: "p".into() };
         job.tell(Event::WorkerJoined { worker, slots: 4 });
@@ -350,6 +356,42 @@ fn what_only_the_user_can_mend_is_not_tried_again() {
     assert_eq!(place.running(config(2, 0)).head().phase, Phase::Running);
 }
 
+/// Output that cannot be committed, or leftovers that cannot be removed.
+#[test]
+fn what_only_the_user_can_mend_outside_is_not_tried_again_either() {
+    let place = place();
+    let mut job = place.running(config(1, 0));
+    job.later(1);
+    let checkpoint = job.barrier().0;
+    job.acknowledge(checkpoint, "a");
+    drop(job);
+    let fails = |hindrance: Hindrance, commits: bool| {
+        let mut job = place.job(config(2, 0));
+        let batch =
+            job.take(|e| if let Effect::Commit(b, i) = e { Some((*b, i.clone())) } else { None });
+        let (batch, items) = batch.unwrap();
+        let outcome = match commits {
+            true => CommitOutcome::Failed(hindrance.clone()),
+            false => CommitOutcome::Done,
+        };
+        let outcomes = items.iter().map(|item| (item.id, outcome.clone())).collect();
+        job.tell(Event::CommitEnded { batch, outcomes });
+        if !commits {
+            let attempt = job.attempt();
+            job.tell(Event::OthersAborted { attempt, result: Err(hindrance) });
+        }
+        (job.outcome(), job.head().phase, job.head().cause.clone().unwrap_or_default())
+    };
+    for commits in [true, false] {
+        let full = Hindrance::Passing("no space left".to_owned());
+        assert_eq!(fails(full, commits).1, Phase::Running);
+        let moved = Hindrance::Users("/old cannot be written".to_owned());
+        let (outcome, phase, cause) = fails(moved, commits);
+        assert!(matches!(outcome, Some(Outcome::Failed(_))), "{outcome:?}");
+        assert!(phase == Phase::Failed && cause.contains("/old cannot be written"), "{cause}");
+    }
+}
+
 #[test]
 fn giving_up_is_recorded_and_may_be_resumed() {
     let place = place();
@@ -450,6 +492,22 @@ fn a_deployment_that_never_ends_can_be_stopped() {
         assert_eq!(job.outcome(), Some(Outcome::Suspended));
         assert_eq!(job.head().latest.as_ref().unwrap().checkpoint, CheckpointId(1));
     }
+}
+
+#[test]
+fn a_drain_asked_for_before_anything_is_known_is_a_drain() {
+    let place = place();
+    let mut job = place.asked(config(1, 0), [Event::RequestStop { mode: StopMode::Drain }]);
+    job.recover();
+    let (checkpoint, _, kind) = job.barrier();
+    assert_eq!(kind, BarrierKind::Stop(StopMode::Drain));
+    job.acknowledge(checkpoint, "a");
+    job.commit();
+    assert_eq!(job.outcome(), Some(Outcome::Finished));
+    // What asks for no more than an end gets it at once.
+    let stop = Event::RequestStop { mode: StopMode::Suspend };
+    let mut job = self::place().asked(config(1, 0), [stop]);
+    assert_eq!(job.outcome(), Some(Outcome::Suspended));
 }
 
 #[test]

@@ -76,9 +76,6 @@ impl Recorded {
     /// Lays out what is to be written at `key`: `None` if there is nothing, or why it
     /// cannot be.
     pub fn seal(self, key: &ObjectKey, order: FileOrder) -> Result<Option<Sealed>, String> {
-        if let Some(why) = self.refused {
-            return Err(why);
-        }
         if self.lists.is_empty() {
             return Ok(None);
         }

@@ -94,16 +94,21 @@ fn read(recorded: Recorded) -> (Vec<Vec<u64>>, Vec<u8>) {
     (pieces.iter().map(decode).collect(), bytes)
 }
 
+/// Adds rows for which there is room.
+fn add(recorded: &mut Recorded, flight: &Flight, phase: Phase, rows: &[u64]) {
+    recorded.add(flight, phase, batch(rows).as_ref(), MOST).unwrap();
+}
+
 #[test]
 fn rows_keep_their_order_over_all_phases() {
     let mut slot = Recorded::default();
-    slot.add(&flight(1), Phase::Sent, batch(&[5]).as_ref());
-    slot.add(&flight(1), Phase::Received, batch(&[3]).as_ref());
-    slot.add(&flight(1), Phase::Received, batch(&[4]).as_ref());
+    add(&mut slot, &flight(1), Phase::Sent, &[5]);
+    add(&mut slot, &flight(1), Phase::Received, &[3]);
+    add(&mut slot, &flight(1), Phase::Received, &[4]);
     let mut task = Recorded::default();
-    task.add(&flight(0), Phase::Received, batch(&[2]).as_ref());
-    task.add(&flight(0), Phase::Restored, batch(&[1]).as_ref());
-    task.add(&flight(0), Phase::Restored, batch(&[]).as_ref());
+    add(&mut task, &flight(0), Phase::Received, &[2]);
+    add(&mut task, &flight(0), Phase::Restored, &[1]);
+    add(&mut task, &flight(0), Phase::Restored, &[]);
     slot.append(task);
     assert_eq!(read(slot).0, [[1], [2], [3], [4], [5]]);
 }
@@ -112,7 +117,7 @@ fn rows_keep_their_order_over_all_phases() {
 #[test]
 fn the_format_of_the_first_build() {
     let mut recorded = Recorded::default();
-    recorded.add(&flight(3), Phase::Received, batch(&[1, 2]).as_ref());
+    add(&mut recorded, &flight(3), Phase::Received, &[1, 2]);
     let (rows, bytes) = read(recorded);
     assert_eq!(rows, [[1, 2]]);
     let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
@@ -122,10 +127,10 @@ fn the_format_of_the_first_build() {
 #[test]
 fn damage_and_newer_formats_are_told() {
     let mut recorded = Recorded::default();
-    recorded.add(&flight(3), Phase::Received, batch(&[1, 2]).as_ref());
+    add(&mut recorded, &flight(3), Phase::Received, &[1, 2]);
     let crc32 = crc32fast::hash(&read(recorded).1);
     let mut recorded = Recorded::default();
-    recorded.add(&flight(3), Phase::Received, batch(&[1, 2]).as_ref());
+    add(&mut recorded, &flight(3), Phase::Received, &[1, 2]);
     let sound = read(recorded).1;
     assert_eq!(check(&sound, crc32), Ok(()));
     assert!(check(&sound[..5], crc32).unwrap_err().contains("only 5 bytes"));
@@ -140,86 +145,169 @@ fn damage_and_newer_formats_are_told() {
 }
 
 #[test]
-fn too_much_is_refused() {
+fn what_there_is_no_room_for_is_told() {
     let mut recorded = Recorded::default();
-    recorded.add(&flight(0), Phase::Received, batch(&[1]).as_ref());
-    recorded.grown(MOST);
-    recorded.add(&flight(0), Phase::Received, batch(&[1]).as_ref());
-    let mut slot = Recorded::default();
-    slot.append(recorded);
-    let why = slot.seal(&key(), order()).err().unwrap();
-    assert!(why.contains("256 MiB") && why.contains("more slots"), "{why}");
+    add(&mut recorded, &flight(0), Phase::Received, &[1]);
+    let (one, rows) = (recorded.bytes(), batch(&[1]));
+    assert_eq!(recorded.add(&flight(0), Phase::Received, rows.as_ref(), 2 * one), Ok(()));
+    let full = recorded.add(&flight(0), Phase::Received, rows.as_ref(), 3 * one - 1);
+    assert_eq!(full, Err(Unfit::Room(3 * one - 1)));
+    let mut wrong = flight(0);
+    wrong.codec = Arc::new(Packets::<String>::new());
+    let why = Recorded::default().add(&wrong, Phase::Received, rows.as_ref(), MOST).unwrap_err();
+    assert!(why.to_string().contains("on their way to operator sum"), "{why}");
 }
 
 #[test]
-fn a_barrier_overtakes_what_channels_hold_and_what_follows_on_others() {
+fn a_barrier_overtakes_what_channels_hold_once_it_is_in_all() {
     let (a, b) = (channel(Some(flight(0))), channel(Some(flight(1))));
     let mut gate = gate(&[&a, &b]);
     a.force_send(batch(&[1]));
     b.force_send(batch(&[10]));
     a.send_control(Element::Barrier(barrier(7, Some(100))));
+    assert_eq!(gate.overtakes_at(99), Some(100));
+    assert!(gate.overtaking(100).is_none(), "more may come before it on the other channel");
+    b.force_send(batch(&[11]));
+    b.send_control(Element::Barrier(barrier(7, Some(100))));
+    a.force_send(batch(&[2]));
+    b.force_send(batch(&[12]));
     // Not before its time.
     assert!(gate.overtaking(99).is_none());
-    assert_eq!(gate.overtakes_at(99), Some(100));
     let taken = gate.overtaking(100).unwrap();
     let current = batch(&[0]);
-    gate.overtake(&taken, Some((0, current.as_ref())));
+    let recorded = gate.overtake(&taken, Some((0, current.as_ref())), MOST).unwrap();
+    assert_eq!(read(recorded).0, [[0], [1], [10], [11]]);
     assert!(gate.overtaking(100).is_none(), "twice");
-    assert!(gate.recorded(CheckpointId(7)).is_none(), "the other channel has no barrier yet");
-    // Worked on as ever, and recorded if it is before the barrier.
-    a.force_send(batch(&[2]));
-    assert_eq!(next(&mut gate), [1]);
-    assert_eq!(next(&mut gate), [10]);
-    b.force_send(batch(&[11]));
-    assert_eq!(next(&mut gate), [2]);
-    assert_eq!(next(&mut gate), [11]);
-    b.force_send(batch(&[12]));
-    b.send_control(Element::Barrier(barrier(7, Some(100))));
-    b.force_send(batch(&[13]));
-    gate.catch_up();
-    let recorded = gate.recorded(CheckpointId(7)).unwrap();
-    assert_eq!(read(recorded).0, [[0], [1], [10], [11], [12]]);
-    assert_eq!(next(&mut gate), [12]);
-    assert_eq!(next(&mut gate), [13]);
+    // Worked on as ever.
+    for expected in [1, 10, 2, 11, 12] {
+        assert_eq!(next(&mut gate), [expected]);
+    }
     assert!(gate.poll().is_none(), "the barrier comes once");
+}
+
+#[test]
+fn a_barrier_waits_for_rows_that_do_not_fit() {
+    let (a, b) = (channel(Some(flight(0))), channel(Some(flight(1))));
+    let mut gate = gate(&[&a, &b]);
+    let mut one = Recorded::default();
+    add(&mut one, &flight(0), Phase::Received, &[1]);
+    let room = 3 * one.bytes();
+    (1..=4).for_each(|n| drop(a.force_send(batch(&[n]))));
+    (11..=14).for_each(|n| drop(b.force_send(batch(&[n]))));
+    for channel in [&a, &b] {
+        channel.send_control(Element::Barrier(barrier(7, Some(0))));
+        channel.force_send(batch(&[100]));
+    }
+    let mut taken = Vec::new();
+    let recorded = loop {
+        let waits = gate.overtaking(0).unwrap();
+        match gate.overtake(&waits, None, room) {
+            Some(recorded) => break read(recorded).0,
+            None => taken.push(next(&mut gate)[0]),
+        }
+    };
+    // Looked at again when a quarter of the eight is done, and of the six that are left.
+    assert_eq!(taken, [1, 11, 2, 12, 3]);
+    assert_eq!(recorded, [[4], [13], [14]]);
+    for expected in [13, 4, 14, 100, 100] {
+        assert_eq!(next(&mut gate), [expected]);
+    }
+    // The next one is looked at anew.
+    a.force_send(batch(&[5]));
+    a.send_control(Element::Barrier(barrier(8, Some(0))));
+    b.send_control(Element::Barrier(barrier(8, Some(0))));
+    let waits = gate.overtaking(0).unwrap();
+    assert_eq!(read(gate.overtake(&waits, None, room).unwrap()).0, [[5]]);
+}
+
+#[test]
+fn with_no_room_at_all_a_barrier_comes_as_an_aligned_one() {
+    let (a, b) = (channel(Some(flight(0))), channel(Some(flight(1))));
+    let mut gate = gate(&[&a, &b]);
+    for channel in [&a, &b] {
+        channel.force_send(batch(&[1]));
+        channel.send_control(Element::Barrier(barrier(7, Some(0))));
+        channel.force_send(batch(&[2]));
+    }
+    let waits = gate.overtaking(0).unwrap();
+    assert!(gate.overtake(&waits, None, 0).is_none());
+    assert_eq!([next(&mut gate), next(&mut gate)], [[1], [1]]);
+    assert!(matches!(gate.poll(), Some(Event::Barrier(b)) if b.checkpoint == CheckpointId(7)));
+    assert_eq!([next(&mut gate), next(&mut gate)], [[2], [2]]);
 }
 
 #[test]
 fn a_channel_that_cannot_be_overtaken_is_waited_for() {
     let (a, b) = (channel(Some(flight(0))), channel(None));
     let mut gate = gate(&[&a, &b]);
-    a.force_send(batch(&[1]));
+    (1..=4).for_each(|n| drop(a.force_send(batch(&[n]))));
     a.send_control(Element::Barrier(barrier(7, Some(0))));
     b.force_send(batch(&[10]));
     b.send_control(Element::Barrier(barrier(7, Some(0))));
-    assert!(gate.overtaking(0).is_none());
-    assert_eq!(next(&mut gate), [1]);
-    assert_eq!(next(&mut gate), [10]);
-    assert!(matches!(gate.poll(), Some(Event::Barrier(b)) if b.checkpoint == CheckpointId(7)));
+    for expected in [1, 10, 2, 3] {
+        assert!(gate.overtaking(0).is_none());
+        assert_eq!(next(&mut gate), [expected]);
+    }
+    let taken = gate.overtaking(0).unwrap();
+    assert_eq!(read(gate.overtake(&taken, None, MOST).unwrap()).0, [[4]]);
+    assert_eq!(next(&mut gate), [4]);
+    assert!(gate.poll().is_none());
 }
 
 #[test]
-fn one_given_up_is_not_recorded_any_longer() {
-    let (a, b) = (channel(Some(flight(0))), channel(Some(flight(1))));
-    let mut gate = gate(&[&a, &b]);
+fn restored_rows_stay_before_what_was_heard_since() {
+    let waker = TaskWaker { signal: Arc::new(Signal::new(1)), task: 0 };
+    let a = Arc::new(Channel::new(waker.clone(), waker).carrying(Some(flight(0))));
+    // The first word of the channel is rows: these are held.
+    a.force_send(batch(&[10]));
+    let mut gate = Gate::new(vec![(0, Arc::clone(&a))], vec![marks_of::<u64>]);
+    let restored = |n| Restored { flight: Arc::new(flight(0)), batch: batch(&[n]) };
+    gate.restore_rows(vec![restored(1), restored(2)]);
+    assert!(matches!(gate.poll(), Some(Event::Watermark(TS_MIN))));
+    let Some(Event::Batch { inlet, batch: current, .. }) = gate.poll() else { panic!("no rows") };
+    a.force_send(batch(&[11]));
     a.send_control(Element::Barrier(barrier(7, Some(0))));
     let taken = gate.overtaking(0).unwrap();
-    gate.overtake(&taken, None);
-    gate.aborted(CheckpointId(7));
-    b.force_send(batch(&[10]));
+    let recorded = gate.overtake(&taken, Some((inlet, current.as_ref())), MOST).unwrap();
+    assert_eq!(read(recorded).0, [[1], [2], [10], [11]]);
+    for expected in [2, 10, 11] {
+        assert_eq!(next(&mut gate), [expected]);
+    }
+    assert!(gate.poll().is_none());
+}
+
+#[test]
+fn restored_rows_go_before_the_watermark_that_was_heard_since() {
+    let waker = TaskWaker { signal: Arc::new(Signal::new(1)), task: 0 };
+    let a = Arc::new(Channel::new(waker.clone(), waker).carrying(Some(flight(0))));
+    a.send_control(Element::Watermark(50));
+    let mut gate = Gate::new(vec![(0, a)], vec![marks_of::<u64>]);
+    gate.restore(7);
+    gate.restore_rows(vec![Restored { flight: Arc::new(flight(0)), batch: batch(&[10]) }]);
     assert_eq!(next(&mut gate), [10]);
-    // Its barrier comes late, behind rows; the next one overtakes both.
-    b.force_send(batch(&[11]));
+    assert!(matches!(gate.poll(), Some(Event::Watermark(50))));
+}
+
+#[test]
+fn one_given_up_is_overtaken_by_the_next() {
+    let (a, b) = (channel(Some(flight(0))), channel(Some(flight(1))));
+    let mut gate = gate(&[&a, &b]);
+    b.force_send(batch(&[10]));
     b.send_control(Element::Barrier(barrier(7, Some(0))));
+    b.force_send(batch(&[11]));
     b.send_control(Element::Barrier(barrier(8, Some(0))));
+    assert!(gate.overtaking(0).is_none());
+    a.send_control(Element::Barrier(barrier(8, Some(0))));
     let taken = gate.overtaking(0).unwrap();
     assert_eq!(taken.checkpoint, CheckpointId(8));
-    gate.overtake(&taken, None);
-    a.send_control(Element::Barrier(barrier(8, Some(0))));
-    gate.catch_up();
-    assert_eq!(read(gate.recorded(CheckpointId(8)).unwrap()).0, [[11]]);
+    let recorded = gate.overtake(&taken, None, MOST).unwrap();
+    assert_eq!(read(recorded).0, [[10], [11]]);
+    assert_eq!(next(&mut gate), [10]);
+    // The older barrier is still there, and means nothing any more; late ones neither.
+    a.send_control(Element::Barrier(barrier(7, Some(0))));
     assert_eq!(next(&mut gate), [11]);
     assert!(gate.poll().is_none());
+    assert!(gate.overtaking(0).is_none());
 }
 
 #[test]
@@ -228,10 +316,14 @@ fn a_sender_lets_the_barrier_out_first() {
     channel.receive().unwrap();
     channel.force_send(batch(&[1]));
     channel.send_control(Element::Barrier(barrier(7, Some(0))));
-    let mut recorded = Recorded::default();
-    assert!(channel.overtake(CheckpointId(7), Phase::Sent, &mut recorded));
+    channel.force_send(batch(&[2]));
+    assert_eq!(channel.put_in_front(CheckpointId(7), 3).err(), Some(Unfit::Room(3)));
+    assert!(channel.announced().is_some(), "it may overtake yet");
+    assert_eq!(channel.rows_before(CheckpointId(7)), 1);
+    let recorded = channel.put_in_front(CheckpointId(7), MOST).unwrap();
     assert!(channel.announced().is_none(), "it would overtake twice");
     assert!(matches!(channel.receive(), Some(Element::Barrier(_))));
+    assert!(matches!(channel.receive(), Some(Element::Batch(_))));
     assert!(matches!(channel.receive(), Some(Element::Batch(_))));
     assert_eq!(read(recorded).0, [[1]]);
 }
