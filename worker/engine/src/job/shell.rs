@@ -46,6 +46,9 @@ pub enum JobError {
     /// Another job's state is there, and nobody said what is to become of it.
     #[error("{0}")]
     EarlierState(String),
+    /// The job has run before, and its storage holds nothing of it.
+    #[error("{0}")]
+    StateMissing(String),
     /// It failed.
     #[error("{0}")]
     Failed(String),
@@ -174,6 +177,7 @@ pub fn lead(
         stays: lead.stays,
         existing: lead.existing,
         outdated: false,
+        begun: false,
         cluster: String::new(),
         from: options.from.clone(),
         restore: None,
@@ -313,6 +317,7 @@ impl Shell {
                     return match outcome {
                         Outcome::Refused(why) => Err(JobError::User(why)),
                         Outcome::EarlierState(why) => Err(JobError::EarlierState(why)),
+                        Outcome::StateMissing(why) => Err(JobError::StateMissing(why)),
                         Outcome::Failed(why) => Err(JobError::Failed(why)),
                         other => Ok(other),
                     };
