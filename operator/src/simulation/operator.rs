@@ -149,6 +149,20 @@ impl Operator {
         self.slots.values().filter_map(|slot| slot.due).min()
     }
 
+    /// It was paused for longer than its lease, and goes on where it was.
+    pub fn oversleeps(&mut self, runtime: &tokio::runtime::Runtime) {
+        self.shell.leader.set(None);
+        {
+            let mut world = self.world.lock().unwrap();
+            world.note("the operator has overslept".to_owned());
+            (world.dead, world.steps_left, world.overslept) = (false, None, true);
+        }
+        for (key, slot) in &mut self.slots {
+            let _ = runtime.block_on(pass::pass(&self.shell, key, &mut slot.memory, true));
+        }
+        self.world.lock().unwrap().overslept = false;
+    }
+
     /// All passes that are due.
     pub fn work(&mut self, runtime: &tokio::runtime::Runtime) {
         let now = self.world.lock().unwrap().server.now;
