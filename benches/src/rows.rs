@@ -137,13 +137,18 @@ fn running_reduce_1m(runs: Runs, flink: &Flink) -> Result<Vec<Measured>> {
 
 fn chain(runs: Runs, _: &Flink) -> Result<Vec<Measured>> {
     let (rows, keys) = (200_000_000, 1_000);
-    against_plain(
-        "map -> filter -> map, no shuffle",
-        engine::chain(runs, rows, keys)?,
-        runs.rate(rows, |n| plain::chain(n, keys)),
-        Target { ours: None, ratio: Some(Bound::AtLeast(0.9)) },
-        &[],
-    )
+    let name = "map -> filter -> map, no shuffle";
+    let ours = engine::chain(runs, rows, keys)?;
+    let target = Target { ours: None, ratio: Some(Bound::AtLeast(0.9)) };
+    let plain = runs.rate(rows, |n| plain::chain(n, keys));
+    let batched = runs.rate(rows, |n| plain::chain_batched(n, keys));
+    let mut measured = against_plain(name, ours, plain, target, &[])?;
+    let mut in_batches = against_plain(name, ours, batched, target, &[])?;
+    for beside in in_batches.iter_mut().flat_map(|row| &mut row.beside) {
+        beside.what = "loops over batches".to_owned();
+    }
+    measured.append(&mut in_batches);
+    Ok(measured)
 }
 
 fn csv(runs: Runs, _: &Flink) -> Result<Vec<Measured>> {

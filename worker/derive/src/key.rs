@@ -12,6 +12,7 @@ pub fn derive(input: &DeriveInput) -> Result<TokenStream> {
         parameter.bounds.push(syn::parse_quote!(#module::Key));
     }
     let (impls, types, bounds) = generics.split_for_impl();
+    let touch = touch(&input.data, &module);
     let (hash, write, read) = match &input.data {
         Data::Struct(data) => of_struct(&data.fields, &module),
         Data::Enum(data) if data.variants.is_empty() => {
@@ -30,8 +31,21 @@ pub fn derive(input: &DeriveInput) -> Result<TokenStream> {
             fn hash64(&self) -> u64 { #hash }
             fn write(&self, out: &mut ::std::vec::Vec<u8>) { #write }
             fn read(bytes: &mut &[u8]) -> ::std::result::Result<Self, #module::BadKey> { #read }
+            #[inline]
+            fn touch(&self) -> u8 { #touch }
         }
     })
+}
+
+/// What is compared first: a struct's first field. Of an enum nothing is said.
+fn touch(data: &Data, module: &Path) -> TokenStream {
+    match data {
+        Data::Struct(data) => match data.fields.members().next() {
+            Some(first) => quote!(#module::Key::touch(&self.#first)),
+            None => quote!(0),
+        },
+        _ => quote!(0),
+    }
 }
 
 fn attributes(input: &DeriveInput) -> Result<Option<Path>> {

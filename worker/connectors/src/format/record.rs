@@ -268,6 +268,39 @@ fn digits(bytes: &[u8]) -> Option<u64> {
     })
 }
 
+/// A number such as `-16.25`, of at most 15 digits; others take the slow way. Exact: the
+/// digits and the power of ten are both floating point numbers, so their quotient is
+/// the nearest one (Clinger 1990, "How to read floating point numbers accurately").
+#[inline]
+fn short_decimal(bytes: &[u8]) -> Option<f64> {
+    const TENS: [f64; 16] =
+        [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
+    let (negative, unsigned) = match bytes {
+        [b'-', rest @ ..] => (true, rest),
+        _ => (false, bytes),
+    };
+    if unsigned.len() > 16 {
+        return None;
+    }
+    let (mut number, mut digits, mut point) = (0u64, 0, None);
+    for &byte in unsigned {
+        let digit = byte.wrapping_sub(b'0');
+        if digit < 10 {
+            number = number * 10 + u64::from(digit);
+            digits += 1;
+        } else if byte == b'.' && point.is_none() {
+            point = Some(digits);
+        } else {
+            return None;
+        }
+    }
+    if digits == 0 || digits > 15 {
+        return None;
+    }
+    let value = number as f64 / TENS[digits - point.unwrap_or(digits)];
+    Some(if negative { -value } else { value })
+}
+
 macro_rules! integer {
     ($($method:ident $visit:ident $wide:ty;)*) => {$(
         #[inline]
@@ -306,7 +339,15 @@ impl<'r> Deserializer<'r> for Field<'r> {
     }
     parsed! {
         deserialize_i128 visit_i128; deserialize_u128 visit_u128; deserialize_f32 visit_f32;
-        deserialize_f64 visit_f64; deserialize_char visit_char;
+        deserialize_char visit_char;
+    }
+
+    #[inline]
+    fn deserialize_f64<V: Visitor<'r>>(self, visitor: V) -> Result<V::Value, Error> {
+        match short_decimal(self.bytes) {
+            Some(value) => visitor.visit_f64(value),
+            None => visitor.visit_f64(self.parse()?),
+        }
     }
 
     fn deserialize_bool<V: Visitor<'r>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -425,5 +466,29 @@ impl<'r> Deserializer<'r> for Field<'r> {
         visitor: V,
     ) -> Result<V::Value, Error> {
         self.deserialize_map(visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::short_decimal;
+
+    #[test]
+    fn short_decimals_are_what_the_standard_library_reads() {
+        for text in ["0", "-0", "5.", ".5", "-.25", "0.1", "123456789012345", "1.23456789012345"] {
+            let expected: f64 = text.parse().unwrap();
+            assert_eq!(short_decimal(text.as_bytes()).map(f64::to_bits), Some(expected.to_bits()));
+        }
+        for text in ["", "-", ".", "-.", "1e5", "+1", "1.2.3", "--1", "nan", "1234567890123456"] {
+            assert_eq!(short_decimal(text.as_bytes()), None, "{text}");
+        }
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..100_000 {
+            let digits = random.u64(..1_000_000_000_000_000) >> random.u32(..50);
+            let mut text = format!("{digits}");
+            text.insert(random.usize(..=text.len()), '.');
+            let expected: f64 = text.parse().unwrap();
+            assert_eq!(short_decimal(text.as_bytes()), Some(expected), "{text}");
+        }
     }
 }

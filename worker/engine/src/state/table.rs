@@ -231,12 +231,21 @@ impl<K: Key, R: Row> Table<K, R> {
         if self.segments.len() == 1 {
             return 0;
         }
+        let (segments, directory) = (self.segments.as_slice(), self.directory.as_slice());
+        let (mask, max) = (self.mask, self.max);
         let mut touched = 0;
         for hash in hashes {
-            let segment = &self.segments[self.segment_of(hash)];
-            // The first candidate of its tag: with few exceptions the right one.
-            if let Some(entry) = segment.entries.find(hash, |_| true) {
-                touched ^= entry.stamp.epoch();
+            let group = match mask {
+                Some(mask) => (hash >> 32) as usize & mask,
+                None => usize::from(max.group(hash).0),
+            };
+            let at = directory.get(group).map_or(0, |i| usize::from(*i));
+            // The first candidate of its tag: with few exceptions the right one. Both its
+            // ends, for it may lie on two cache lines.
+            if let Some(segment) = segments.get(at)
+                && let Some(entry) = segment.entries.find(hash, |_| true)
+            {
+                touched ^= entry.stamp.epoch() ^ u32::from(entry.key.touch());
             }
         }
         touched

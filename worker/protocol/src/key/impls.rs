@@ -28,6 +28,11 @@ macro_rules! unsigned {
             fn read(bytes: &mut &[u8]) -> Result<Self, BadKey> {
                 Ok($int::from_be_bytes(take(bytes, stringify!($int))?))
             }
+
+            #[inline]
+            fn touch(&self) -> u8 {
+                *self as u8
+            }
         }
     )*};
 }
@@ -50,6 +55,11 @@ macro_rules! signed {
             fn read(bytes: &mut &[u8]) -> Result<Self, BadKey> {
                 let flipped = $unsigned::from_be_bytes(take(bytes, stringify!($int))?);
                 Ok((flipped ^ (1 << ($unsigned::BITS - 1))) as $int)
+            }
+
+            #[inline]
+            fn touch(&self) -> u8 {
+                *self as u8
             }
         }
     )*};
@@ -179,6 +189,11 @@ impl Key for String {
         String::from_utf8(read_escaped(bytes, "String")?)
             .map_err(|_| BadKey { type_name: "String" })
     }
+
+    #[inline]
+    fn touch(&self) -> u8 {
+        self.as_bytes().first().copied().unwrap_or(0)
+    }
 }
 
 impl Key for Vec<u8> {
@@ -193,6 +208,11 @@ impl Key for Vec<u8> {
 
     fn read(bytes: &mut &[u8]) -> Result<Self, BadKey> {
         read_escaped(bytes, "Vec<u8>")
+    }
+
+    #[inline]
+    fn touch(&self) -> u8 {
+        self.first().copied().unwrap_or(0)
     }
 }
 
@@ -211,6 +231,11 @@ where
 
     fn read(bytes: &mut &[u8]) -> Result<Self, BadKey> {
         take(bytes, "byte array")
+    }
+
+    #[inline]
+    fn touch(&self) -> u8 {
+        self.first().copied().unwrap_or(0)
     }
 }
 
@@ -255,6 +280,11 @@ macro_rules! tuple {
 
             fn read(bytes: &mut &[u8]) -> Result<Self, BadKey> {
                 Ok(($($k::read(bytes)?,)*))
+            }
+
+            #[inline]
+            fn touch(&self) -> u8 {
+                self.0.touch()
             }
         }
     };
