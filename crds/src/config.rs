@@ -102,12 +102,14 @@ pub fn revision(id: &Identity, spec: &StreamJobSpec) -> Result<config::Revision,
 }
 
 /// The half that a running job takes over. `revision` is [`config::Revision::hash`] of
-/// the revision it belongs to; `restore` is where `restoreFrom` leads, once that is known.
+/// the revision it belongs to; `restore` is where `restoreFrom` leads, once that is known;
+/// `begun` whether the job must find its state.
 pub fn live(
     spec: &StreamJobSpec,
     generation: u64,
     revision: String,
     restore: Option<config::RestoreFrom>,
+    begun: bool,
 ) -> Result<config::Live, ConfigError> {
     Ok(config::Live {
         format: CONFIG_FORMAT,
@@ -122,6 +124,7 @@ pub fn live(
         checkpoint: checkpoint(spec)?,
         restart: restart(spec)?,
         restore,
+        begun,
     })
 }
 
@@ -240,7 +243,7 @@ mod tests {
         let revision = revision(&id(), &spec).unwrap();
         assert_eq!(revision.storage.to_string(), "s3://b/p/shop/orders");
         assert_eq!(revision.max_parallelism, 1024);
-        let live = live(&spec, 3, "r".to_owned(), None).unwrap();
+        let live = live(&spec, 3, "r".to_owned(), None, false).unwrap();
         assert_eq!((live.workers, live.parallelism, live.generation), (4, 8, 3));
         assert_eq!(live.checkpoint, config::CheckpointSettings::default());
     }
@@ -260,10 +263,10 @@ mod tests {
 
     #[test]
     fn what_an_old_schema_let_through_is_refused_with_its_field() {
-        let error = live(&spec(json!({"workers": 0})), 1, String::new(), None).unwrap_err();
+        let error = live(&spec(json!({"workers": 0})), 1, String::new(), None, false).unwrap_err();
         assert!(error.to_string().contains("spec.workers is 0"), "{error}");
         let spec = spec(json!({"checkpoint": {"interval": "soon"}}));
-        let error = live(&spec, 1, String::new(), None).unwrap_err();
+        let error = live(&spec, 1, String::new(), None, false).unwrap_err();
         assert!(error.to_string().contains("spec.checkpoint.interval"), "{error}");
     }
 

@@ -72,6 +72,9 @@ fn list_map(conditions: &mut Value) {
     }
 }
 
+// Where null is as good as nothing, `enum` is no way to say what else there may be: API servers
+// refuse null then, even if it is among the values. A rule is not asked about null.
+//
 // `format: uint16` and the like mean nothing to an API server, which warns about them;
 // texts of k8s-openapi hold escapes and braces that a template would choke on.
 fn tidy(value: &mut Value) {
@@ -79,6 +82,16 @@ fn tidy(value: &mut Value) {
         Value::Object(map) => {
             if map.get("format").and_then(Value::as_str).is_some_and(|f| f.starts_with("uint")) {
                 map.remove("format");
+            }
+            let nullable = map.get("nullable") == Some(&Value::Bool(true));
+            if nullable && let Some(Value::Array(values)) = map.remove("enum") {
+                let names: Vec<_> = values.iter().filter_map(Value::as_str).collect();
+                let rule = format!("self in ['{}']", names.join("', '"));
+                let message = format!("must be one of {}", names.join(", "));
+                let longest = names.iter().map(|name| name.len()).max();
+                map.insert("maxLength".to_owned(), json!(longest.unwrap_or(0).max(32)));
+                let rules = json!([{"rule": rule, "message": message}]);
+                map.insert("x-kubernetes-validations".to_owned(), rules);
             }
             if let Some(Value::String(text)) = map.get_mut("description") {
                 *text = text.replace("{{", "{ {").replace('\\', "").replace('\n', " ");

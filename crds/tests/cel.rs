@@ -197,7 +197,20 @@ fn every_rule_takes_what_is_right_and_refuses_what_is_not() {
     r(json!({"job": {"program": {"args": vec!["x".repeat(4096); 33]}}}), "128 KiB");
     r(json!({"job": {"program": {"args": ["x".repeat(4097)]}}}), "4096");
     r(json!({"job": {"program": {"args": vec!["x"; 257]}}}), "256");
-    // Enumerations and unknown fields.
+    // Enumerations: null is as good as nothing where nothing is, and no other word is.
+    for with in [
+        |value: Value| json!({"state": {"backend": value}}),
+        |value: Value| json!({"tls": {"exchange": value}}),
+        |value: Value| json!({"checkpoint": {"alignment": {"mode": value}}}),
+        |value: Value| json!({"storage": {"s3": {"bucket": "b", "addressing": value}}}),
+    ] {
+        t(with(Value::Null));
+        r(with(json!("Other")), "must be one of");
+    }
+    t(json!({"desiredState": null, "upgrade": {"mode": null, "onFailure": null}}));
+    // A patch takes a field away with null; what is applied may say so too.
+    t(json!({"tls": null, "restoreFrom": null, "parallelism": null}));
+    // Unknown fields.
     r(json!({"desiredState": "Paused"}), "Suspended");
     r(json!({"paralelism": 3}), "unknown field");
     // 14: Savepoint.

@@ -33,6 +33,26 @@ fn the_definitions_are_small() {
 }
 
 #[test]
+fn where_null_is_taken_values_are_a_rule_and_no_list() {
+    fn rules(value: &serde_json::Value, found: &mut Vec<String>) {
+        assert!(value["enum"].is_null() || value["nullable"] != true, "{value}");
+        let rule = value["x-kubernetes-validations"][0]["rule"].as_str();
+        found.extend(rule.filter(|rule| rule.starts_with("self in [")).map(str::to_owned));
+        match value {
+            serde_json::Value::Object(map) => map.values().for_each(|one| rules(one, found)),
+            serde_json::Value::Array(list) => list.iter().for_each(|one| rules(one, found)),
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    for (_, definition) in crd::definitions().unwrap() {
+        rules(&definition, &mut found);
+    }
+    assert_eq!(found.len(), 4, "{found:?}");
+    assert!(found.contains(&"self in ['Memory', 'RocksDB']".to_owned()), "{found:?}");
+}
+
+#[test]
 fn only_the_frozen_defaults_stand_in_the_schema() {
     fn collect(path: &str, value: &serde_json::Value, out: &mut Vec<String>) {
         if let Some(map) = value.as_object() {

@@ -9,6 +9,7 @@ for part in "$DIR"/parts/*; do
   "$LAB/k8s-part.sh" start "$DIR" "${part##*/}"
   "$LAB/k8s-part.sh" resume "$DIR" "${part##*/}"
 done
+"$LAB/k8s-dns.sh" "$DIR" 0
 until_ok 60 kubectl get --raw /readyz || die "the API server is not ready after 60 s; see $DIR/apiserver.log"
 for init in "$DIR"/n*/init.pid; do
   node="$(basename "$(dirname "$init")")"

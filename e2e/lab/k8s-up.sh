@@ -74,21 +74,13 @@ as_admin=(--kubeconfig="$KUBECONFIG" --authentication-kubeconfig="$KUBECONFIG" -
 # A dead node is noticed after 16 s instead of 50, so that a scenario about it is short.
 part controllers "$KUBE/bin/kube-controller-manager" "${as_admin[@]}" --use-service-account-credentials=true \
   --service-account-private-key-file="$pki/service-accounts.key" --root-ca-file="$pki/ca.crt" \
-  --node-monitor-grace-period=16s --node-monitor-period=2s
+  --node-monitor-grace-period=16s --node-monitor-period=2s \
+  --kube-api-qps=200 --kube-api-burst=300   # as clusters with many objects have it; else these are what a crowd waits for
 part scheduler "$KUBE/bin/kube-scheduler" "${as_admin[@]}"
 for i in $(seq "$nodes"); do "$LAB/k8s-node.sh" start "$DIR" "$i"; done
 
 # DNS runs beside the control plane, behind the usual service.
-cat >"$DIR/Corefile" <<C
-.:53 {
-  bind $CONTROL_IP
-  errors
-  kubernetes cluster.local in-addr.arpa {
-    kubeconfig $KUBECONFIG
-    ttl 2
-  }
-}
-C
+corefile 0
 part coredns "$KUBE/bin/coredns" -conf "$DIR/Corefile"
 kubectl apply -f - >/dev/null <<Y
 apiVersion: v1

@@ -49,6 +49,26 @@ alone() { local log=$1; shift; setsid nohup "$@" >>"$log" 2>&1 </dev/null 9>&- &
 # part_start NAME: starts a part of the control plane as written in DIR/parts/NAME.
 part_start() { alone "$DIR/$1.log" "$DIR/parts/$1"; echo $! >"$DIR/$1.pid"; }
 
+# corefile SECONDS: what DNS is told; it remembers answers for so long, also that there is no such name.
+corefile() {
+  local cache=
+  [ "$1" = 0 ] || cache="cache { success 9984 $1 $1
+    denial 9984 $1 $1
+  }"
+  cat >"$DIR/Corefile" <<C
+.:53 {
+  bind $CONTROL_IP
+  errors
+  ${cache/ success/
+    success}
+  kubernetes cluster.local in-addr.arpa {
+    kubeconfig $KUBECONFIG
+    ttl 2
+  }
+}
+C
+}
+
 # part NAME CMD...: notes how NAME is started, for later restarts, and starts it.
 part() {
   local name=$1; shift

@@ -17,6 +17,8 @@ pub enum Part {
     Controllers,
     /// The scheduler.
     Scheduler,
+    /// Names of services and pods.
+    Dns,
 }
 
 impl Part {
@@ -26,6 +28,7 @@ impl Part {
             Self::ApiServer => "apiserver",
             Self::Controllers => "controllers",
             Self::Scheduler => "scheduler",
+            Self::Dns => "coredns",
         }
     }
 }
@@ -144,9 +147,14 @@ impl Cluster {
         let id = status.and_then(|s| s["containerID"].as_str()?.strip_prefix("containerd://"));
         let id = id.with_context(|| format!("no container {container} runs in {pod}"))?;
         let node = found["spec"]["nodeName"].as_str().unwrap_or_default();
-        let number = node.strip_prefix('n').unwrap_or_default();
         let kill = ["ctr", "-n", "k8s.io", "tasks", "kill", "--signal", signal, id];
-        run(lab("k8s-node.sh").arg("run").arg(self.dir()?).arg(number).args(kill)).map(drop)
+        self.on_node(node, &kill).map(drop)
+    }
+
+    /// Runs a command on a node.
+    pub fn on_node(&self, node: &str, args: &[&str]) -> Result<String> {
+        let Some(number) = node.strip_prefix('n') else { bail!("{node} is no node of the lab") };
+        run(lab("k8s-node.sh").arg("run").arg(self.dir()?).arg(number).args(args))
     }
 
     fn node(&self, verb: &str, node: &str) -> Result<()> {
@@ -179,6 +187,11 @@ impl Cluster {
     pub fn mend(&self) -> Result<()> {
         let Ok(dir) = self.dir() else { return Ok(()) };
         run(lab("k8s-mend.sh").arg(dir)).map(drop)
+    }
+
+    /// Lets DNS remember its answers for so many seconds, as many clusters' does; 0: not.
+    pub fn cache_names(&self, seconds: u32) -> Result<()> {
+        run(lab("k8s-dns.sh").arg(self.dir()?).arg(seconds.to_string())).map(drop)
     }
 
     fn part(&self, verb: &str, part: Part) -> Result<()> {

@@ -56,29 +56,8 @@ impl Image {
 
     /// Builds the binary, in the profile of the tests.
     pub fn executable(self) -> Result<PathBuf> {
-        let package = self.package();
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut command = Command::new(cargo);
-        command.current_dir(checkout()).args(["build", "--message-format=json-render-diagnostics"]);
-        command.args(["--package", package, "--bin", package]).args(self.features());
-        // What cargo tells a test of its package is none of a build's business: dependencies
-        // that look at it would be built anew for every one who asks.
-        let of_test = |name: &str| {
-            ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.starts_with(prefix))
-        };
-        for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(of_test) {
-                command.env_remove(name);
-            }
-        }
-        let messages = run_aloud(&mut command)?;
-        let executable = messages.lines().rev().find_map(|line| {
-            let message: serde_json::Value = serde_json::from_str(line).ok()?;
-            message["executable"].as_str().map(PathBuf::from)
-        });
-        executable.with_context(|| format!("cargo built no {package}"))
+        executable(self.package(), self.features())
     }
-
     /// An archive of it.
     fn build(self) -> Result<PathBuf> {
         let (package, executable) = (self.package(), self.executable()?);
@@ -89,6 +68,30 @@ impl Image {
         run(&mut image)?;
         Ok(archive)
     }
+}
+
+/// Builds a binary of its package's name, in the profile of the tests.
+pub fn executable(package: &str, features: &[&str]) -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(checkout()).args(["build", "--message-format=json-render-diagnostics"]);
+    command.args(["--package", package, "--bin", package]).args(features);
+    // What cargo tells a test of its package is none of a build's business: dependencies
+    // that look at it would be built anew for every one who asks.
+    let of_test = |name: &str| {
+        ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.starts_with(prefix))
+    };
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(of_test) {
+            command.env_remove(name);
+        }
+    }
+    let messages = run_aloud(&mut command)?;
+    let executable = messages.lines().rev().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        message["executable"].as_str().map(PathBuf::from)
+    });
+    executable.with_context(|| format!("cargo built no {package}"))
 }
 
 /// Which of them the cluster has.

@@ -5,6 +5,7 @@
 //! namespace of its own, its pods' logs, and what is looked at when it ends. Everything
 //! is done with `kubectl`, as users do it. The stories are in `tests/scenarios`.
 
+mod background;
 mod cluster;
 mod images;
 mod logs;
@@ -15,8 +16,9 @@ mod shell;
 mod stage;
 mod wait;
 
+pub use background::Background;
 pub use cluster::{Cluster, Part};
-pub use images::{Image, Images};
+pub use images::{Image, Images, executable};
 pub use rows::{Numbers, csv_rows};
 pub use s3::S3;
 pub use scenario::Scenario;

@@ -36,6 +36,14 @@ impl S3 {
         run(lab("s3-share.sh").arg(&self.cluster).arg(cluster.dir()?)).map(drop)
     }
 
+    /// Serves the same by HTTPS, with a certificate of an authority that nobody knows: the
+    /// address for pods, who are to call it `s3-tls`, and the file with the authority.
+    pub fn secure(&self) -> Result<(String, PathBuf)> {
+        let answer = run_aloud(lab("s3-tls.sh").arg(&self.cluster))?;
+        let (address, file) = answer.trim().split_once(' ').context("s3-tls.sh said nothing")?;
+        Ok((address.to_owned(), file.into()))
+    }
+
     /// The URL that pods use.
     pub fn endpoint(&self) -> &str {
         &self.inside

@@ -2,8 +2,10 @@
 //! a job that nothing happened to.
 
 use crate::jobs;
-use anyhow::Result;
-use millrace_e2e::Scenario;
+use anyhow::{Context, Result, ensure};
+use millrace_e2e::{PATIENCE, Scenario, wait_for};
+use serde_json::Value;
+use std::collections::BTreeSet;
 
 /// Lets the job run, disturbs it, and sees it run on from its latest checkpoint.
 fn disturbed(
@@ -44,4 +46,26 @@ pub fn a_killed_process_restarts_the_job_in_the_pods_that_are_there(
     s: &mut Scenario<'_>,
 ) -> Result<()> {
     disturbed(s, |s| s.cluster()?.kill_container(s.namespace(), "counts-millrace-1", "worker"))
+}
+
+pub fn every_restart_tells_where_its_own_time_went(s: &mut Scenario<'_>) -> Result<()> {
+    jobs::counts(s, 2)?;
+    for _ in 0..3 {
+        let before = jobs::attempt(s)?;
+        delete(s, "counts-millrace-1")?;
+        jobs::restarted_after(s, before)?;
+        s.wait_ready(jobs::PODS, 2)?;
+    }
+    let told = wait_for("three events", PATIENCE, || {
+        let events = s.get(&["events.events.k8s.io"])?;
+        let all = events["items"].as_array().context("no list of events")?;
+        let resumed: Vec<_> = all.iter().filter(|event| event["reason"] == "Resumed").collect();
+        let times = |event: &&Value| event["series"]["count"].as_u64().unwrap_or(1);
+        let notes: BTreeSet<_> =
+            resumed.iter().filter_map(|event| event["note"].as_str().map(str::to_owned)).collect();
+        Ok((resumed.iter().map(times).sum::<u64>() >= 3).then_some(notes))
+    })?;
+    // Two may have taken the same time to the millisecond, all of them hardly.
+    ensure!(told.len() > 1, "they all say {told:?}");
+    jobs::ends_exactly_once(s)
 }

@@ -6,6 +6,7 @@
 mod chart;
 mod clusters;
 mod controller;
+mod crowd;
 mod deletion;
 mod failures;
 mod figures;
@@ -13,10 +14,12 @@ mod first;
 mod image;
 mod jobs;
 mod life;
+mod names;
 mod nodes;
 mod rescale;
 mod roles;
 mod smoke;
+mod storage;
 mod upgrades;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -64,6 +67,7 @@ fn stories() -> impl IntoIterator<Item = Story> {
         failures::the_job_survives_its_coordinator, lab;
         failures::the_job_survives_the_loss_of_all_of_its_pods, lab;
         failures::a_killed_process_restarts_the_job_in_the_pods_that_are_there, lab;
+        failures::every_restart_tells_where_its_own_time_went, lab;
         rescale::a_job_is_scaled_up_and_down_under_load, lab;
         rescale::parallelism_is_edited_twice_in_quick_succession, lab;
         rescale::a_rescale_is_taken_back_in_mid_flight, lab;
@@ -83,6 +87,10 @@ fn stories() -> impl IntoIterator<Item = Story> {
         controller::of_two_controllers_one_leads_and_the_other_takes_over, lab;
         controller::a_job_and_its_controller_outlive_a_restart_of_the_api_server, lab;
         controller::a_slow_store_of_the_cluster_harms_no_job, lab;
+        names::answers_that_are_half_a_minute_old_hold_up_no_recovery, lab;
+        names::a_job_recovers_as_soon_as_names_are_known_again, lab;
+        storage::an_object_store_with_a_certificate_of_ones_own_is_trusted_when_told, lab;
+        storage::a_job_whose_state_is_gone_says_so_and_does_not_begin_anew, lab;
         deletion::jobs_are_deleted_in_every_state_and_their_data_stays, lab;
         deletion::jobs_are_deleted_in_every_state_and_their_data_goes, lab;
         deletion::jobs_go_with_their_namespace, lab;
@@ -94,6 +102,7 @@ fn stories() -> impl IntoIterator<Item = Story> {
         chart::an_uninstall_leaves_jobs_running_and_the_next_install_takes_them_up, lab;
         chart::a_release_of_another_name_takes_the_jobs_up, lab;
         roles::the_controller_may_do_what_it_does_and_nothing_else, lab;
+        crowd::many_jobs_run_and_at_rest_nothing_is_written, lab;
         figures::what_a_user_waits_for, lab;
     ]
 }

@@ -106,7 +106,7 @@ impl Draft<'_> {
     }
 
     /// No attempt was ever seen to run: a revision that runs becomes the current one.
-    fn never_ran(&self) -> bool {
+    pub(super) fn never_ran(&self) -> bool {
         self.o.job.status.revision.as_ref().is_none_or(|known| known.current.is_empty())
     }
 

@@ -65,7 +65,9 @@ impl Draft<'_> {
         };
         let generation = u64::try_from(job.generation).unwrap_or(0);
         let live = config_hash.and_then(|hash| {
-            config::live(&job.spec, generation, hash, restore).map_err(|error| error.to_string())
+            let begun = self.begun();
+            config::live(&job.spec, generation, hash, restore, begun)
+                .map_err(|error| error.to_string())
         });
         let live = live.map_err(|error| Verdict::stalled(Reason::InvalidSpec, &error))?;
         Ok(Target {
@@ -81,6 +83,12 @@ impl Draft<'_> {
                 .as_ref()
                 .is_some_and(|upgrade| upgrade.mode == UpgradeMode::LastCheckpoint),
         })
+    }
+
+    /// The job has run, and was not told to begin elsewhere since: its state must be there.
+    fn begun(&self) -> bool {
+        let wished = self.o.job.spec.restore_from.as_ref().map_or(0, |from| from.nonce);
+        !self.never_ran() && wished <= self.o.job.status.restore_nonce.unwrap_or(0)
     }
 
     fn restore(&self) -> Result<Option<RestoreFrom>, Verdict> {

@@ -1,4 +1,4 @@
-//! What the API server has told us: a cache of all that is watched, by kind and namespace.
+//! What the API server tells: watches that fill the cache, and say which job is to be looked at.
 
 use super::Shell;
 use super::kinds::What;
@@ -7,100 +7,22 @@ use futures::StreamExt;
 use kube::api::{Api, DynamicObject};
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event};
 use millrace_crds::names;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 
 /// Namespace and name of a StreamJob.
 pub(crate) type JobKey = (String, String);
 
-type Objects = BTreeMap<String, Arc<DynamicObject>>;
-
-/// The cache.
-#[derive(Default)]
-pub(crate) struct Cache {
-    objects: Mutex<BTreeMap<(What, String), Objects>>,
-    expected: AtomicUsize,
-    ready: AtomicUsize,
-}
-
-impl Cache {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(What, String), Objects>> {
-        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn get(&self, what: What, namespace: &str, name: &str) -> Option<Arc<DynamicObject>> {
-        self.lock().get(&(what, namespace.to_owned()))?.get(name).cloned()
-    }
-
-    pub fn list(&self, what: What, namespace: &str) -> Vec<Arc<DynamicObject>> {
-        let key = (what, namespace.to_owned());
-        self.lock().get(&key).map(|all| all.values().cloned().collect()).unwrap_or_default()
-    }
-
-    /// In all namespaces.
-    pub fn all(&self, what: What) -> Vec<Arc<DynamicObject>> {
-        let objects = self.lock();
-        let of_kind = objects.iter().filter(|((kind, _), _)| *kind == what);
-        of_kind.flat_map(|(_, all)| all.values().cloned()).collect()
-    }
-
-    /// What we wrote ourselves is known before the watch tells; unless that was faster, and
-    /// told of what somebody wrote after us: nobody would tell of it again.
-    pub fn wrote(&self, what: What, object: DynamicObject) {
-        let (namespace, name) = place(&object);
-        let mut objects = self.lock();
-        let known = objects.entry((what, namespace)).or_default();
-        if known.get(&name).and_then(|known| version(known)) <= version(&object) {
-            known.insert(name, Arc::new(object));
-        }
-    }
-
-    /// What the API server lists.
-    fn put(&self, what: What, object: DynamicObject) {
-        let (namespace, name) = place(&object);
-        self.lock().entry((what, namespace)).or_default().insert(name, Arc::new(object));
-    }
-
-    /// What is known is newer than this.
-    fn is_newer(&self, what: What, than: &DynamicObject) -> bool {
-        let (namespace, name) = place(than);
-        let known = self.get(what, &namespace, &name);
-        known.and_then(|known| version(&known)) > version(than)
-    }
-
-    fn remove(&self, what: What, namespace: &str, name: &str) {
-        if let Some(all) = self.lock().get_mut(&(what, namespace.to_owned())) {
-            all.remove(name);
-        }
-    }
-
-    fn keep(&self, what: What, scope: Option<&str>, seen: &BTreeSet<(String, String)>) {
-        for ((kind, namespace), all) in self.lock().iter_mut() {
-            if *kind == what && scope.is_none_or(|scope| scope == namespace) {
-                all.retain(|name, _| seen.contains(&(namespace.clone(), name.clone())));
-            }
-        }
-    }
-
-    /// Every watch has delivered its first list.
-    pub fn is_ready(&self) -> bool {
-        let expected = self.expected.load(Ordering::Acquire);
-        expected > 0 && self.ready.load(Ordering::Acquire) >= expected
-    }
-}
-
-fn place(object: &DynamicObject) -> (String, String) {
-    let metadata = &object.metadata;
-    (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
-}
-
-fn version(object: &DynamicObject) -> Option<u64> {
-    object.metadata.resource_version.as_ref().and_then(|text| text.parse().ok())
-}
+/// A watch is asked for anew after so many seconds, from where it was: one that has died
+/// without a sign keeps nothing from us for longer.
+const RENEWED: u32 = 30;
+/// Objects of a list that are in memory as a whole at a time.
+const PAGE: u32 = 100;
 
 /// Kinds that are watched in each namespace; nodes are watched besides.
 pub(crate) const WATCHED: [What; 8] = [
@@ -122,7 +44,7 @@ pub(crate) fn watch_all(shell: &Arc<Shell>, options: &Options, dirty: UnboundedS
     };
     let mut kinds = WATCHED.to_vec();
     let nodes = usize::from(options.watch_nodes);
-    shell.cache.expected.store(kinds.len() * scopes.len() + nodes, Ordering::Release);
+    shell.cache.expect(kinds.len() * scopes.len() + nodes);
     for scope in scopes {
         for what in kinds.clone() {
             tokio::spawn(watch(shell.clone(), what, scope.clone(), dirty.clone()));
@@ -145,17 +67,18 @@ async fn watch(
         What::StreamJob | What::Savepoint | What::Node => watcher::Config::default(),
         _ => watcher::Config::default().labels("app.kubernetes.io/managed-by=millrace"),
     };
+    let config = config.page_size(PAGE).timeout(RENEWED);
     match what {
         // Bodies of these are read once by who needs them.
         What::ConfigMap => {
             // Its successor wants a static type, and ours are dynamic.
             #[allow(deprecated)]
-            let stream = watcher::metadata_watcher(api, config).default_backoff();
+            let stream = watcher::metadata_watcher(api, config).backoff(Patience::default());
             let stream = stream.map(|event| event.map(bare));
             follow(&shell, what, scope.as_deref(), stream, &dirty).await;
         }
         _ => {
-            let stream = watcher::watcher(api, config).default_backoff();
+            let stream = watcher::watcher(api, config).backoff(Patience::default());
             follow(&shell, what, scope.as_deref(), stream, &dirty).await;
         }
     }
@@ -176,6 +99,34 @@ fn bare(event: Event<PartialObjectMeta<DynamicObject>>) -> Event<DynamicObject> 
     }
 }
 
+/// How long a watch that broke waits until it is tried again: longer and longer, up to a
+/// few seconds. What nobody tells us meanwhile is not done; and the usual half a minute and
+/// more is out of proportion to what nine requests cost an API server that is in trouble.
+#[derive(Default)]
+struct Patience {
+    tries: u32,
+}
+
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+impl Iterator for Patience {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let wait = FIRST_WAIT.saturating_mul(1 << self.tries.min(16)).min(LONGEST_WAIT);
+        self.tries = self.tries.saturating_add(1);
+        // Jitter, so that watches that broke together do not come back together.
+        Some(wait.mul_f64(0.5 + fastrand::f64() / 2.0))
+    }
+}
+
+impl Backoff for Patience {
+    fn reset(&mut self) {
+        self.tries = 0;
+    }
+}
+
 async fn follow(
     shell: &Shell,
     what: What,
@@ -192,7 +143,7 @@ async fn follow(
                 let done = matches!(event, Event::InitDone);
                 take(shell, what, scope, event, &mut seen, dirty);
                 if done && std::mem::take(&mut first) {
-                    shell.cache.ready.fetch_add(1, Ordering::AcqRel);
+                    shell.cache.one_is_ready();
                 }
             }
             Err(error) => {
@@ -238,22 +189,14 @@ pub(crate) fn take(
 
 fn store(shell: &Shell, what: What, object: DynamicObject, dirty: &UnboundedSender<JobKey>) {
     let job = job_of(what, &object);
-    shell.cache.put(what, slim(what, object));
+    shell.cache.put(what, object);
     // Last: a pass that looked before the object was there would find no job, and nothing
     // would make it look again.
     mark(job, dirty);
 }
 
-/// Who wrote which field is half of an object, and our business only where fields may go.
-pub(crate) fn slim(what: What, mut object: DynamicObject) -> DynamicObject {
-    if what != What::StatefulSet {
-        object.metadata.managed_fields = None;
-    }
-    object
-}
-
 /// The job that an object belongs to.
-fn job_of(what: What, object: &DynamicObject) -> Option<JobKey> {
+pub(super) fn job_of(what: What, object: &DynamicObject) -> Option<JobKey> {
     let meta = &object.metadata;
     let job = match what {
         What::StreamJob => meta.name.clone(),
@@ -278,31 +221,15 @@ pub(crate) fn savepoint_key(object: &DynamicObject) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
-    fn an_edit_that_the_watch_told_of_is_not_undone_by_our_own_write_before_it() {
-        let cache = Cache::default();
-        let job = |version: &str, workers: u32| -> DynamicObject {
-            serde_json::from_value(json!({
-                "metadata": {"name": "a", "namespace": "n", "resourceVersion": version},
-                "spec": {"workers": workers}
-            }))
-            .unwrap()
-        };
-        let workers = || {
-            let known = cache.get(What::StreamJob, "n", "a").unwrap();
-            known.data["spec"]["workers"].as_u64().unwrap()
-        };
-        cache.put(What::StreamJob, job("9", 1));
-        cache.wrote(What::StreamJob, job("10", 1));
-        // The user's edit is version 12: the watch tells of it before the answer to our write.
-        cache.put(What::StreamJob, job("12", 3));
-        cache.wrote(What::StreamJob, job("11", 1));
-        assert_eq!(workers(), 3);
-        cache.wrote(What::StreamJob, job("13", 3));
-        // After a backup of etcd was restored a list counts, whatever its version.
-        cache.put(What::StreamJob, job("5", 2));
-        assert_eq!(workers(), 2);
+    fn a_watch_that_breaks_again_and_again_is_tried_every_few_seconds() {
+        let mut patience = Patience::default();
+        assert!(patience.next().unwrap() <= FIRST_WAIT);
+        let waits: Vec<Duration> = patience.by_ref().take(60).collect();
+        assert!(waits.iter().all(|wait| *wait <= LONGEST_WAIT));
+        assert!(waits[59] >= LONGEST_WAIT / 2);
+        patience.reset();
+        assert!(patience.next().unwrap() <= FIRST_WAIT);
     }
 }

@@ -2,13 +2,13 @@
 
 use super::Shell;
 use super::kinds::What;
-use super::observe::ownership;
+use super::observe::{ownership, short};
 use super::pass::Remembered;
 use super::{calls, coordinator};
 use crate::observed::{Child, Kind, Observed, Ownership};
 use crate::plan::Action;
 use anyhow::{Context, bail, ensure};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use millrace_crds::config::Identity;
 use millrace_crds::names;
@@ -186,12 +186,19 @@ fn child_kind(what: What) -> Option<Kind> {
 
 /// The cache shows what we wrote before its watch does, and a set's generation tells
 /// later whether anyone else wrote.
-fn written(shell: &Shell, memory: &mut Remembered, what: What, object: DynamicObject) {
+fn written(shell: &Shell, memory: &mut Remembered, what: What, mut object: DynamicObject) {
+    if what == What::ConfigMap {
+        // Only its metadata is watched: that it need not be read is known now.
+        let meta = &object.metadata;
+        let version = (meta.uid.clone(), meta.resource_version.clone());
+        let body = short(std::mem::take(&mut object.data));
+        memory.bodies.insert(meta.name.clone().unwrap_or_default(), (version, body));
+    }
     if what == What::StatefulSet {
         let uid = object.metadata.uid.clone().unwrap_or_default();
         memory.set_generation = Some((uid, object.metadata.generation.unwrap_or(0)));
     }
-    shell.cache.wrote(what, super::cache::slim(what, object));
+    shell.cache.wrote(what, object);
 }
 
 async fn apply(
@@ -205,8 +212,8 @@ async fn apply(
     object["metadata"]["uid"] = json!(uid);
     let api = what.api(&shell.client, &namespace);
     if what == What::StatefulSet
-        && let Some(there) = shell.cache.get(what, &namespace, &name)
-        && let Some(patch) = own_by_apply(&there)
+        && let Some(there) = api.get_metadata_opt(&name).await?
+        && let Some(patch) = own_by_apply(&there.metadata)
     {
         api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch))
             .await
@@ -222,20 +229,19 @@ async fn apply(
 
 /// What we POSTed counts as an update: an apply would drop none of its fields, and a new
 /// revision that lacks some would keep the old one's. From here on it counts as applied.
-fn own_by_apply(object: &DynamicObject) -> Option<Value> {
+fn own_by_apply(meta: &ObjectMeta) -> Option<Value> {
     let ours = |entry: &ManagedFieldsEntry, operation: &str| {
         entry.manager.as_deref() == Some(names::FIELD_MANAGER)
             && entry.operation.as_deref() == Some(operation)
             && entry.subresource.as_deref().unwrap_or_default().is_empty()
     };
-    let mut list = object.metadata.managed_fields.clone()?;
+    let mut list = meta.managed_fields.clone()?;
     let at = list.iter().position(|entry| ours(entry, "Update"))?;
     if list.iter().any(|entry| ours(entry, "Apply")) {
         list.remove(at);
     } else {
         list[at].operation = Some("Apply".to_owned());
     }
-    let meta = &object.metadata;
     Some(json!({"metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version,
         "managedFields": list}}))
 }

@@ -7,7 +7,6 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
-use std::sync::Arc;
 
 /// The metrics.
 #[derive(Default)]
@@ -23,7 +22,7 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     /// As Prometheus reads them. `jobs`: all that are looked after.
-    pub fn text(&self, jobs: &[Arc<DynamicObject>]) -> String {
+    pub fn text(&self, jobs: Jobs) -> String {
         let mut registry = Registry::with_prefix("millrace_controller");
         registry.register("passes", "Looks at a job", self.passes.clone());
         registry.register(
@@ -35,7 +34,7 @@ impl Metrics {
         registry.register("status_writes", "Statuses written", self.status_writes.clone());
         registry.register("actions", "Actions by kind", self.actions.clone());
         registry.register("events", "Events by reason", self.events.clone());
-        registry.register("jobs", "Jobs by state and by who rendered their pods", count(jobs));
+        registry.register("jobs", "Jobs by state and by who rendered their pods", jobs.0);
         registry.register("leads", "1 while this process leads", self.leads.clone());
         let mut text = String::new();
         // Writing into a String does not fail.
@@ -44,19 +43,21 @@ impl Metrics {
     }
 }
 
-/// Labels that are there always, empty where nothing is known.
-fn count(jobs: &[Arc<DynamicObject>]) -> Family<Vec<(String, String)>, Gauge> {
-    let family = Family::<Vec<(String, String)>, Gauge>::default();
-    for job in jobs {
+/// How many jobs there are. Labels are there always, empty where nothing is known.
+#[derive(Default)]
+pub(crate) struct Jobs(Family<Vec<(String, String)>, Gauge>);
+
+impl Jobs {
+    /// Counts one.
+    pub fn count(&mut self, job: &DynamicObject) {
         let status = &job.data["status"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let labels = vec![
             ("state".to_owned(), text(&status["state"])),
             ("rendered_by".to_owned(), text(&status["revision"]["renderedBy"])),
         ];
-        family.get_or_create(&labels).inc();
+        self.0.get_or_create(&labels).inc();
     }
-    family
 }
 
 #[cfg(test)]
@@ -70,11 +71,14 @@ mod tests {
         let resource = ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&());
         let job = |state: &str, by: &str| {
             let status = json!({"state": state, "revision": {"renderedBy": by}});
-            Arc::new(DynamicObject::new("a", &resource).data(json!({"status": status})))
+            DynamicObject::new("a", &resource).data(json!({"status": status}))
         };
-        let new = Arc::new(DynamicObject::new("b", &resource).data(json!({})));
-        let jobs = [job("Running", "0.1.0"), job("Running", "0.1.0"), job("Failed", "0.2.0"), new];
-        let text = Metrics::default().text(&jobs);
+        let new = DynamicObject::new("b", &resource).data(json!({}));
+        let mut jobs = Jobs::default();
+        for one in [job("Running", "0.1.0"), job("Running", "0.1.0"), job("Failed", "0.2.0"), new] {
+            jobs.count(&one);
+        }
+        let text = Metrics::default().text(jobs);
         for line in [
             r#"millrace_controller_jobs{state="Running",rendered_by="0.1.0"} 2"#,
             r#"millrace_controller_jobs{state="Failed",rendered_by="0.2.0"} 1"#,

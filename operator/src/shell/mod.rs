@@ -3,7 +3,9 @@
 pub(crate) mod cache;
 mod calls;
 pub(crate) mod coordinator;
+pub(crate) mod events;
 mod execute;
+pub(crate) mod kept;
 pub(crate) mod kinds;
 pub(crate) mod leader;
 pub(crate) mod metrics;
@@ -17,10 +19,10 @@ mod serve;
 
 use crate::observed::Millis;
 use anyhow::Context;
-use cache::Cache;
 use coordinator::Connect;
+use events::Recorder;
+use kept::Cache;
 use kube::Client;
-use kube::runtime::events::{Recorder, Reporter};
 use leader::Leader;
 use metrics::Metrics;
 use options::Options;
@@ -61,10 +63,8 @@ pub async fn run(mut options: Options) -> anyhow::Result<()> {
     let client = Client::try_default().await.context("no way to the API server")?;
     let cluster = calls::cluster_id(&client).await;
     let controller = format!("{}/{}", options.own_namespace, options.name);
-    let reporter =
-        Reporter { controller: "millrace".to_owned(), instance: Some(options.identity.clone()) };
     let context = Arc::new(Shell {
-        recorder: Recorder::new(client.clone(), reporter),
+        recorder: Recorder::new(client.clone(), options.identity.clone()),
         cache: Cache::default(),
         leader: Leader::default(),
         metrics: Metrics::default(),

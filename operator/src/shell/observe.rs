@@ -89,11 +89,7 @@ pub(crate) async fn observe(
     let mut revisions = BTreeMap::new();
     let mut set = None;
     for (kind, what) in CHILDREN {
-        for object in shell.cache.list(what, &namespace) {
-            let labelled = label(&object, names::LABEL_JOB) == Some(name.as_str());
-            if !labelled {
-                continue;
-            }
+        for object in shell.cache.of_job(what, &namespace, &name) {
             let owner = ownership(&object, &job.id);
             let child_name = object.metadata.name.clone().unwrap_or_default();
             let mut body = object.data.clone();
@@ -117,7 +113,7 @@ pub(crate) async fn observe(
     }
     let objects: Vec<_> = shell
         .cache
-        .list(What::Pod, &namespace)
+        .of_job(What::Pod, &namespace, &name)
         .into_iter()
         .filter(|pod| label(pod, names::LABEL_JOB_UID) == Some(job.id.uid.as_str()))
         .collect();
@@ -142,16 +138,13 @@ pub(crate) async fn observe(
             }
         }
     }
-    let savepoints = shell.cache.list(What::Savepoint, &namespace);
-    let restores = job.spec.restore_from.as_ref().and_then(|from| from.savepoint_ref.clone());
-    let savepoints = savepoints
-        .iter()
-        .filter(|object| {
-            let named = restores.as_ref().map(|named| &named.name);
-            savepoint_key(object) == name || object.metadata.name.as_ref() == named
-        })
-        .filter_map(|object| savepoint(object).ok())
-        .collect();
+    let mut savepoints = shell.cache.of_job(What::Savepoint, &namespace, &name);
+    let restores = job.spec.restore_from.as_ref().and_then(|from| from.savepoint_ref.as_ref());
+    let named =
+        restores.and_then(|named| shell.cache.get(What::Savepoint, &namespace, &named.name));
+    // Of another job, or of none.
+    savepoints.extend(named.filter(|object| savepoint_key(object) != name));
+    let savepoints = savepoints.iter().filter_map(|object| savepoint(object).ok()).collect();
     let namespace_terminating = job.deleting.is_some()
         && job.finalizer
         && super::calls::terminating(&shell.client, &namespace).await?;
@@ -224,6 +217,9 @@ fn whole(object: &DynamicObject, what: What) -> Value {
     body
 }
 
+/// What is ever read of a ConfigMap; the rest is for workers and for people.
+const READ: [&str; 4] = ["revision-hash", "statefulset.json", "image", "live.json"];
+
 /// The body of a ConfigMap: watched by its metadata, read when its version is new.
 async fn config_map(
     shell: &Shell,
@@ -241,8 +237,17 @@ async fn config_map(
     let namespace = meta.namespace.clone().unwrap_or_default();
     let read = What::ConfigMap.api(&shell.client, &namespace).get(&name).await?;
     let version = (read.metadata.uid.clone(), read.metadata.resource_version.clone());
-    memory.bodies.insert(name, (version, read.data.clone()));
-    Ok(read.data)
+    let body = short(read.data);
+    memory.bodies.insert(name, (version, body.clone()));
+    Ok(body)
+}
+
+/// What is read of a ConfigMap's body.
+pub(crate) fn short(mut body: Value) -> Value {
+    if let Some(data) = body["data"].as_object_mut() {
+        data.retain(|key, _| READ.contains(&key.as_str()));
+    }
+    body
 }
 
 fn revision(object: &DynamicObject, body: &Value) -> Revision {
@@ -346,5 +351,28 @@ fn remember_losses(
         } else {
             lost.entry(ordinal).or_insert(now);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_is_ours_by_its_uid_and_not_by_its_name() {
+        let own = str::to_owned;
+        let id = Identity { namespace: own("n"), name: own("a"), uid: own("u"), cluster: own("c") };
+        let owned = |owner: Value| -> Ownership {
+            let meta = json!({"name": "a-millrace", "ownerReferences": [owner]});
+            ownership(&serde_json::from_value(json!({"metadata": meta})).unwrap(), &id)
+        };
+        let by = |name: &str, uid: &str, controls: bool| {
+            owned(json!({"apiVersion": "millrace.dev/v1alpha1", "kind": "StreamJob",
+                "name": name, "uid": uid, "controller": controls}))
+        };
+        assert_eq!(by("a", "u", true), Ownership::Ours);
+        assert_eq!(by("a", "v", true), Ownership::Earlier);
+        assert_eq!(by("b", "v", true), Ownership::Stranger);
+        assert_eq!(by("a", "u", false), Ownership::Stranger);
     }
 }

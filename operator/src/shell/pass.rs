@@ -1,16 +1,16 @@
 //! One look at one job: observe, plan, write the status, tell, act.
 
 use super::Shell;
-use super::cache::{JobKey, savepoint_key};
+use super::cache::JobKey;
 use super::coordinator::Control;
 use super::kinds::What;
 use super::{execute, observe};
-use crate::observed::{Child, Kind, Memory, Millis};
-use crate::plan::{self, Event};
+use crate::observed::{Child, Kind, Memory, Millis, Observed};
+use crate::plan::{self, Event, Plan};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DynamicObject, PostParams};
-use kube::runtime::events;
+use millrace_protocol::control;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use tracing::Instrument;
@@ -32,25 +32,45 @@ pub(crate) struct Remembered {
     pub coordinator: Option<(String, Box<dyn Control>)>,
     pub unreachable: Option<Millis>,
     pub quorum: bool,
+    pub rest: Option<Rest>,
 }
+
+/// The job ran as it should, and nothing was to be done.
+pub(crate) struct Rest {
+    /// When all of it was looked at.
+    since: Millis,
+    /// What its coordinator said, but for what changes while all is well.
+    said: control::Status,
+}
+
+/// All of a job at rest is looked at this often, whatever its coordinator says.
+const REST: Millis = 300_000;
+/// What a plan wishes that waits for nothing.
+const AT_LEISURE: u64 = 30_000;
 
 /// Milliseconds since 1970.
 pub(crate) fn now() -> Millis {
     Timestamp::now().as_millisecond()
 }
 
-/// When to look again; `None`: the job is gone.
+/// When to look again; `None`: the job is gone. `told`: something of it has changed, as far
+/// as the API server knows.
 pub(crate) async fn pass(
     shell: &Shell,
     key: &JobKey,
     memory: &mut Remembered,
+    told: bool,
 ) -> anyhow::Result<Option<u64>> {
+    if !told && still_at_rest(memory, (shell.now)()).await {
+        return Ok(Some(AT_LEISURE));
+    }
+    memory.rest = None;
     let (namespace, name) = key;
     let quorum = std::mem::take(&mut memory.quorum);
     let object = if quorum {
         What::StreamJob.api(&shell.client, namespace).get_opt(name).await?
     } else {
-        shell.cache.get(What::StreamJob, namespace, name).map(|object| (*object).clone())
+        shell.cache.get(What::StreamJob, namespace, name)
     };
     tracing::debug!(namespace = %namespace, job = %name, there = object.is_some(), "looks");
     let Some(object) = object else {
@@ -85,19 +105,60 @@ pub(crate) async fn pass(
     for event in &plan.events {
         tell(shell, &object, event).await;
     }
+    let rest = rest(&observed, &plan, (shell.now)());
     for action in plan.actions {
         let span = tracing::info_span!("action", what = execute::summary(&action));
         execute::execute(shell, &id, &observed, memory, action).instrument(span).await?;
     }
+    memory.rest = rest;
     Ok(Some(plan.requeue_ms))
+}
+
+/// Nothing will be different until somebody does something.
+fn rest(observed: &Observed, plan: &Plan, now: Millis) -> Option<Rest> {
+    let said = observed.answer().filter(|said| said.state() == control::State::Running)?;
+    let steady = plan.actions.is_empty()
+        && plan.events.is_empty()
+        && plan.requeue_ms == AT_LEISURE
+        && plan.status == observed.job.status
+        && observed.job.deleting.is_none()
+        // Made by the clock.
+        && observed.job.spec.savepoints.is_none();
+    steady.then(|| Rest { since: now, said: essence(said.clone()) })
+}
+
+/// One question instead of a look at everything: of a thousand jobs nearly all are at rest
+/// nearly always.
+async fn still_at_rest(memory: &mut Remembered, now: Millis) -> bool {
+    let (Some(rest), Some((_, coordinator))) = (&memory.rest, &mut memory.coordinator) else {
+        return false;
+    };
+    if memory.quorum || now - rest.since >= REST {
+        return false;
+    }
+    let Ok(said) = coordinator.status().await else { return false };
+    if said.head_version < memory.plan.head_version {
+        return false;
+    }
+    memory.plan.head_version = said.head_version;
+    essence(said) == rest.said
+}
+
+/// What a coordinator says, but for what changes while all is well: a status is refreshed
+/// with its newest checkpoint when all is looked at.
+fn essence(mut said: control::Status) -> control::Status {
+    said.head_version = 0;
+    (said.records_in, said.records_out, said.watermark_ms) = (0, 0, 0);
+    said.state_bytes = 0;
+    if let Some(last) = &mut said.last_checkpoint {
+        *last = control::CheckpointStatus::default();
+    }
+    said
 }
 
 /// Savepoints whose job is not there.
 async fn orphans(shell: &Shell, (namespace, name): &JobKey) -> anyhow::Result<()> {
-    for object in shell.cache.list(What::Savepoint, namespace) {
-        if savepoint_key(&object) != *name {
-            continue;
-        }
+    for object in shell.cache.of_job(What::Savepoint, namespace, name) {
         let (status, let_go) = plan::orphan(&observe::savepoint(&object)?, (shell.now)());
         anyhow::ensure!(shell.leader.leads(), "the lead is lost");
         if object.data["status"] != json!(status) {
@@ -152,14 +213,7 @@ async fn tell(shell: &Shell, object: &DynamicObject, event: &Event) {
         uid: object.metadata.uid.clone(),
         ..ObjectReference::default()
     };
-    let event = events::Event {
-        type_: if event.warning { events::EventType::Warning } else { events::EventType::Normal },
-        reason: event.reason.to_owned(),
-        note: Some(event.message.chars().take(1_000).collect()),
-        action: event.reason.to_owned(),
-        secondary: None,
-    };
-    if let Err(error) = shell.recorder.publish(&event, &reference).await {
+    if let Err(error) = shell.recorder.publish(event, reference).await {
         tracing::debug!(%error, reason = event.reason, "event not written");
     }
 }

@@ -19,6 +19,8 @@ const BUNCH: Duration = Duration::from_millis(50);
 #[derive(Default)]
 struct Slot {
     due: Option<Instant>,
+    /// Something has changed since the last look began.
+    told: bool,
     running: bool,
     failures: u32,
     memory: Remembered,
@@ -44,7 +46,8 @@ pub(crate) async fn work(
                     (slot.due, slot.running) = (None, true);
                     running += 1;
                     let memory = std::mem::take(&mut slot.memory);
-                    start(shell.clone(), key.clone(), memory, finished.clone());
+                    let told = std::mem::take(&mut slot.told);
+                    start(shell.clone(), key.clone(), memory, told, finished.clone());
                 }
             }
         }
@@ -53,9 +56,10 @@ pub(crate) async fn work(
             next.unwrap_or(now + Duration::from_secs(1)).max(now + Duration::from_millis(10));
         tokio::select! {
             Some(key) = marked.recv() => {
-                let due = &mut slots.entry(key).or_default().due;
+                let slot = slots.entry(key).or_default();
                 let soon = now + BUNCH;
-                *due = Some(due.map_or(soon, |due| due.min(soon)));
+                slot.due = Some(slot.due.map_or(soon, |due| due.min(soon)));
+                slot.told = true;
             }
             Some((key, memory, result)) = done.recv() => {
                 running -= 1;
@@ -82,6 +86,7 @@ fn start(
     shell: Arc<Shell>,
     key: JobKey,
     mut memory: Remembered,
+    told: bool,
     done: mpsc::UnboundedSender<Done>,
 ) {
     tokio::spawn(async move {
@@ -92,7 +97,7 @@ fn start(
             job = key.1,
             error = tracing::field::Empty
         );
-        let result = pass::pass(&shell, &key, &mut memory).instrument(span.clone()).await;
+        let result = pass::pass(&shell, &key, &mut memory, told).instrument(span.clone()).await;
         let result = result.map_err(|error| {
             shell.metrics.failed_passes.inc();
             let error = format!("{error:#}");
@@ -112,6 +117,8 @@ fn again(slot: &mut Slot, result: Result<Option<u64>, String>, key: &JobKey) -> 
             after.map(|ms| Duration::from_millis(ms - fastrand::u64(0..=ms / 5)))
         }
         Err(error) => {
+            // What was told is still to be looked at.
+            slot.told = true;
             slot.failures = slot.failures.saturating_add(1);
             let longest = (200u64 << slot.failures.min(8)).min(30_000);
             let wait = longest / 2 + fastrand::u64(0..=longest / 2);

@@ -2,6 +2,7 @@
 
 use super::Shell;
 use super::kinds::What;
+use super::metrics::Jobs;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -29,9 +30,15 @@ pub(crate) async fn serve(listener: TcpListener, shell: Arc<Shell>) {
     }
 }
 
+fn metrics(shell: &Shell) -> String {
+    let mut jobs = Jobs::default();
+    shell.cache.each(What::StreamJob, |job| jobs.count(&job));
+    shell.metrics.text(jobs)
+}
+
 fn answer<B>(shell: &Shell, request: &Request<B>) -> Response<String> {
     let (status, body) = match request.uri().path() {
-        "/metrics" => (StatusCode::OK, shell.metrics.text(&shell.cache.all(What::StreamJob))),
+        "/metrics" => (StatusCode::OK, metrics(shell)),
         "/healthz" => (StatusCode::OK, "ok".to_owned()),
         "/readyz" if shell.cache.is_ready() => (StatusCode::OK, "ok".to_owned()),
         "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "caches are filling".to_owned()),

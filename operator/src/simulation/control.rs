@@ -21,6 +21,10 @@ impl Way {
     ) -> Result<T, Failure> {
         let mut world = self.world.lock().unwrap();
         world.step_of_operator(acts)?;
+        let leads = !world.overslept;
+        world.promise(leads || !acts, || {
+            "a coordinator is told something without the lead".to_owned()
+        });
         world.asks += 1;
         let reached = world.pods.iter().find(|(_, pod)| pod.ip == self.ip && pod.process.is_some());
         let Some(uid) = reached.map(|(uid, _)| uid.clone()) else {

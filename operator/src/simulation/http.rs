@@ -79,6 +79,7 @@ impl World {
                 self.server.objects.get(&of).cloned().ok_or_else(|| refused(404, "NotFound", ""))
             }
             "POST" => {
+                self.judge_made(&call.body);
                 self.admit(call)?;
                 let made = self.server.create(what, call.body.clone())?;
                 if what == What::Pod && self.is_to_go(&made) {
@@ -126,6 +127,8 @@ impl World {
         self.step_of_operator(call.is_write())?;
         if call.is_write() {
             self.writes += 1;
+            let leads = !self.overslept;
+            self.promise(leads, || format!("{} {} without the lead", call.method, call.path));
             if self.tracing {
                 let words = format!("{} {} {}", call.method, call.path, self.words(&call));
                 self.note(words);

@@ -4,6 +4,23 @@
 //!
 //! `MILLRACE_SEED` replays one schedule and prints it; `MILLRACE_SCHEDULES` says how many
 //! are tried.
+//!
+//! Mistakes that were made on purpose, one at a time, and what noticed them. `simulation` is the
+//! test below, `row ..` are those of `plan/rows`.
+//!
+//! | mistake | noticed by |
+//! |---|---|
+//! | a job with `deletionPolicy: Delete` is let go before its data is gone | `simulation`, row 44, row 45 |
+//! | a job that does not answer is taken for one that does not run: its savepoint is made by a store pod beside it | `simulation` |
+//! | a status is written without the version it was decided on | `simulation` |
+//! | objects are ours by their owner's name, not its uid | `shell::observe` |
+//! | the new template is committed while the old attempt runs | `simulation`, rows 19, 20, 24 |
+//! | a delete names no uid | `simulation` |
+//! | an apply names no uid: it may create, or adopt a stranger | `simulation` |
+//! | who has lost the lead finishes what it was at | `simulation` |
+//! | a finalizer is written without the version of the list it belongs to | `simulation` |
+//! | a job at rest is not looked at when something of it changes | `simulation` |
+//! | surplus workers go while the attempt still uses them | rows 31, 32 |
 
 mod apply;
 mod at_rest;

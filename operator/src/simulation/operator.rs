@@ -7,13 +7,14 @@ use super::server::{Change, text};
 use super::world::Shared;
 use crate::observed::Millis;
 use crate::shell::Shell;
-use crate::shell::cache::{self, Cache, JobKey, WATCHED};
+use crate::shell::cache::{self, JobKey, WATCHED};
+use crate::shell::events::Recorder;
+use crate::shell::kept::Cache;
 use crate::shell::kinds::What;
 use crate::shell::leader::Leader;
 use crate::shell::metrics::Metrics;
 use crate::shell::pass::{self, Remembered};
 use kube::api::DynamicObject;
-use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +32,7 @@ const LAG: Millis = 8_000;
 #[derive(Default)]
 struct Slot {
     due: Option<Millis>,
+    told: bool,
     failures: u32,
     memory: Remembered,
 }
@@ -49,13 +51,12 @@ pub struct Operator {
 impl Operator {
     pub fn start(world: &Shared, watches_nodes: bool) -> Self {
         let client = client(world);
-        let reporter = Reporter { controller: "millrace".to_owned(), instance: None };
         let (dirty, marked) = unbounded_channel();
         let leader = Leader::default();
         leader.set(Some(Instant::now() + Duration::from_secs(86_400)));
         let (clock, ways) = (world.clone(), world.clone());
         let shell = Shell {
-            recorder: Recorder::new(client.clone(), reporter),
+            recorder: Recorder::new(client.clone(), "sys".to_owned()),
             client,
             cache: Cache::default(),
             leader,
@@ -137,14 +138,29 @@ impl Operator {
         }
         let now = self.world.lock().unwrap().server.now;
         while let Ok(key) = self.marked.try_recv() {
-            let due = &mut self.slots.entry(key).or_default().due;
-            *due = Some(due.map_or(now + 50, |due| due.min(now + 50)));
+            let slot = self.slots.entry(key).or_default();
+            slot.due = Some(slot.due.map_or(now + 50, |due| due.min(now + 50)));
+            slot.told = true;
         }
     }
 
     /// When the next pass is due.
     pub fn due(&self) -> Option<Millis> {
         self.slots.values().filter_map(|slot| slot.due).min()
+    }
+
+    /// It was paused for longer than its lease, and goes on where it was.
+    pub fn oversleeps(&mut self, runtime: &tokio::runtime::Runtime) {
+        self.shell.leader.set(None);
+        {
+            let mut world = self.world.lock().unwrap();
+            world.note("the operator has overslept".to_owned());
+            (world.dead, world.steps_left, world.overslept) = (false, None, true);
+        }
+        for (key, slot) in &mut self.slots {
+            let _ = runtime.block_on(pass::pass(&self.shell, key, &mut slot.memory, true));
+        }
+        self.world.lock().unwrap().overslept = false;
     }
 
     /// All passes that are due.
@@ -164,8 +180,9 @@ impl Operator {
             }
             let slot = self.slots.get_mut(&key).unwrap();
             slot.due = None;
+            let told = std::mem::take(&mut slot.told);
             self.passes += 1;
-            let result = runtime.block_on(pass::pass(&self.shell, &key, &mut slot.memory));
+            let result = runtime.block_on(pass::pass(&self.shell, &key, &mut slot.memory, told));
             if self.world.lock().unwrap().dead {
                 return;
             }
@@ -182,6 +199,7 @@ impl Operator {
                     self.failed = format!("{error:#}");
                     self.world.lock().unwrap().note(format!("pass failed: {error:#}"));
                     slot.failures += 1;
+                    slot.told = true;
                     slot.due = Some(now + (200i64 << slot.failures.min(8)).min(30_000));
                 }
             }

@@ -96,6 +96,10 @@ impl Run {
     }
 
     fn kill(&mut self, now: Millis) {
+        let overslept = self.world.lock().unwrap().rng.bool();
+        if let Some(operator) = self.operator.as_mut().filter(|_| overslept) {
+            operator.oversleeps(&self.runtime);
+        }
         let mut world = self.world.lock().unwrap();
         world.note("the operator dies".to_owned());
         self.passes += self.operator.as_ref().map_or(0, |operator| operator.passes);

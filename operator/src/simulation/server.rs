@@ -169,7 +169,11 @@ impl Server {
     pub fn put_status(&mut self, key: Key, body: &Value) -> Answer {
         let old = self.must(&key)?;
         let version = &body["metadata"]["resourceVersion"];
-        if version.is_string() && *version != old["metadata"]["resourceVersion"] {
+        if !version.is_string() {
+            // As it is for custom resources.
+            return Err(refused(422, "Invalid", "resourceVersion: must be specified"));
+        }
+        if *version != old["metadata"]["resourceVersion"] {
             return Err(refused(409, "Conflict", "the object has been modified"));
         }
         if uid(body) != uid(&old) {

@@ -4,9 +4,10 @@
 use super::http::Call;
 use super::job::Store;
 use super::node::Running;
-use super::server::{Key, Server, text, uid};
+use super::server::{Key, Server, deleting, text, uid};
 use crate::observed::Millis;
 use crate::shell::kinds::What;
+use k8s_openapi::jiff::Timestamp;
 use millrace_crds::names;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,6 +48,8 @@ pub struct World {
     /// Steps until the operator dies.
     pub steps_left: Option<u32>,
     pub dead: bool,
+    /// The operator has lost its lead, and may not know.
+    pub overslept: bool,
     pub ips: u64,
     /// Jobs take no checkpoints by the clock.
     pub at_rest: bool,
@@ -77,6 +80,7 @@ impl World {
             asks: 0,
             steps_left: None,
             dead: false,
+            overslept: false,
             ips: 0,
             at_rest: false,
             tracing: false,
@@ -142,6 +146,14 @@ impl World {
     pub fn judge(&mut self, call: &Call, of: &Key) {
         let Some(object) = self.server.objects.get(of).cloned() else { return };
         let what = of.0;
+        let seen = call.body["metadata"]["resourceVersion"].is_string();
+        let shared = call.body["metadata"]["finalizers"].is_array();
+        self.promise(seen || !shared, || {
+            format!("finalizers of {of:?} are written, whatever others wrote meanwhile")
+        });
+        if what == What::StreamJob && shared {
+            self.judge_letting_go(call, &object);
+        }
         if matches!(what, What::StreamJob | What::Savepoint) {
             let spec = !call.body["spec"].is_null() && call.method == "PATCH";
             self.promise(!spec, || format!("the spec of {of:?} is written"));
@@ -169,6 +181,8 @@ impl World {
             .find(|job| owner.as_ref().is_some_and(|(_, uid)| text(job, "/metadata/uid") == uid));
         let job = job.cloned();
         let (late, verb) = (self.is_late, &call.method);
+        let gone = owner.as_ref().is_some_and(|(_, owner)| self.went(owner));
+        self.promise(!gone || late, || format!("{verb} of {of:?}, which is an earlier job's"));
         self.promise(owner.is_some() || late, || format!("{verb} of {of:?}, which is not ours"));
         if what == What::StatefulSet && call.method == "PATCH" {
             self.judge_set(call, &object, job.as_ref());
@@ -176,6 +190,49 @@ impl World {
         if what == What::Pod && call.method == "DELETE" {
             self.judge_pod(call, &object, job.as_ref());
         }
+    }
+
+    /// A job of this uid is not there any more, and was not when the pass began.
+    fn went(&self, job: &str) -> bool {
+        let all = self.server.log.get(&What::StreamJob).into_iter().flatten();
+        let mut gone = all.filter(|change| change.gone && uid(&change.object) == job);
+        gone.any(|change| self.pass_began - change.at > 15_000)
+    }
+
+    /// A job whose data is to go with it goes after its data.
+    fn judge_letting_go(&mut self, call: &Call, job: &Value) {
+        let ours = |object: &Value| {
+            let all = object["metadata"]["finalizers"].as_array().into_iter().flatten();
+            all.into_iter().any(|name| name == names::FINALIZER)
+        };
+        let wanted = job["spec"]["deletionPolicy"] == "Delete";
+        if !(wanted && deleting(job) && ours(job) && !ours(&call.body)) {
+            return;
+        }
+        // Ten minutes are enough, and in a namespace that goes nothing can be done.
+        let since = text(job, "/metadata/deletionTimestamp").parse::<Timestamp>().unwrap();
+        let over = self.server.now - since.as_millisecond() > 500_000
+            || self.server.terminating.contains(text(job, "/metadata/namespace"));
+        let place = format!("{}/{}", text(job, "/metadata/namespace"), name_of(job));
+        let owner = self.store.homes.get(&place).and_then(|all| all.last());
+        let there = owner.is_some_and(|owner| owner.as_deref() == Some(uid(job)))
+            && self.store.chains.get(uid(job)).is_some_and(|chain| chain.latest > 0);
+        let late = self.is_late;
+        self.promise(!there || over || late, || format!("{place} is let go, its data is there"));
+    }
+
+    /// Whether the operator may make this.
+    pub fn judge_made(&mut self, object: &Value) {
+        let args = object.pointer("/spec/containers/0/args").and_then(Value::as_array);
+        let saves = args.is_some_and(|args| args.get(1).is_some_and(|word| word == "savepoint"));
+        if object["kind"] != "Pod" || !saves {
+            return;
+        }
+        let job = text(object, "/metadata/labels/millrace.dev~1job-uid");
+        let since = self.attempt_since(job);
+        let runs = since.is_some_and(|since| self.pass_began - since > 15_000);
+        let (made, late) = (name_of(object), self.is_late);
+        self.promise(!runs || late, || format!("{made} saves beside an attempt that runs"));
     }
 
     fn judge_set(&mut self, call: &Call, old: &Value, job: Option<&Value>) {

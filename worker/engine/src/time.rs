@@ -17,6 +17,23 @@ pub fn millis(duration: Duration) -> Ts {
     Ts::try_from(duration.as_millis()).unwrap_or(Ts::MAX)
 }
 
+/// A wall-clock time for people, as `2026-01-02T03:04:05Z`; milliseconds since 1970.
+pub(crate) fn utc(ms: u64) -> String {
+    let (days, second) = (ms / 86_400_000, ms / 1_000 % 86_400);
+    // Counted from 1 March of the year 0, so that a leap day is the last of its year:
+    // Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days.
+    let day = days + 719_468;
+    let (era, of_era) = (day / 146_097, day % 146_097);
+    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = era * 400 + year + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 /// A user's rule for watermarks.
 pub trait WatermarkGenerator<T>: Fun {
     /// Looks at a row; the watermark that now holds. It may stay, and never goes back.
@@ -317,5 +334,24 @@ impl<T> LaneClock<T> for NoTime {
 
     fn max_ts(&self) -> Ts {
         TS_MIN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::utc;
+
+    #[test]
+    fn times_for_people() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_709_251_199, "2024-02-29T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+            (1_795_420_800, "2026-11-23T08:00:00Z"),
+        ] {
+            assert_eq!(utc(seconds * 1_000 + 999), text);
+        }
     }
 }

@@ -78,6 +78,10 @@ pub struct Live {
     /// Where state comes from, when not from the job's latest checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<RestoreFrom>,
+    /// The job has run before, and was not told to begin elsewhere since: storage that
+    /// holds nothing of it is not where it left its state.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub begun: bool,
 }
 
 /// Where a job's objects are.
@@ -332,6 +336,7 @@ mod tests {
             checkpoint: CheckpointSettings::default(),
             restart: RestartSettings { max_restarts: Some(9), ..RestartSettings::default() },
             restore: Some(RestoreFrom { nonce: 1, path: None }),
+            begun: true,
         };
         for unaligned_after_ms in [None, Some(0), Some(30_000)] {
             let checkpoint = CheckpointSettings { unaligned_after_ms, ..live.checkpoint.clone() };

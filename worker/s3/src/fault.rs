@@ -59,6 +59,9 @@ impl Refusal {
                            right and the server runs";
                 return Self::unanswered(Certainty::Failed, why.to_owned());
             }
+            if let Some(why) = distrust(cause) {
+                return Self { fault: Fault::Denied, ..Self::unanswered(Certainty::Failed, why) };
+            }
             next = cause.source();
         }
         chain.dedup();
@@ -142,6 +145,21 @@ impl Refusal {
     }
 }
 
+/// What is wrong with the server's certificate, if that is why there is no connection.
+fn distrust(cause: &(dyn Error + 'static)) -> Option<String> {
+    // An IO error that wraps another is not its cause, but passes that one's on.
+    if let Some(inner) = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        return distrust(inner);
+    }
+    match cause.downcast_ref()? {
+        rustls::Error::InvalidCertificate(why) => Some(format!(
+            "the server's certificate is not trusted ({why:?}): see whether the endpoint is right, \
+             and name the authority that signed it (ca_file; caSecretRef in Kubernetes)"
+        )),
+        _ => None,
+    }
+}
+
 /// Who must act, and how; by the codes of AWS, versitygw and MinIO.
 fn meaning(status: u16, code: &str) -> (Fault, &'static str) {
     match code {
@@ -198,6 +216,16 @@ fn meaning(status: u16, code: &str) -> (Fault, &'static str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_that_nobody_trusts_is_the_users_matter_however_deep_it_is_wrapped() {
+        let tls = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let why = distrust(&io::Error::other(io::Error::other(tls))).unwrap();
+        assert!(why.contains("UnknownIssuer") && why.contains("caSecretRef"), "{why}");
+        let other = rustls::Error::HandshakeNotComplete;
+        assert_eq!(distrust(&io::Error::other(other)), None);
+        assert_eq!(distrust(&io::Error::from(io::ErrorKind::ConnectionReset)), None);
+    }
 
     #[test]
     fn only_what_surely_did_nothing_has_failed() {

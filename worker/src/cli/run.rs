@@ -171,6 +171,7 @@ pub fn tell(outcome: Result<Outcome, JobError>) -> Result<&'static str, Trouble>
         }
         Outcome::Refused(why) => Err(Trouble::User(why)),
         Outcome::EarlierState(why) => Err(Trouble::EarlierState(why)),
+        Outcome::StateMissing(why) => Err(Trouble::StateMissing(why)),
         Outcome::Failed(why) => Err(Trouble::Failed(why)),
     }
 }

@@ -17,6 +17,9 @@ pub enum Trouble {
     /// The user must say what is to become of another job's state.
     #[error("{0}")]
     EarlierState(String),
+    /// The place of the job's data holds nothing of a job that has run.
+    #[error("{0}")]
+    StateMissing(String),
     /// Another job has the place of the data, for ever.
     #[error("{0}")]
     TakenOver(String),
@@ -54,6 +57,7 @@ impl From<JobError> for Trouble {
             JobError::User(why) => Self::User(why),
             JobError::Storage(why) => Self::Storage(why),
             JobError::EarlierState(why) => Self::EarlierState(why),
+            JobError::StateMissing(why) => Self::StateMissing(why),
             JobError::Failed(why) => Self::Failed(why),
         }
     }

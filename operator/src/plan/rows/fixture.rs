@@ -87,10 +87,10 @@ impl Case {
     /// It runs, and has for a while.
     pub fn running(spec: Value) -> Self {
         let mut case = Self::new(spec.clone());
-        case.commit(&spec);
         let hash = revision::hash(&spec);
         case.o.job.status.revision =
             Some(RevisionStatus { current: hash, ..RevisionStatus::default() });
+        case.commit(&spec);
         case.o.job.status.attempt = Some(1);
         case.answer(State::Running);
         case.settle();
@@ -105,8 +105,10 @@ impl Case {
         let owner = Owner { id: &id, version: "0.1.0" };
         let typed = serde_json::from_value(spec.clone()).unwrap();
         let generation = u64::try_from(self.o.job.generation).unwrap();
+        let begun = self.o.job.status.revision.is_some();
         let live =
-            millrace_crds::config::live(&typed, generation, revision.config_hash, None).unwrap();
+            millrace_crds::config::live(&typed, generation, revision.config_hash, None, begun)
+                .unwrap();
         let main = names::main("orders");
         let list = [
             (Kind::ConfigMap, names::live("orders"), children::live_config(&owner, &live).unwrap()),

@@ -191,7 +191,37 @@ fn row_09_state_of_an_earlier_job_is_not_taken_unasked() {
 
 #[test]
 fn row_10_missing_state_is_not_an_empty_start() {
-    refused("StateMissing").stalled("StateMissing");
+    let plan = refused("StateMissing");
+    plan.stalled("StateMissing");
+    let message = &plan.status.conditions[0].message;
+    assert!(message.contains("restoreFrom") && message.contains("Restore the bucket"), "{message}");
+}
+
+/// What workers are told of it, now that it is edited.
+fn told_begun(mut case: Case, spec: serde_json::Value) -> bool {
+    case.edit(spec);
+    let plan = case.plan();
+    let live = plan.actions.iter().find_map(|action| match action {
+        Action::Apply { object, .. } => object["data"]["live.json"].as_str(),
+        _ => None,
+    });
+    serde_json::from_str::<serde_json::Value>(live.unwrap()).unwrap()["begun"] == json!(true)
+}
+
+#[test]
+fn row_10_a_job_that_ran_must_find_its_state_unless_it_is_told_to_begin_elsewhere() {
+    let other = |extra| with(json!({"checkpoint": {"interval": "9s"}, "restoreFrom": extra}));
+    // One that never ran has nothing to find.
+    assert!(!told_begun(started(), other(json!(null))));
+    let ran = || Case::running(spec());
+    assert!(told_begun(ran(), other(json!(null))));
+    let empty = |nonce: u32| json!({"empty": {}, "nonce": nonce});
+    assert!(!told_begun(ran(), other(empty(1))));
+    // The wish was obeyed: from now on there is something again.
+    let mut obeyed = ran();
+    obeyed.o.job.status.restore_nonce = Some(1);
+    obeyed.told().restore_nonce = 1;
+    assert!(told_begun(obeyed, other(empty(1))));
 }
 
 #[test]

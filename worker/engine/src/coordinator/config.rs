@@ -209,6 +209,9 @@ pub struct Config {
     /// which are to replace it or which it is to replace: then it goes on with what was
     /// accepted, and where nothing was it waits for a proposal.
     pub outdated: bool,
+    /// Whether the job has run before: then it does not begin anew because its storage is
+    /// empty.
+    pub begun: bool,
     /// Slots of ordinals from this one on are not used.
     pub workers: u16,
     /// When a claim may be made.

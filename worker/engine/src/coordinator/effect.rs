@@ -144,6 +144,8 @@ pub enum Outcome {
     /// Another job's state is there, and nobody said what is to become of it; nothing was
     /// touched.
     EarlierState(String),
+    /// The job has run before, and its storage holds nothing of it; nothing was touched.
+    StateMissing(String),
     /// Another process has taken the job over: the one that owns it now, as far as is
     /// known.
     Fenced(Option<Owner>),

@@ -39,6 +39,8 @@ pub enum Found {
         /// The newest life, or the tombstone.
         by: Incarnation,
     },
+    /// Nobody's, although this job has been here before.
+    Missing,
 }
 
 /// Finds the job of a home, or makes it where there is none.
@@ -49,17 +51,23 @@ pub struct FindHome {
     fresh: Incarnation,
     /// Whatever job is there is this one.
     same: bool,
+    /// The job has been here before.
+    begun: bool,
     known: Vec<Incarnation>,
 }
 
 impl FindHome {
     /// Begins; `fresh` is what to put if there is nothing. `same`: the job that is there
-    /// counts as this one, whatever its uid.
-    pub fn begin(fresh: &Incarnation, same: bool) -> Result<(Self, StoreCall), FormatError> {
+    /// counts as this one, whatever its uid. `begun`: it is not to be made, for it was there.
+    pub fn begin(
+        fresh: &Incarnation,
+        same: bool,
+        begun: bool,
+    ) -> Result<(Self, StoreCall), FormatError> {
         let bytes = serde_json::to_vec(fresh)
             .map_err(|error| FormatError::damaged("incarnation", error.to_string()))?;
         let (bytes, fresh) = (Arc::from(bytes), fresh.clone());
-        let find = Self { at: At::Get(0), bytes, fresh, same, known: Vec::new() };
+        let find = Self { at: At::Get(0), bytes, fresh, same, begun, known: Vec::new() };
         let call = find.call();
         Ok((find, call))
     }
@@ -101,7 +109,13 @@ impl FindHome {
 
     /// All `next` lives are known.
     fn newest(&mut self, next: u64) -> Next<Result<Found, FormatError>> {
-        let Some(newest) = self.known.last() else { return self.go(At::Put(next)) };
+        let Some(newest) = self.known.last() else {
+            return if self.begun {
+                Next::Done(Ok(Found::Missing))
+            } else {
+                self.go(At::Put(next))
+            };
+        };
         let incarnation = newest.clone();
         let number = next.saturating_sub(1);
         let mine = |incarnation: &Incarnation| incarnation.job == self.fresh.job;

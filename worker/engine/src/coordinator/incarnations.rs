@@ -6,7 +6,7 @@
 //! stay where they are.
 
 use super::chain::{Chain, Read};
-use super::config::Existing;
+use super::config::{Desired, Existing};
 use super::effect::{Level, Outcome, StoreCall};
 use super::event::StoreAnswer;
 use super::home::{FindHome, Found, INCARNATION_FORMAT};
@@ -46,7 +46,8 @@ impl Coordinator {
     pub(super) fn find_home(&mut self) {
         (self.take_over, self.chain, self.head, self.won) = (None, None, None, false);
         let fresh = self.incarnation_record(None, false);
-        match FindHome::begin(&fresh, self.config.existing == Existing::Same) {
+        let missing = self.config.begun && self.config.desired != Desired::Deleted;
+        match FindHome::begin(&fresh, self.config.existing == Existing::Same, missing) {
             Ok((find, call)) => {
                 self.stage = Stage::Finding(find);
                 self.call(Purpose::Home, call);
@@ -62,24 +63,35 @@ impl Coordinator {
                 self.origin = incarnation.origin.map(JobUid);
                 self.go_to(&incarnation.job);
             }
-            Found::Other { number, incarnation } => match self.config.existing {
-                Existing::Same | Existing::Refuse => {
-                    let Incarnation { job, cluster, .. } = incarnation;
-                    self.end(Outcome::EarlierState(Refusal::Earlier { job, cluster }.to_string()));
-                }
-                Existing::Resume | Existing::Ignore => {
-                    let job = incarnation.job.clone();
+            // To refuse it, it is read all the same: how old it is helps to decide.
+            Found::Other { number, incarnation } => {
+                let job = incarnation.job.clone();
+                if !self.refuses_others() {
                     self.note(Level::Info, format!("taking over from job {job}"));
-                    self.take_over = Some(TakeOver { from: incarnation, next: number + 1 });
-                    self.go_to(&job);
                 }
-            },
+                self.take_over = Some(TakeOver { from: incarnation, next: number + 1 });
+                self.go_to(&job);
+            }
+            Found::Missing => self.end(Outcome::StateMissing(Refusal::Missing.to_string())),
             Found::Superseded { by } if by.deleted => self.end(Outcome::Deleted),
             Found::Superseded { by } => {
                 let place = if by.cluster.is_empty() { "" } else { " in cluster " };
                 self.end(Outcome::Superseded(format!("job {}{place}{}", by.job, by.cluster)));
             }
         }
+    }
+
+    /// Whether another's state is none that this job may take over.
+    fn refuses_others(&self) -> bool {
+        matches!(self.config.existing, Existing::Same | Existing::Refuse)
+    }
+
+    /// Another's state, as far as it could be read.
+    fn refuse_other(&mut self, from: Incarnation) {
+        let newest_ms = self.base_manifest().map(|manifest| manifest.created_at_ms);
+        let Incarnation { job, cluster, .. } = from;
+        let refusal = Refusal::Earlier { job, cluster, newest_ms };
+        self.end(Outcome::EarlierState(refusal.to_string()));
     }
 
     fn go_to(&mut self, job: &JobUid) {
@@ -124,6 +136,9 @@ impl Coordinator {
             return false;
         }
         match head.map(|head| head.phase) {
+            None | Some(Phase::Moved | Phase::Deleted) if self.refuses_others() => {
+                self.decide_take_over();
+            }
             // It never began, or this was done before.
             None | Some(Phase::Moved | Phase::Deleted) => self.put_incarnation(),
             Some(_) => {
@@ -134,9 +149,22 @@ impl Coordinator {
         true
     }
 
+    /// All of the other's state that matters was read.
+    pub(super) fn decide_take_over(&mut self) {
+        if self.refuses_others()
+            && let Some(TakeOver { from, .. }) = self.take_over.take()
+        {
+            return self.refuse_other(from);
+        }
+        match self.check_take_over() {
+            Ok(()) => self.stage = Stage::Waiting(self.now),
+            Err(refusal) => self.refuse(refusal.to_string()),
+        }
+    }
+
     /// What the other's latest checkpoint holds was read: can it be committed, and gone
     /// on from?
-    pub(super) fn check_take_over(&self) -> Result<(), Refusal> {
+    fn check_take_over(&self) -> Result<(), Refusal> {
         let Some(manifest) = self.base_manifest() else { return Ok(()) };
         preflight::check_pending(&self.config, manifest)?;
         match self.config.existing {

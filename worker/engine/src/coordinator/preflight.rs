@@ -3,6 +3,7 @@
 
 use super::config::{CheckpointPolicy, Config, OperatorSpec, ProgramSpec, ShapeCheck, Unclaimed};
 use super::workers::Proposal;
+use crate::time::utc;
 use millrace_protocol::head::HeadRecord;
 use millrace_protocol::ids::{JobUid, Uid};
 use millrace_protocol::manifest::{ListState, Manifest, ManifestKind, PendingCommit, ShapeBytes};
@@ -152,16 +153,25 @@ pub enum Refusal {
     },
     /// Another job's state is there.
     #[error(
-        "an earlier job of this name ({job}{}{cluster}) left state here, and onExistingState is \
+        "an earlier job of this name ({job}{}{cluster}) left state here{}, and onExistingState is \
          Refuse; another name or storage would be another way",
-        if cluster.is_empty() { "" } else { " in cluster " }
+        if cluster.is_empty() { "" } else { " in cluster " },
+        newest_ms.map_or_else(String::new, |ms| format!(", its newest checkpoint of {}", utc(ms)))
     )]
     Earlier {
         /// That job.
         job: JobUid,
         /// Its cluster.
         cluster: String,
+        /// When its newest checkpoint was taken, milliseconds since 1970.
+        newest_ms: Option<u64>,
     },
+    /// It would begin anew, and nobody asked for that.
+    #[error(
+        "this job has run before, and its storage holds nothing of it: it was emptied, or \
+         another one is answering; the job does not begin anew by itself"
+    )]
+    Missing,
     /// The job went on elsewhere or is gone.
     #[error("the job in this storage was {0}: use another storage")]
     Gone(&'static str),

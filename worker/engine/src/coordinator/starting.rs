@@ -227,10 +227,10 @@ impl Coordinator {
     /// Everything is read: refuse, end, or claim.
     fn decide(&mut self) {
         if self.take_over.is_some() {
-            return match self.check_take_over() {
-                Ok(()) => self.stage = Stage::Waiting(self.now),
-                Err(refusal) => self.refuse(refusal.to_string()),
-            };
+            return self.decide_take_over();
+        }
+        if self.config.begun && self.head.is_none() && self.config.desired != Desired::Deleted {
+            return self.end(Outcome::StateMissing(Refusal::Missing.to_string()));
         }
         if self.config.outdated && self.head.is_none() && self.config.desired != Desired::Deleted {
             let why = "the configuration that this process found is for processes of another \

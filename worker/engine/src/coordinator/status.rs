@@ -221,7 +221,9 @@ impl Coordinator {
                 Outcome::Finished | Outcome::FinishedBefore => JobState::Finished,
                 Outcome::Suspended => JobState::Suspended,
                 Outcome::Failed(_) => JobState::Failed,
-                Outcome::Refused(_) | Outcome::EarlierState(_) => JobState::Refused,
+                Outcome::Refused(_) | Outcome::EarlierState(_) | Outcome::StateMissing(_) => {
+                    JobState::Refused
+                }
                 Outcome::Fenced(owner) => JobState::Parked(owner.clone()),
                 Outcome::Superseded(_) | Outcome::Deleted => JobState::Superseded,
             },
@@ -243,6 +245,7 @@ impl Coordinator {
                 Outcome::Refused(why) if self.config.outdated => ("Outdated", why.clone()),
                 Outcome::Refused(why) => ("Refused", why.clone()),
                 Outcome::EarlierState(why) => ("EarlierStateFound", why.clone()),
+                Outcome::StateMissing(why) => ("StateMissing", why.clone()),
                 Outcome::Superseded(by) => ("TakenOver", by.clone()),
                 Outcome::Deleted => ("Deleted", "the job's data is deleted".to_owned()),
                 _ => ("", String::new()),

@@ -40,6 +40,9 @@ pub enum JobError {
     /// Another job's state is there, and nobody said what is to become of it.
     #[error("{0}")]
     EarlierState(String),
+    /// The job has run before, and its storage holds nothing of it.
+    #[error("{0}")]
+    StateMissing(String),
     /// It failed.
     #[error("{0}")]
     Failed(String),
@@ -168,6 +171,7 @@ pub fn lead(
         stays: lead.stays,
         existing: lead.existing,
         outdated: false,
+        begun: false,
         cluster: String::new(),
         from: options.from.clone(),
         restore: None,

@@ -98,6 +98,7 @@ impl Proposed {
         let proposal = self.proposal(&self.live, graph, max)?;
         let own = self.revision.hash().map_err(|error| error.to_string())?;
         config.outdated = !self.live.revision.is_empty() && self.live.revision != own;
+        config.begun = self.live.begun;
         config.config = proposal.config;
         config.program = proposal.program;
         config.body = proposal.body;

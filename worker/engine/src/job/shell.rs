@@ -73,6 +73,7 @@ impl Shell {
                     return match (outcome, self.refused.take()) {
                         (Outcome::Refused(why), _) => Err(JobError::User(why)),
                         (Outcome::EarlierState(why), _) => Err(JobError::EarlierState(why)),
+                        (Outcome::StateMissing(why), _) => Err(JobError::StateMissing(why)),
                         (Outcome::Failed(_), Some(why)) => Err(JobError::User(why)),
                         (Outcome::Failed(why), None) => Err(JobError::Failed(why)),
                         (other, _) => Ok(other),

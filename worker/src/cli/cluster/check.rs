@@ -11,6 +11,7 @@ use crate::cli::place::Place;
 use crate::cli::trouble::Trouble;
 use clap::Args;
 use millrace_engine::api::env::Env;
+use millrace_engine::coordinator::preflight::Refusal;
 use millrace_engine::data::Res;
 use millrace_engine::job::{Comparison, compare};
 use millrace_engine::store::{Access, probe_patiently};
@@ -55,6 +56,9 @@ pub fn check(
     probe_patiently(store.as_ref(), || format!("{:016x}", fastrand::u64(..)))
         .map_err(|e| Trouble::Storage(e.to_string()))?;
     let stored = if is_storage(&place)? { Some(Stored::read(&place)?) } else { None };
+    if live.begun && stored.as_ref().is_none_or(|stored| stored.head.is_none()) {
+        return Err(Trouble::StateMissing(Refusal::Missing.to_string()));
+    }
     let latest = stored.as_ref().and_then(|stored| {
         let latest = stored.head.as_ref()?.latest.as_ref()?;
         Some(stored.manifest(latest))

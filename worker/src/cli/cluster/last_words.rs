@@ -21,6 +21,7 @@ pub fn of_trouble(trouble: &Trouble) {
     let code = match trouble {
         Trouble::Storage(_) => "StorageUnusable",
         Trouble::EarlierState(_) => "EarlierStateFound",
+        Trouble::StateMissing(_) => "StateMissing",
         Trouble::TakenOver(_) => "TakenOver",
         Trouble::User(_) => "InvalidProgram",
         Trouble::Failed(_) => "Failed",

@@ -178,6 +178,7 @@ fn configuration(
         checkpoint: CheckpointSettings::default(),
         restart: RestartSettings::default(),
         restore,
+        begun: false,
     };
     Ok((revision, live))
 }

@@ -60,6 +60,7 @@ pub fn config(process: u32, seed: u64) -> Config {
         body: Arc::from([]),
         workers: 2,
         outdated: false,
+        begun: false,
         claim: ClaimRule::Confirmed,
         keepalive: None,
         stays: false,

@@ -39,9 +39,35 @@ fn anothers_state_is_refused_unless_it_is_said_what_to_do_with_it() {
     let mut new = place.alone(named("other", Existing::Refuse));
     let Some(Outcome::EarlierState(why)) = new.outcome() else { panic!("not refused") };
     assert!(why.contains("(job in cluster east)") && why.contains("onExistingState"), "{why}");
+    assert!(why.contains("its newest checkpoint of 1970-01-01T0"), "{why}");
     // Its owner is not disturbed.
     old.later(60);
     assert_eq!(old.state(), JobState::Running);
+}
+
+#[test]
+fn a_job_that_has_run_does_not_begin_anew_in_a_storage_without_it() {
+    let begun = || Config { begun: true, ..named("job", Existing::Refuse) };
+    let place = place();
+    let mut emptied = place.alone(begun());
+    let Some(Outcome::StateMissing(why)) = emptied.outcome() else { panic!("not refused") };
+    assert!(why.contains("has run before"), "{why}");
+    let keys: Vec<ObjectKey> = place.store().list(&Prefix::all()).unwrap();
+    assert_eq!(keys, [], "nothing is written: what is put back later must be as it was");
+
+    // Where it left its state it goes on, and where only that is gone it does not.
+    let mut old = crashed(&place);
+    old.later(60);
+    let mut again = place.alone(begun());
+    assert!(again.outcome().is_none());
+    again.join(&[0], "q");
+    for key in place.store().list(&Prefix::all()).unwrap() {
+        if key.as_str().starts_with("job/") {
+            place.store().delete(&key).unwrap();
+        }
+    }
+    let mut left = place.alone(begun());
+    assert!(matches!(left.outcome(), Some(Outcome::StateMissing(_))));
 }
 
 #[test]
