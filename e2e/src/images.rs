@@ -54,7 +54,7 @@ impl Image {
         }
     }
 
-    /// Builds the binary, in the profile of the tests.
+    /// Builds the binary.
     pub fn executable(self) -> Result<PathBuf> {
         executable(self.package(), self.features())
     }
@@ -70,12 +70,16 @@ impl Image {
     }
 }
 
-/// Builds a binary of its package's name, in the profile of the tests.
+/// Builds a binary of its package's name, in the profile of the tests or in that which
+/// `MILLRACE_E2E_PROFILE` names.
 pub fn executable(package: &str, features: &[&str]) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(checkout()).args(["build", "--message-format=json-render-diagnostics"]);
     command.args(["--package", package, "--bin", package]).args(features);
+    if let Some(profile) = std::env::var_os("MILLRACE_E2E_PROFILE") {
+        command.arg("--profile").arg(profile);
+    }
     // What cargo tells a test of its package is none of a build's business: dependencies
     // that look at it would be built anew for every one who asks.
     let of_test = |name: &str| {
