@@ -4,7 +4,7 @@ use crate::jobs::{self, Job};
 use anyhow::{Context, Result, ensure};
 use millrace_e2e::{Image, PATIENCE, Scenario, wait_for};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Group, resource with its part, verb.
 type Right = (String, String, String);
@@ -25,11 +25,12 @@ const SILENT: [(&str, &str, &str, &str); 7] = [
     ("", "pods", "get", "a pod that has the name of one for the store"),
 ];
 
-/// What the controller asked the API server for, and what of it was refused.
+/// What the controller asked the API server for, and what of it was refused and never granted
+/// afterwards: one that starts refuses everybody until it has read the roles.
 fn asked(s: &Scenario<'_>) -> Result<(BTreeSet<Right>, Vec<String>)> {
     let log = std::fs::read_to_string(s.cluster()?.dir()?.join("audit.log"))?;
     let user = format!("system:serviceaccount:{}:millrace", jobs::SYSTEM);
-    let (mut rights, mut refused) = (BTreeSet::new(), Vec::new());
+    let (mut rights, mut refused) = (BTreeSet::new(), BTreeMap::new());
     for line in log.lines() {
         // The last one may be half written.
         let Ok(event) = serde_json::from_str::<Value>(line) else { continue };
@@ -42,16 +43,17 @@ fn asked(s: &Scenario<'_>) -> Result<(BTreeSet<Right>, Vec<String>)> {
         if let Some(part) = object["subresource"].as_str() {
             resource = format!("{resource}/{part}");
         }
-        if event["responseStatus"]["code"] == 403 {
-            let why = text(&event["responseStatus"]["message"]);
+        let right = (text(&object["apiGroup"]), resource, text(&event["verb"]));
+        let why = text(&event["responseStatus"]["message"]);
+        if event["responseStatus"]["code"] != 403 {
+            refused.remove(&right);
+        } else if !why.contains("exceeded quota") {
             // The story's own quota is no matter of rights.
-            if !why.contains("exceeded quota") {
-                refused.push(format!("{} {resource}: {why}", text(&event["verb"])));
-            }
+            refused.insert(right.clone(), format!("{} {}: {why}", right.2, right.1));
         }
-        rights.insert((text(&object["apiGroup"]), resource, text(&event["verb"])));
+        rights.insert(right);
     }
-    Ok((rights, refused))
+    Ok((rights, refused.into_values().collect()))
 }
 
 /// What the chart's roles grant to the controller.
