@@ -67,12 +67,7 @@ impl<K: Key, R: Row> Table<K, R> {
             return 0;
         }
         debug_assert!(self.range.contains(self.max.group(hash)));
-        // As `MaxParallelism::group`, with the case told apart beforehand.
-        let group = match self.mask {
-            Some(mask) => (hash >> 32) as usize & mask,
-            None => usize::from(self.max.group(hash).0),
-        };
-        self.directory.get(group).map_or(0, |i| usize::from(*i))
+        segment_among(&self.directory, self.mask, self.max, hash)
     }
 
     /// The row of a key.
@@ -131,15 +126,8 @@ impl<K: Key, R: Row> Table<K, R> {
         let (segments, directory) = (self.segments.as_mut_slice(), self.directory.as_slice());
         let current = epochs.current;
         for (i, (hash, key)) in rows.into_iter().enumerate() {
-            let at = if segments.len() == 1 {
-                0
-            } else {
-                let group = match mask {
-                    Some(mask) => (hash >> 32) as usize & mask,
-                    None => usize::from(max.group(hash).0),
-                };
-                directory.get(group).map_or(0, |i| usize::from(*i))
-            };
+            let at =
+                if segments.len() == 1 { 0 } else { segment_among(directory, mask, max, hash) };
             let Segment { entries, aside, written, moves, .. } = &mut segments[at];
             match entries.find_mut(hash, |e| e.key == *key) {
                 Some(entry) => {
@@ -235,11 +223,7 @@ impl<K: Key, R: Row> Table<K, R> {
         let (mask, max) = (self.mask, self.max);
         let mut touched = 0;
         for hash in hashes {
-            let group = match mask {
-                Some(mask) => (hash >> 32) as usize & mask,
-                None => usize::from(max.group(hash).0),
-            };
-            let at = directory.get(group).map_or(0, |i| usize::from(*i));
+            let at = segment_among(directory, mask, max, hash);
             // The first candidate of its tag: with few exceptions the right one. Both its
             // ends, for it may lie on two cache lines.
             if let Some(segment) = segments.get(at)
@@ -288,6 +272,17 @@ impl<K: Key, R: Row> Table<K, R> {
             }
         }
     }
+}
+
+/// Index of the segment of a hash. The group is that of [`MaxParallelism::group`], with the
+/// case told apart beforehand.
+#[inline(always)]
+fn segment_among(directory: &[u16], mask: Option<usize>, max: MaxParallelism, hash: u64) -> usize {
+    let group = match mask {
+        Some(mask) => (hash >> 32) as usize & mask,
+        None => usize::from(max.group(hash).0),
+    };
+    directory.get(group).map_or(0, |i| usize::from(*i))
 }
 
 /// Before an entry is written to for the first time in an epoch.
