@@ -192,7 +192,7 @@ impl<O: Operator, L: 'static> Driver<O, L> {
         rows: &Rows<T>,
         key: impl Fn(&T) -> u64,
     ) {
-        let (range, mut from, mut mark) = (self.subtasks[at].range, 0, 0);
+        let (mut from, mut mark) = (0, 0);
         while from < rows.len() || mark < rows.marks.len() {
             let size = if self.rng.bool() { 3 } else { 1000 };
             let to = (from + self.rng.usize(1..=size)).min(rows.len());
@@ -208,7 +208,7 @@ impl<O: Operator, L: 'static> Driver<O, L> {
                 }
                 if i < to {
                     let hash = key(&rows.values[i]).hash64();
-                    if range.contains(MAX.group(hash)) {
+                    if self.owns(at, hash) {
                         batch.push_keyed(rows.ts[i], hash, rows.values[i].clone());
                     }
                 }
@@ -253,7 +253,17 @@ impl<O: Operator, L: 'static> Driver<O, L> {
         self.settle();
     }
 
-    fn call(&mut self, at: usize, mut f: impl FnMut(&mut O, &mut Emitter<O::Out>) -> Res<Flow>) {
+    /// Whether a subtask owns the keys of a hash.
+    pub fn owns(&self, at: usize, hash: u64) -> bool {
+        self.subtasks[at].range.contains(MAX.group(hash))
+    }
+
+    /// A call into a subtask's operator, again until it is done.
+    pub fn call(
+        &mut self,
+        at: usize,
+        mut f: impl FnMut(&mut O, &mut Emitter<O::Out>) -> Res<Flow>,
+    ) {
         let Subtask { operator, out, sink, .. } = &mut self.subtasks[at];
         loop {
             if self.full {
