@@ -425,7 +425,7 @@ fn windows(
         .key_by(|r: &Row| r.0)
         .window(windows)
         .late_to(&LATE)
-        .aggregate("counts", Count, |key, window, n| (key * 1_000_000 + window.start as u64, n));
+        .aggregate("counts", Count, |key, window, n| (key * 1_000_000 + window.end as u64, n));
     counts.side_output(&LATE).sink("late", late.sink());
     counts.rebalance().sink("out", Slow::new(out, slow));
     Handle::new(env.into_graph())
