@@ -5,6 +5,9 @@
 //! goes on from the lowest. What the others had done must not be done again, so for their key
 //! groups a **floor** holds: the event time of a key is the watermark or the floor of its
 //! group, whichever is higher. Once the watermark has come to the highest floor there are none.
+//!
+//! Timers wait for the watermark all the same: those of a key that its event time had passed
+//! have fired, and one that is set for such a time anew fires when the watermark comes there.
 
 use crate::data::{TS_MIN, Ts};
 use millrace_protocol::keygroup::{KeyGroup, KeyGroupRange, MaxParallelism};
