@@ -13,6 +13,7 @@ use crate::api::window::function::{Fire, WindowCx};
 use crate::data::{AnyBatch, Packet, Res, TS_MAX, TS_MIN, Ts};
 use crate::runtime::combine::{Partial, marks_of_either};
 use crate::runtime::emit::Emitter;
+use crate::runtime::event_time::EventTime;
 use crate::runtime::gate::Marks;
 use crate::runtime::operator::{Cursor, Flow, LOOK_AHEAD, Operator, drive};
 use crate::runtime::side::Sides;
@@ -56,7 +57,7 @@ type Kept<K, R> = std::vec::IntoIter<(u64, K, R)>;
 /// The operator.
 pub(crate) struct Tumbling<T, S: KeySelector<T>, A: Accumulate<T>, F, O> {
     parts: TumblingParts<T, S, A, F>,
-    watermark: Ts,
+    time: EventTime,
     /// The clock, for window functions.
     now: Ts,
     /// Panes up to here have fired (with lateness they may still be there).
@@ -79,7 +80,7 @@ where
     pub fn new(parts: TumblingParts<T, S, A, F>) -> Self {
         Self {
             parts,
-            watermark: TS_MIN,
+            time: EventTime::START,
             now: 0,
             fired: TS_MIN,
             resume: 0,
@@ -98,13 +99,16 @@ where
         loop {
             let start = self.start_of(next.0);
             let end = start.saturating_add(self.parts.size);
+            let time = self.time.of(next.1);
             if next.0 == TS_MIN {
                 return Err(no_timestamp());
-            } else if end.saturating_add(self.parts.lateness) <= self.watermark {
+            } else if end.saturating_add(self.parts.lateness) <= time {
                 self.parts.late.take(&mut self.parts.sides, next.0, next.2)?;
-            } else if end <= self.watermark {
+            } else if end <= time {
                 self.again(start, next, out)?;
             } else {
+                // While keys differ in event time, each row is judged by itself.
+                let end = if self.time.is_level() { end } else { start };
                 let TumblingParts { panes, selector, accumulate, .. } = &mut self.parts;
                 let table = panes.pane(start);
                 let mut ahead = 0;
@@ -152,7 +156,7 @@ where
     ) -> Res {
         let TumblingParts { panes, accumulate, late, size, .. } = &mut self.parts;
         for (taken, (start, hash, partial)) in partials.enumerate() {
-            if start.saturating_add(*size) <= self.watermark {
+            if start.saturating_add(*size) <= self.time.of(hash) {
                 late.metrics.late_dropped.add(u64::from(partial.rows));
                 continue;
             }
@@ -171,9 +175,9 @@ where
     /// A row for a pane that has fired and is still allowed to change.
     #[cold]
     fn again(&mut self, start: Ts, (_, hash, row): (Ts, u64, T), out: &mut Emitter<O>) -> Res {
-        let window = self.window(start);
+        let (window, time) = (self.window(start), self.time.of(hash));
         let TumblingParts { panes, selector, accumulate, fire, sides, .. } = &mut self.parts;
-        let mut cx = firing(window, self.watermark, self.now, out, sides);
+        let mut cx = firing(window, time, self.now, out, sides);
         let table = panes.pane(start);
         selector.with(&row, |key| {
             let acc = table.get_or_insert_with(hash, key, || Plain(accumulate.create()));
@@ -257,7 +261,10 @@ where
             };
             let mut results = Vec::new();
             table.for_each_in(self.resume, |key, acc, hash| {
-                results.push((hash, key.clone(), accumulate.result(&acc.0)));
+                // Unless it fired before a restore.
+                if self.time.of(hash) < window.end {
+                    results.push((hash, key.clone(), accumulate.result(&acc.0)));
+                }
             });
             sort_by_key(*max, &mut results);
             self.kept = results.into_iter();
@@ -300,11 +307,11 @@ where
     }
 
     fn watermark(&mut self, watermark: Ts, out: &mut Emitter<O>) -> Res<Flow> {
-        if watermark > self.watermark {
+        if watermark > self.time.watermark() {
             if self.fire(watermark, out)? == Flow::Blocked {
                 return Ok(Flow::Blocked);
             }
-            self.watermark = watermark;
+            self.time.advance(watermark);
         }
         self.parts.sides.watermark(watermark)?;
         out.mark(watermark)?;
@@ -319,11 +326,11 @@ where
         vec![(PANES, &mut self.parts.panes)]
     }
 
-    fn restored(&mut self, watermark: Ts) -> Res {
-        self.watermark = watermark;
-        if watermark != TS_MIN {
-            self.fired = self.start_of(watermark);
+    fn restored(&mut self, time: EventTime) -> Res {
+        if time.watermark() != TS_MIN {
+            self.fired = self.start_of(time.watermark());
         }
+        self.time = time;
         Ok(())
     }
 
