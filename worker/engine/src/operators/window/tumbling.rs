@@ -215,11 +215,14 @@ where
         };
         self.parts.panes.set_dead_before(horizon);
         while let Some(start) = self.parts.panes.first().filter(|ns| expired(*ns)) {
-            if lateness > 0 {
+            let window = self.window(start);
+            // Fired and kept under a lateness that the program no longer allows.
+            let fired = window.end <= self.time.watermark();
+            if lateness > 0 || fired {
                 self.parts.panes.drop_pane(start);
                 continue;
             }
-            let window = self.window(start);
+            let time = &self.time;
             let TumblingParts { panes, accumulate, fire, sides, .. } = &mut self.parts;
             loop {
                 if out.blocked() || sides.blocked()? {
@@ -227,8 +230,8 @@ where
                 }
                 let mut outcome = Ok(());
                 let mut cx = firing(window, watermark, self.now, out, sides);
-                let last = panes.fire(start, FIRE_ROWS, |key, acc, _| {
-                    if outcome.is_ok() {
+                let last = panes.fire(start, FIRE_ROWS, |key, acc, hash| {
+                    if outcome.is_ok() && (time.is_level() || time.of(hash) < window.end) {
                         outcome = fire.fire(&key, accumulate.result(&acc.0), &mut cx);
                     }
                 });

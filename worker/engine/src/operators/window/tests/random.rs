@@ -23,7 +23,9 @@ use crate::runtime::operator::{Flow, Operator};
 use crate::runtime::side::Sides;
 use crate::state::{PaneTables, StateTable, Table};
 use fastrand::Rng;
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 fn fired(key: &u64, window: Window, (count, sum): (u64, u64)) -> Fired {
@@ -368,6 +370,28 @@ fn tumbling_windows() {
         let windows = aligned(100, 100, 30);
         compare(seed, None, windows, lateness, stream, tumbling(windows, lateness));
     });
+}
+
+/// Windows that were kept for late rows, of a program that allows for none any more.
+#[test]
+fn what_was_kept_under_another_lateness_does_not_fire_again() {
+    let lateness = Rc::new(Cell::new(1_000));
+    let of = Rc::clone(&lateness);
+    let windows = aligned(100, 100, 0);
+    let make = move |place| tumbling(windows, of.get())(place);
+    let mut driver = Driver::<_, Event>::new(Rng::with_seed(1), 2, make);
+    let mut rows = Rows::default();
+    (0..50).for_each(|key| rows.push(10, (key, 1)));
+    driver.feed(0, &rows, |row: &Event| row.0);
+    driver.watermark(150);
+    driver.settle();
+    assert_eq!(driver.fired.len(), 50);
+    lateness.set(0);
+    driver.restore(3);
+    driver.watermark(500);
+    driver.end();
+    driver.settle();
+    assert_eq!(driver.fired.len(), 50);
 }
 
 #[test]
