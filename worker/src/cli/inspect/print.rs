@@ -85,13 +85,13 @@ fn write_operator(out: &mut String, o: &Operator) -> std::fmt::Result {
     for list in &o.lists {
         write_list(out, list)?;
     }
-    // Subtasks that agree are one line.
+    // Neighbours that agree are one line; groups without an event time lie between others.
     let mut watermarks: Vec<(String, &str)> = Vec::new();
     for w in &o.watermarks {
+        let (first, end) = w.key_groups.split_once("..").unwrap_or_default();
         match watermarks.last_mut() {
-            Some((groups, at)) if *at == w.watermark => {
+            Some((groups, at)) if *at == w.watermark && groups.ends_with(&format!("..{first}")) => {
                 let start = groups.split("..").next().unwrap_or_default().to_owned();
-                let end = w.key_groups.split("..").nth(1).unwrap_or_default();
                 *groups = format!("{start}..{end}");
             }
             _ => watermarks.push((w.key_groups.clone(), &w.watermark)),
