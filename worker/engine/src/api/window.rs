@@ -321,7 +321,7 @@ where
                 late,
                 take_late: LateRows::take::<T>,
                 sides,
-                table: cx.table(node),
+                table: cx.spilling_table(node)?,
             }))
         });
         stream.with_sides(outputs.declared)

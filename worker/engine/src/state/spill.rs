@@ -183,6 +183,12 @@ impl<K: Key, R: Row> Table<K, R> {
         }));
     }
 
+    /// Whether there is a tier.
+    #[inline]
+    pub fn has_tier(&self) -> bool {
+        self.spill.is_some()
+    }
+
     /// Whether entries may be in a tier: else there is no need to want and fetch.
     #[inline]
     pub fn spills(&self) -> bool {
@@ -227,8 +233,12 @@ impl<K: Key, R: Row> Table<K, R> {
     fn fetch_from(&mut self, spill: &mut Spill<K>) -> Res {
         spill.check()?;
         spill.settle()?;
-        // Not owed to a delta: every base's cut is at least the complete one's.
-        let stamp = Stamp::new(self.oldest_kept(), true).in_tier(!R::BESIDE);
+        // Not owed to a delta: every base's cut is at least the complete one's. A write in
+        // an entry's own epoch leaves its stamp as it is, so that of the first epoch says
+        // nothing of the tier.
+        let epoch = self.oldest_kept();
+        let same = !R::BESIDE && epoch < self.epochs.current;
+        let stamp = Stamp::new(epoch, true).in_tier(same);
         let Spill { tier, wanted, keys, count, bytes, .. } = spill;
         tier.get(keys, &mut |at, value| {
             let Some((hash, key)) = wanted.get(at) else {

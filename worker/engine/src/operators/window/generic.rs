@@ -5,10 +5,14 @@
 //! and one by the clock. Timers fire in order of time, then key hash, whatever the order
 //! in which rows came.
 //!
+//! Rows of the table may be in a tier: those of a batch's keys are brought back before
+//! the batch, those of due timers a few at a time (see [`super::ahead`]).
+//!
 //! Sessions are complete one millisecond after their end (see
 //! [`crate::api::window::SessionWindows`]), so the watermark that is passed on lags by
 //! that much: a session's result, with the timestamp of its last moment, is not late.
 
+use super::ahead::{FETCH, fetch, fetch_due};
 use super::body::Body;
 use super::slots::{Ends, Slots};
 use super::timers::{Timers, Wake};
@@ -20,7 +24,7 @@ use crate::api::window::trigger::{Timer, Trigger, TriggerCx, TriggerResult};
 use crate::data::{AnyBatch, Res, TS_MAX, TS_MIN, Ts};
 use crate::runtime::emit::Emitter;
 use crate::runtime::gate::Marks;
-use crate::runtime::operator::{Cursor, Flow, Operator, drive, marks_of};
+use crate::runtime::operator::{Cursor, Flow, Operator, drive, fetch_ahead, marks_of};
 use crate::runtime::side::Sides;
 use crate::state::{Plain, StateTable, Table};
 
@@ -96,13 +100,15 @@ where
         }
     }
 
-    /// Rows of a batch, made `T` by `wrap`.
-    pub fn rows<R>(
+    /// Rows of a batch, whose key `selector` finds, and which `wrap` makes `T`.
+    pub fn rows<R, SR: KeySelector<R, Key = S::Key>>(
         &mut self,
         rows: &mut Cursor<'_, '_, R>,
+        selector: impl for<'s> Fn(&'s S) -> &'s SR,
         wrap: impl Fn(R) -> T,
         out: &mut Emitter<B::Out>,
     ) -> Res {
+        fetch_ahead(&mut self.parts.table, selector(&self.parts.selector), rows)?;
         while self.has_room(out)? {
             let Some((ts, hash, row)) = rows.next() else { break };
             self.row(ts, hash, wrap(row), out)?;
@@ -236,11 +242,16 @@ where
 
     /// Fires what is due by one of the clocks at `time`; resumable.
     fn fire(&mut self, domain: TimeDomain, time: Ts, out: &mut Emitter<B::Out>) -> Res<Flow> {
+        let mut fetched = 0;
         while self.has_room(out)? {
             let timers = match domain {
                 TimeDomain::Event => &mut self.event,
                 TimeDomain::Processing => &mut self.processing,
             };
+            if fetched == 0 {
+                fetched = fetch_due(&mut self.parts.table, timers, time)?;
+            }
+            fetched -= 1;
             let Some(wake) = timers.pop(time) else { return Ok(Flow::Done) };
             let known = self.parts.table.get(wake.hash, &wake.key);
             if known.and_then(|slots| slots.0.wake(domain)) == Some(wake.time) {
@@ -389,7 +400,7 @@ where
             self,
             batch,
             out,
-            |op, rows, out| op.rows(rows, |row| row, out),
+            |op, rows, out| op.rows(rows, |selector| selector, |row| row, out),
             |op, w, out| op.watermark(w, out),
         )?;
         self.settled(flow, out)
@@ -437,7 +448,7 @@ where
         // A program with a shorter lateness may want keys to be woken earlier.
         let mut earlier = Vec::new();
         let Self { parts, ends, event, processing, .. } = self;
-        parts.table.for_each(|key, slots, hash| {
+        let mut index = |key: &S::Key, slots: &Plain<Slots<B::Acc, G::State>>, hash| {
             for (domain, timers) in
                 [(TimeDomain::Event, &mut *event), (TimeDomain::Processing, &mut *processing)]
             {
@@ -451,14 +462,19 @@ where
                     (_, None) => {}
                 }
             }
-        });
-        for (domain, wake) in earlier {
-            if let Some(slots) = parts.table.get_mut(wake.hash, &wake.key) {
-                *slots.0.wake_mut(domain) = Some(wake.time);
-            }
-            match domain {
-                TimeDomain::Event => event.push(wake),
-                TimeDomain::Processing => processing.push(wake),
+        };
+        parts.table.for_each(&mut index);
+        parts.table.for_each_spilled(index)?;
+        for earlier in earlier.chunks(FETCH) {
+            fetch(&mut parts.table, earlier.iter().map(|(_, wake)| (wake.hash, &wake.key)))?;
+            for (domain, wake) in earlier {
+                if let Some(slots) = parts.table.get_mut(wake.hash, &wake.key) {
+                    *slots.0.wake_mut(*domain) = Some(wake.time);
+                }
+                match domain {
+                    TimeDomain::Event => event.push(wake.clone()),
+                    TimeDomain::Processing => processing.push(wake.clone()),
+                }
             }
         }
         Ok(())
@@ -487,7 +503,12 @@ where
     /// At the end of a bounded input: windows of processing time fire as if their end had
     /// come, lest their rows be lost. Other timers of theirs are void.
     fn fire_rest(&mut self, out: &mut Emitter<B::Out>) -> Res<Flow> {
+        let mut fetched = 0;
         while self.has_room(out)? {
+            if fetched == 0 {
+                fetched = fetch_due(&mut self.parts.table, &mut self.processing, TS_MAX)?;
+            }
+            fetched -= 1;
             let Some(mut wake) = self.processing.pop(TS_MAX) else { return Ok(Flow::Done) };
             let known = self.parts.table.get(wake.hash, &wake.key);
             if known.and_then(|slots| slots.0.wake_processing) != Some(wake.time) {

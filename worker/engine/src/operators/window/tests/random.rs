@@ -20,7 +20,7 @@ use crate::runtime::emit::Emitter;
 use crate::runtime::gate::Marks;
 use crate::runtime::operator::{Flow, Operator};
 use crate::runtime::side::Sides;
-use crate::state::{PaneTables, StateTable, Table};
+use crate::state::StateTable;
 use fastrand::Rng;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -49,7 +49,7 @@ fn tumbling(windows: Aligned, lateness: Ts) -> impl Fn(Place) -> Box<dyn Fires> 
             offset: windows.offset,
             lateness,
             late: late(&place),
-            panes: PaneTables::new(MAX, place.range),
+            panes: place.panes(),
             sides: place.sides,
             max: MAX,
         }))
@@ -65,7 +65,7 @@ fn sliding(windows: Aligned, lateness: Ts) -> impl Fn(Place) -> Box<dyn Fires> {
             windows,
             lateness,
             late: late(&place),
-            panes: PaneTables::new(MAX, place.range),
+            panes: place.panes(),
             sides: place.sides,
             max: MAX,
         }))
@@ -85,7 +85,7 @@ fn generic<W: WindowAssigner<Event>>(
             lateness,
             late: late(&place),
             take_late: LateRows::take::<Event>,
-            table: Table::new(MAX, place.range),
+            table: place.table(),
             sides: place.sides,
         }))
     }
@@ -110,7 +110,7 @@ fn buffered<W: WindowAssigner<Event>>(
             lateness,
             late: late(&place),
             take_late: LateRows::take::<Event>,
-            table: Table::new(MAX, place.range),
+            table: place.table(),
             sides: place.sides,
         }))
     }
@@ -130,7 +130,7 @@ fn reduced(windows: Aligned, lateness: Ts) -> impl Fn(Place) -> Box<dyn Fires> {
             windows,
             lateness,
             late: late(&place),
-            panes: PaneTables::new(MAX, place.range),
+            panes: place.panes(),
             sides: place.sides,
             max: MAX,
         }))
@@ -313,6 +313,10 @@ fn compare<F>(
             watermark = time - stream.jitter / 2;
             naive.watermark(watermark);
             driver.watermark(watermark);
+        }
+        if rng.bool() {
+            driver.settle();
+            driver.checkpoint();
         }
         if rng.u8(..4) == 0 {
             late.append(&mut driver.late());
