@@ -16,7 +16,7 @@ use crate::runtime::pool::Pool;
 use crate::runtime::task::Task;
 use crate::state::budget::Budget;
 use crate::state::delta::StateSchema;
-use crate::state::tier::TierFactory;
+use crate::state::tier::{Tier, TierFactory};
 use crate::state::{PaneTables, Row, StateTable, Table};
 use millrace_protocol::ids::{Attempt, JobUid, Uid};
 use millrace_protocol::key::Key;
@@ -467,16 +467,32 @@ impl BuildCx<'_> {
     /// looks at them: entries may leave to the tier, if the job has one.
     pub fn spilling_table<K: Key, R: Row>(&self, node: NodeId) -> Res<Table<K, R>> {
         let mut table = self.table(node);
-        if let Some(spill) = &self.attempt.spill {
-            let name = format!("{} of {}", self.subtask, self.graph.node(node).uid);
-            table.spill_to(spill.tiers.open(&name)?, &spill.budget);
+        if let Some((tier, budget)) = self.tier(node)? {
+            table.spill_to(tier, budget);
         }
         Ok(table)
+    }
+
+    /// A tier for the state of this subtask of a node, if the job has any.
+    fn tier(&self, node: NodeId) -> Res<Option<(Box<dyn Tier>, &Arc<Budget>)>> {
+        let Some(SpillTo { tiers, budget }) = &self.attempt.spill else { return Ok(None) };
+        let name = format!("{} of {}", self.subtask, self.graph.node(node).uid);
+        Ok(Some((tiers.open(&name)?, budget)))
     }
 
     /// Empty pane tables for what this subtask of a node owns.
     pub fn panes<K: Key, R: Row>(&self, node: NodeId) -> PaneTables<K, R> {
         PaneTables::new(self.attempt.max_parallelism, self.key_groups(node))
+    }
+
+    /// As [`BuildCx::panes`], for an operator that fetches the keys of a batch before it
+    /// looks at them: entries may leave to the tier, if the job has one.
+    pub fn spilling_panes<K: Key, R: Row>(&self, node: NodeId) -> Res<PaneTables<K, R>> {
+        let mut panes = self.panes(node);
+        if let Some((tier, budget)) = self.tier(node)? {
+            panes.spill_to(tier, budget);
+        }
+        Ok(panes)
     }
 
     /// Channels of an edge from this subtask, by downstream subtask.

@@ -251,8 +251,7 @@ where
                     lateness,
                     late,
                     sides,
-                    panes: cx.panes(node),
-                    max: cx.attempt.max_parallelism,
+                    panes: cx.spilling_panes(node)?,
                 }))
             };
             // See `runtime::combine` for why not with lateness or a late side output.

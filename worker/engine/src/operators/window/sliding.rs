@@ -295,7 +295,7 @@ where
         };
         panes.set_dead_before(horizon);
         while let Some(start) = panes.first().filter(|start| *start < horizon) {
-            panes.drop_pane(start);
+            panes.drop_pane(start)?;
         }
         Ok(Flow::Done)
     }

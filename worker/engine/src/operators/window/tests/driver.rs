@@ -139,6 +139,15 @@ impl Place {
     pub fn panes<K: Key, R: Row>(&self) -> PaneTables<K, R> {
         PaneTables::new(MAX, self.range)
     }
+
+    /// As [`Place::panes`], above a tier or not.
+    pub fn spilling_panes<K: Key, R: Row>(&self) -> PaneTables<K, R> {
+        let mut panes = self.panes();
+        if let Some(SpillTo { tiers, budget }) = &self.spill {
+            panes.spill_to(tiers.open("panes").unwrap(), budget);
+        }
+        panes
+    }
 }
 
 /// The name of the side output for late rows.
@@ -189,7 +198,10 @@ impl<O: Operator, L: 'static> Driver<O, L> {
     fn open(&mut self, parallelism: u16) {
         // With a tier every other time, and hardly any memory above it.
         let spill = self.rng.bool().then(|| SpillTo {
-            tiers: Arc::new(MemoryTiers::default()),
+            tiers: Arc::new(match self.rng.bool() {
+                true => MemoryTiers::that_keep(),
+                false => MemoryTiers::default(),
+            }),
             budget: Budget::new(if self.rng.bool() { 0 } else { self.rng.u64(..20_000) }),
         });
         for i in 0..parallelism {

@@ -49,9 +49,8 @@ fn tumbling(windows: Aligned, lateness: Ts) -> impl Fn(Place) -> Box<dyn Fires> 
             offset: windows.offset,
             lateness,
             late: late(&place),
-            panes: place.panes(),
+            panes: place.spilling_panes(),
             sides: place.sides,
-            max: MAX,
         }))
     }
 }

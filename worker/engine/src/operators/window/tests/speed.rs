@@ -63,7 +63,6 @@ fn what_an_event_costs() {
             late: late(),
             sides: Sides::default(),
             panes: PaneTables::new(MAX, MAX.all()),
-            max: MAX,
         });
         run("tumbling 1 s", tumbling, keys);
     }
