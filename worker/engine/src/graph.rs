@@ -473,6 +473,11 @@ impl BuildCx<'_> {
         Ok(table)
     }
 
+    /// What tables of this process may hold, if there is a bound.
+    pub fn budget(&self) -> Option<Arc<Budget>> {
+        self.attempt.spill.as_ref().map(|spill| Arc::clone(&spill.budget))
+    }
+
     /// A tier for the state of this subtask of a node, if the job has any.
     fn tier(&self, node: NodeId) -> Res<Option<(Box<dyn Tier>, &Arc<Budget>)>> {
         let Some(SpillTo { tiers, budget }) = &self.attempt.spill else { return Ok(None) };

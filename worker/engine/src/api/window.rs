@@ -283,6 +283,7 @@ where
                     sides,
                     panes: cx.panes(node),
                     max: cx.attempt.max_parallelism,
+                    budget: cx.budget(),
                 }))
             })
         };

@@ -13,6 +13,7 @@
 mod ahead;
 pub(crate) mod body;
 pub(crate) mod generic;
+mod held;
 pub(crate) mod sliding;
 pub(crate) mod slots;
 #[cfg(test)]

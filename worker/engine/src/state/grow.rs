@@ -181,7 +181,8 @@ impl<K: Key, R: Row> Table<K, R> {
             let dead = s.aside.dead.capacity() * size_of::<Dead<K>>();
             s.entries.allocation_size() + heap + owed + dead
         };
-        self.segments.iter().map(of).sum()
+        let firing = self.firing.as_ref().map_or(0, |f| f.rows.bytes(R::heap_bytes));
+        firing + self.segments.iter().map(of).sum::<usize>()
     }
 }
 

@@ -41,7 +41,7 @@ impl<K: Key, V> Ordered<K, V> {
         self.ready.by_ref().map(move |(hash, key, row)| (hash.rotate_left(rotation), key, row))
     }
 
-    /// How many are ready.
+    /// Whether any are ready.
     pub fn is_ready(&self) -> bool {
         self.ready.len() > 0
     }
@@ -49,6 +49,16 @@ impl<K: Key, V> Ordered<K, V> {
     /// How many are in memory.
     pub(super) fn len(&self) -> usize {
         self.ready.len() + self.memory.len()
+    }
+
+    /// About the bytes of those in memory, given those that a row holds outside itself.
+    pub(super) fn bytes(&self, heap: impl Fn(&V) -> usize) -> usize {
+        const SAMPLE: usize = 8;
+        let rows = self.ready.as_slice();
+        let sampled = rows.len().min(SAMPLE);
+        let heap: usize = rows.iter().take(SAMPLE).map(|row| heap(&row.2)).sum();
+        let heap = heap.checked_div(sampled).unwrap_or(0);
+        self.len() * (size_of::<(u64, K, V)>() + heap)
     }
 
     /// The next groups, `stride` of them.

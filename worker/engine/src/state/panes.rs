@@ -144,7 +144,7 @@ impl<K: Key, R: Row> PaneTables<K, R> {
     }
 
     /// Removes an empty pane, unless a snapshot or tombstones still need it. Its
-    /// memory serves the next new pane.
+    /// memory serves the next new pane, if there is no tier.
     fn retire(&mut self, namespace: i64) {
         let Ok(at) = self.panes.binary_search_by_key(&namespace, |(ns, _)| *ns) else { return };
         let table = &self.panes[at].1;
@@ -156,8 +156,11 @@ impl<K: Key, R: Row> PaneTables<K, R> {
         }
         let (_, mut table) = self.panes.remove(at);
         self.last = 0;
-        table.recycle();
-        self.spare = Some(table);
+        // With a tier memory is short: others may have it.
+        if self.below.is_none() {
+            table.recycle();
+            self.spare = Some(table);
+        }
     }
 
     /// Removes panes that were kept for a snapshot or for tombstones only.

@@ -30,8 +30,12 @@ use std::sync::Arc;
 
 /// The part of a full segment that leaves at once, as a divisor.
 const PART: usize = 16;
-/// Housekeeping calls between two exact looks at what the table holds.
-const LOOK: u32 = if cfg!(test) { 4 } else { 16 };
+/// Housekeeping calls between two exact looks at what the table holds, at most.
+const LOOK: u64 = 16;
+
+/// What tables may hold for each of these: a look takes the longer the more they hold, and
+/// the less they may, the sooner it is too much.
+const LOOK_SHARE: u64 = 16 << 20;
 
 /// Segments that shed entries in one housekeeping call if too much is held.
 const AT_ONCE: usize = 4;
@@ -76,7 +80,7 @@ pub(crate) struct Spill<K> {
     pub count: u64,
     /// About the bytes of these.
     pub bytes: u64,
-    looked: u32,
+    looked: u64,
     /// The segment that sheds next.
     next: usize,
     /// Whether the table has been consumed: what the tier still has is of no key any more,
@@ -241,6 +245,11 @@ impl<K: Key, R: Row> Table<K, R> {
     #[inline]
     pub fn has_tier(&self) -> bool {
         self.spill.is_some()
+    }
+
+    /// The budget of a table with a tier.
+    pub fn budget(&self) -> Option<&Arc<Budget>> {
+        self.spill.as_ref().map(|s| s.held.budget())
     }
 
     /// Whether entries may be in a tier: else there is no need to want and fetch.
@@ -435,7 +444,7 @@ impl<K: Key, R: Row> Table<K, R> {
     pub(super) fn keep_within(&mut self) -> bool {
         let Some(spill) = &mut self.spill else { return true };
         spill.looked += 1;
-        if spill.looked >= LOOK {
+        if spill.looked >= (spill.held.budget().limit() / LOOK_SHARE).clamp(1, LOOK) {
             spill.looked = 0;
             self.look();
         }

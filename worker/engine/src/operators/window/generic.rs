@@ -14,7 +14,8 @@
 
 use super::ahead::{FETCH, fetch, fetch_due};
 use super::body::Body;
-use super::slots::{Ends, Slots};
+use super::held::Held;
+use super::slots::{Ends, Slots, SlotsRow};
 use super::timers::{Timers, Wake};
 use super::{LateRows, WINDOWS, no_timestamp};
 use crate::api::keyed::KeySelector;
@@ -26,10 +27,10 @@ use crate::runtime::emit::Emitter;
 use crate::runtime::gate::Marks;
 use crate::runtime::operator::{Cursor, Flow, Operator, drive, fetch_ahead, marks_of};
 use crate::runtime::side::Sides;
-use crate::state::{Plain, StateTable, Table};
+use crate::state::{StateTable, Table};
 
 /// The table of a window operator.
-pub(crate) type WindowTable<K, A, G> = Table<K, Plain<Slots<A, G>>>;
+pub(crate) type WindowTable<K, A, G> = Table<K, SlotsRow<A, G>>;
 
 /// Hands a late row on.
 pub(crate) type TakeLate<T> = fn(&LateRows, &mut Sides, Ts, T) -> Res;
@@ -67,6 +68,8 @@ where
     now: Ts,
     event: Timers<S::Key>,
     processing: Timers<S::Key>,
+    /// Memory of timers.
+    held: Held,
     /// Windows of the row in hand, with what their trigger said.
     windows: Vec<Window>,
     results: Vec<(Window, TriggerResult)>,
@@ -89,12 +92,13 @@ where
             lateness: if domain == TimeDomain::Event { parts.lateness } else { 0 },
         };
         Self {
-            parts,
             ends,
             watermark: TS_MIN,
             now: 0,
             event: Timers::new(),
             processing: Timers::new(),
+            held: Held::new(parts.table.budget()),
+            parts,
             windows: Vec::new(),
             results: Vec::new(),
         }
@@ -114,6 +118,7 @@ where
             self.row(ts, hash, wrap(row), out)?;
         }
         self.parts.table.tend();
+        self.held.note(|| self.event.bytes() + self.processing.bytes());
         Ok(())
     }
 
@@ -155,7 +160,7 @@ where
         }
 
         let slots = selector
-            .with(&row, |key| table.get_or_insert_with(hash, key, || Plain(Slots::default())));
+            .with(&row, |key| table.get_or_insert_with(hash, key, || SlotsRow(Slots::default())));
         let slots = &mut slots.0;
         results.clear();
         let watched = ends.ends.then_some(ends.domain);
@@ -448,7 +453,7 @@ where
         // A program with a shorter lateness may want keys to be woken earlier.
         let mut earlier = Vec::new();
         let Self { parts, ends, event, processing, .. } = self;
-        let mut index = |key: &S::Key, slots: &Plain<Slots<B::Acc, G::State>>, hash| {
+        let mut index = |key: &S::Key, slots: &SlotsRow<B::Acc, G::State>, hash| {
             for (domain, timers) in
                 [(TimeDomain::Event, &mut *event), (TimeDomain::Processing, &mut *processing)]
             {

@@ -51,15 +51,14 @@ impl<K: Key, R: Row> PaneTables<K, R> {
         self.panes.iter_mut().try_for_each(|(_, table)| table.fetch())
     }
 
-    /// A new pane's table, or one whose memory a new pane gets, is put above the tier.
+    /// A new pane's table is put above the tier.
     pub(super) fn put_above(&self, namespace: i64, table: &mut Table<K, R>) {
-        let old = table.spill.take();
-        let Some(below) = self.below.as_ref().filter(|_| namespace >= self.dead_before) else {
-            return;
-        };
-        let held = old.map_or_else(|| below.budget.reservation(), |old| old.held);
-        let spill = Spill::new(Rc::clone(&below.tier), Prefix::of(namespace), held);
-        table.spill = Some(Box::new(spill));
+        if let Some(Below { tier, budget, .. }) = &self.below
+            && namespace >= self.dead_before
+        {
+            let (tier, prefix) = (Rc::clone(tier), Prefix::of(namespace));
+            table.spill = Some(Box::new(Spill::new(tier, prefix, budget.reservation())));
+        }
     }
 
     /// Tells the tier what is dead.
@@ -80,9 +79,6 @@ impl<K: Key, R: Row> PaneTables<K, R> {
         let Some(budget) = self.below.as_ref().map(|below| Arc::clone(&below.budget)) else {
             return;
         };
-        if budget.over() {
-            self.spare = None;
-        }
         for at in [self.last, self.tended] {
             if let Some((_, table)) = self.panes.get_mut(at) {
                 table.keep_within();

@@ -135,6 +135,11 @@ impl Place {
         table
     }
 
+    /// What tables may hold.
+    pub fn budget(&self) -> Option<Arc<Budget>> {
+        self.spill.as_ref().map(|spill| Arc::clone(&spill.budget))
+    }
+
     /// Empty pane tables.
     pub fn panes<K: Key, R: Row>(&self) -> PaneTables<K, R> {
         PaneTables::new(MAX, self.range)

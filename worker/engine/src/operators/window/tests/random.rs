@@ -65,6 +65,7 @@ fn sliding(windows: Aligned, lateness: Ts) -> impl Fn(Place) -> Box<dyn Fires> {
             lateness,
             late: late(&place),
             panes: place.panes(),
+            budget: place.budget(),
             sides: place.sides,
             max: MAX,
         }))
@@ -130,6 +131,7 @@ fn reduced(windows: Aligned, lateness: Ts) -> impl Fn(Place) -> Box<dyn Fires> {
             lateness,
             late: late(&place),
             panes: place.panes(),
+            budget: place.budget(),
             sides: place.sides,
             max: MAX,
         }))
@@ -265,7 +267,8 @@ struct Stream {
     step: Ts,
 }
 
-/// Runs a random stream through an operator and the definition, and compares.
+/// Runs a random stream through an operator and the definition, and compares; answers the
+/// most bytes that were in a tier.
 fn compare<F>(
     seed: u64,
     sessions: Option<Ts>,
@@ -273,7 +276,8 @@ fn compare<F>(
     lateness: Ts,
     stream: Stream,
     make: F,
-) where
+) -> u64
+where
     F: Fn(Place) -> Box<dyn Fires> + 'static,
 {
     println!("seed {seed} windows {windows:?} sessions {sessions:?} lateness {lateness}");
@@ -345,31 +349,35 @@ fn compare<F>(
         assert_eq!(got, expected, "seed {seed}");
     }
     assert!(!fired.is_empty());
+    driver.spilled
 }
 
 fn aligned(size: Ts, slide: Ts, offset: Ts) -> Aligned {
     Aligned { size, slide, offset }
 }
 
-/// Streams with few keys and many, with and without lateness.
-fn runs(rounds: u64, mut run: impl FnMut(u64, Ts, Stream)) {
+/// Streams with few keys and many, with and without lateness; bytes that were in a tier.
+fn runs(rounds: u64, mut run: impl FnMut(u64, Ts, Stream) -> u64) -> u64 {
     let seed = std::env::var("SEED").ok().and_then(|s| s.parse().ok());
+    let mut spilled = 0;
     for round in 0..rounds {
         let seed = seed.unwrap_or_else(|| fastrand::u64(..));
         let keys = if round % 4 == 3 { 4_000 } else { 1 + round * 7 };
         let rows = if keys > 1_000 { 8_000 } else { 3_000 };
         let step = if keys > 1_000 { 1 } else { 10 };
         let lateness = [0, 150, 0, 1_000][(round / 2 % 4) as usize];
-        run(seed, lateness, Stream { keys, rows, jitter: 200, step });
+        spilled += run(seed, lateness, Stream { keys, rows, jitter: 200, step });
     }
+    spilled
 }
 
 #[test]
 fn tumbling_windows() {
-    runs(8, |seed, lateness, stream| {
+    let spilled = runs(8, |seed, lateness, stream| {
         let windows = aligned(100, 100, 30);
-        compare(seed, None, windows, lateness, stream, tumbling(windows, lateness));
+        compare(seed, None, windows, lateness, stream, tumbling(windows, lateness))
     });
+    assert!(spilled > 0, "all stayed in memory");
 }
 
 #[test]
@@ -377,7 +385,7 @@ fn sliding_windows_of_shared_panes() {
     for (size, slide) in [(100, 20), (100, 30), (70, 100), (640, 10), (25, 24), (101, 100)] {
         runs(8, |seed, lateness, stream| {
             let windows = aligned(size, slide, 7);
-            compare(seed, None, windows, lateness, stream, sliding(windows, lateness));
+            compare(seed, None, windows, lateness, stream, sliding(windows, lateness))
         });
     }
 }
@@ -386,7 +394,7 @@ fn sliding_windows_of_shared_panes() {
 fn sliding_windows_by_reduce() {
     runs(4, |seed, lateness, stream| {
         let windows = aligned(100, 30, 0);
-        compare(seed, None, windows, lateness, stream, reduced(windows, lateness));
+        compare(seed, None, windows, lateness, stream, reduced(windows, lateness))
     });
 }
 
@@ -396,17 +404,17 @@ fn aligned_windows_by_the_generic_operator() {
     runs(8, |seed, lateness, stream| {
         let assigner = TumblingWindows::of(ms(100)).offset(ms(30));
         let windows = aligned(100, 100, 30);
-        compare(seed, None, windows, lateness, stream, generic(assigner, lateness));
+        compare(seed, None, windows, lateness, stream, generic(assigner, lateness))
     });
     runs(8, |seed, lateness, stream| {
         let assigner = SlidingWindows::of(ms(100), ms(30));
         let windows = aligned(100, 30, 0);
-        compare(seed, None, windows, lateness, stream, buffered(assigner, lateness));
+        compare(seed, None, windows, lateness, stream, buffered(assigner, lateness))
     });
     runs(4, |seed, lateness, stream| {
         let assigner = SlidingWindows::of(ms(70), ms(100));
         let windows = aligned(70, 100, 0);
-        compare(seed, None, windows, lateness, stream, generic(assigner, lateness));
+        compare(seed, None, windows, lateness, stream, generic(assigner, lateness))
     });
 }
 
@@ -414,18 +422,19 @@ fn aligned_windows_by_the_generic_operator() {
 fn sessions() {
     let ms = Duration::from_millis;
     for gap in [1, 40, 500] {
-        runs(8, |seed, lateness, stream| {
+        let spilled = runs(8, |seed, lateness, stream| {
             let assigner = SessionWindows::with_gap(ms(gap as u64));
             let windows = aligned(1, 1, 0);
-            compare(seed, Some(gap), windows, lateness, stream, generic(assigner, lateness));
+            compare(seed, Some(gap), windows, lateness, stream, generic(assigner, lateness))
         });
+        assert!(spilled > 0, "all stayed in memory");
         runs(4, |seed, lateness, stream| {
             let assigner =
                 SessionWindows::with_dynamic_gap(
                     move |row: &Event| ms(gap_after(-gap, row) as u64),
                 );
             let windows = aligned(1, 1, 0);
-            compare(seed, Some(-gap), windows, lateness, stream, buffered(assigner, lateness));
+            compare(seed, Some(-gap), windows, lateness, stream, buffered(assigner, lateness))
         });
     }
 }
