@@ -12,16 +12,62 @@ use millrace_protocol::control::{
     ReleaseStopRequest, Savepoints, State, Status, StatusRequest, StopAnswer, StopRequest,
     WantedSavepoints, Worker,
 };
+use millrace_protocol::pinned::Pinned;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::Sender;
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response};
 
+type Tls = tokio_rustls::server::TlsStream<TcpStream>;
 type Answer<T> = Result<Response<T>, tonic::Status>;
 
 /// Answers at every address that a coordinator has.
 pub async fn serve(shared: Shared) -> anyhow::Result<()> {
     let address = SocketAddr::from(([0, 0, 0, 0], PORT_CONTROL));
+    let listener = TcpListener::bind(address).await.context("the control API cannot be served")?;
+    let (shaken, connections) = tokio::sync::mpsc::channel(64);
+    tokio::spawn(shake(listener, shared.clone(), shaken));
     let server = tonic::transport::Server::builder().add_service(ControlServer::new(shared));
-    server.serve(address).await.context("the control API cannot be served")
+    let ended = server.serve_with_incoming(ReceiverStream::new(connections)).await;
+    ended.context("the control API is no longer served")
+}
+
+/// What the coordinator of the job with this token proves itself with.
+pub fn tls(token: &str) -> anyhow::Result<Arc<ServerConfig>> {
+    let pinned = Pinned::of(token)?;
+    let certificate = CertificateDer::from_pem_slice(pinned.certificate().as_bytes())?;
+    let key = PrivateKeyDer::from_pem_slice(pinned.key().as_bytes())?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Shakes hands as the coordinator that was dialled.
+async fn shake(listener: TcpListener, shared: Shared, shaken: Sender<io::Result<Tls>>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let Ok(SocketAddr::V4(at)) = stream.local_addr() else { continue };
+        let stage = shared.lock();
+        let job = stage.coordinators.get(at.ip()).and_then(|uid| stage.jobs.get(uid));
+        let Some(config) = job.map(|job| Arc::clone(&job.tls)) else { continue };
+        drop(stage);
+        let shaken = shaken.clone();
+        tokio::spawn(async move {
+            if let Ok(stream) = TlsAcceptor::from(config).accept(stream).await {
+                let _ = shaken.send(Ok(stream)).await;
+            }
+        });
+    }
 }
 
 fn not_here<T>() -> Answer<T> {
@@ -57,7 +103,7 @@ impl Shared {
 #[tonic::async_trait]
 impl Control for Shared {
     async fn get_status(&self, request: Request<StatusRequest>) -> Answer<Status> {
-        let (job, Job { live, began_ms }, workers) = self.asked(&request)?;
+        let (job, Job { live, began_ms, .. }, workers) = self.asked(&request)?;
         let wanted = u32::from(live.workers);
         let all =
             workers.iter().filter(|worker| worker.ordinal < wanted).count() >= wanted as usize;

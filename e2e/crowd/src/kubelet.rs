@@ -1,10 +1,10 @@
 //! Nodes and their kubelets.
 
-use crate::{Job, Pod, Shared};
+use crate::{Job, Pod, Shared, coordinator};
 use anyhow::Context;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{self, ConfigMap, Node};
+use k8s_openapi::api::core::v1::{self, ConfigMap, Node, Secret};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::runtime::WatchStreamExt;
@@ -120,7 +120,11 @@ async fn place(
         let read = api.get(&names::live(job)).await.context("the live part")?;
         let text = read.data.as_ref().and_then(|data| data.get("live.json"));
         let live = Live::decode("live", text.context("no live.json")?.as_bytes())?;
-        let job = Job { live, began_ms: Timestamp::now().as_millisecond() };
+        let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+        let read = api.get(&names::token_secret(job, uid)).await.context("the token")?;
+        let token = read.data.as_ref().and_then(|data| data.get("token")).context("no token")?;
+        let tls = coordinator::tls(std::str::from_utf8(&token.0)?)?;
+        let job = Job { live, began_ms: Timestamp::now().as_millisecond(), tls };
         shared.lock().jobs.entry(uid.clone()).or_insert(job);
     }
     let mut stage = shared.lock();

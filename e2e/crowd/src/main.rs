@@ -33,6 +33,8 @@ struct Job {
     live: millrace_protocol::config::Live,
     /// When its one checkpoint was complete.
     began_ms: i64,
+    /// What its coordinator proves itself with.
+    tls: Arc<rustls::ServerConfig>,
 }
 
 /// Everything that is played.

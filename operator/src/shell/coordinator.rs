@@ -5,6 +5,7 @@ use hmac::{Hmac, Mac};
 use millrace_crds::names::PORT_CONTROL;
 use millrace_protocol::control;
 use millrace_protocol::control::control_client::ControlClient;
+use millrace_protocol::pinned::Pinned;
 use sha2::Sha256;
 use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -53,7 +54,9 @@ pub(crate) type Failure = String;
 impl Coordinator {
     fn new(ip: &str, token: &str) -> Result<Self, Failure> {
         let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
-        let endpoint = Endpoint::from_shared(format!("http://{host}:{PORT_CONTROL}"))
+        let tls = Pinned::of(token).map_err(|error| error.to_string())?.client();
+        let endpoint = Endpoint::from_shared(format!("https://{host}:{PORT_CONTROL}"))
+            .and_then(|endpoint| endpoint.tls_config(tls))
             .map_err(|error| error.to_string())?
             .connect_timeout(PATIENCE)
             .timeout(PATIENCE);

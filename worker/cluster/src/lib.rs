@@ -5,10 +5,14 @@
 //! the coordinator: it serves `Register`, by which workers say that they are there, dials
 //! them ([`links`]), and drives the job's shell. It also serves the [`control`] API.
 //!
+//! All these connections, and the control API's, are protected by the job's one key
+//! ([`dial`], [`token`]).
+//!
 //! Nothing here decides anything about the job: that is `millrace_engine::coordinator`. A
 //! link that is lost or late is told to it as a lost worker.
 
 pub mod control;
+mod dial;
 pub mod hold;
 pub mod http;
 pub mod links;

@@ -1,5 +1,6 @@
 //! The coordinator's side: it dials the workers that register, and holds them.
 
+use crate::dial::{reach, why_not};
 use crate::token::Token;
 use crate::wire::coordinator_server::Coordinator;
 use crate::wire::worker_client::WorkerClient;
@@ -20,7 +21,6 @@ use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::transport::Endpoint;
 use tonic::{Request, Response, Status, Streaming};
 
 /// How long a worker may take to answer a dial.
@@ -150,14 +150,8 @@ impl Links {
         address: &str,
     ) -> Result<(UnboundedSender<FromCoordinator>, Streaming<FromWorker>), String> {
         let told = |status: Status| format!("{address}: {}", status.message());
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|error| format!("{address} is no address: {error}"))?
-            .connect_timeout(DIAL)
-            .tcp_nodelay(true);
-        let channel = endpoint.connect().await.map_err(|error| {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            format!("cannot reach {address}: {}", cause.unwrap_or_else(|| error.to_string()))
-        })?;
+        let endpoint = reach(address, &self.token)?.connect_timeout(DIAL).tcp_nodelay(true);
+        let channel = endpoint.connect().await.map_err(|error| why_not(address, &error))?;
         let client = WorkerClient::with_interceptor(channel, self.token.shown());
         let mut client =
             client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);

@@ -1,6 +1,7 @@
 //! A process of a job: a worker, which in the first process also holds the coordinator.
 
 use crate::control::Control;
+use crate::dial::{reach, why_not};
 use crate::hold::{Hold, Me, Mouth};
 use crate::http::{self, Seen};
 use crate::links::Links;
@@ -28,7 +29,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::time::sleep;
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::{Endpoint, Server};
+use tonic::transport::Server;
 
 /// Between two registrations, while the coordinator has the worker.
 const REGISTER: Duration = Duration::from_millis(500);
@@ -278,6 +279,7 @@ async fn serve(
         routes.add_service(InterceptedService::new(hold, token.guard()));
     }
     Server::builder()
+        .tls_config(token.pinned()?.server())?
         .tcp_nodelay(true)
         .add_routes(routes.routes())
         .serve_with_incoming(TcpListenerStream::new(listener))
@@ -313,11 +315,9 @@ async fn try_register(
     registration: &Registration,
 ) -> Result<bool, String> {
     let address = leader.address()?;
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| format!("{address} is no address: {error}"))?
-        .connect_timeout(REGISTER)
-        .timeout(Duration::from_secs(2));
-    let channel = endpoint.connect().await.map_err(|_| format!("nobody answers at {address}"))?;
+    let endpoint =
+        reach(&address, token)?.connect_timeout(REGISTER).timeout(Duration::from_secs(2));
+    let channel = endpoint.connect().await.map_err(|error| why_not(&address, &error))?;
     let mut client = CoordinatorClient::with_interceptor(channel, token.shown());
     let answer = client.register(registration.clone()).await;
     answer.map(|answer| answer.into_inner().attached).map_err(|s| s.message().to_owned())

@@ -1,5 +1,6 @@
-//! The token that all processes of a job share.
+//! The token that all processes of a job share, and the key that follows from it.
 
+use millrace_protocol::pinned::Pinned;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::{Request, Status};
@@ -33,6 +34,11 @@ impl Token {
     /// Its text.
     pub fn text(&self) -> &str {
         self.0.to_str().unwrap_or_default().trim_start_matches("Bearer ")
+    }
+
+    /// What connections between holders of it are protected with.
+    pub fn pinned(&self) -> Result<Pinned, String> {
+        Pinned::of(self.text()).map_err(|e| format!("no key can be made of the token: {e}"))
     }
 
     /// Whether a request carries it; compared in constant time.

@@ -6,7 +6,7 @@
 
 use crate::connector::{Committed, DeadLetters};
 use crate::coordinator::ListSpec;
-use crate::data::{Fail, Res, Rows, TS_MIN, Ts};
+use crate::data::{Fail, Res, Rows};
 use crate::exchange::codec::Codec;
 use crate::runtime::channel::{Channel, TaskWaker};
 use crate::runtime::emit::{CopyRows, Fanout, Stage};
@@ -21,7 +21,7 @@ use crate::state::{PaneTables, Row, StateTable, Table};
 use millrace_protocol::ids::{Attempt, JobUid, Uid};
 use millrace_protocol::key::Key;
 use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
-use millrace_protocol::manifest::{PendingCommit, ShapeBytes};
+use millrace_protocol::manifest::{PendingCommit, RangeWatermark, ShapeBytes};
 use millrace_protocol::objects::ObjectKey;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -386,8 +386,9 @@ pub trait Restore: Send + Sync {
     fn list(&self, uid: &Uid, state: &str, subtask: u16, parallelism: u16) -> Res<Vec<Vec<u8>>>;
     /// The shape that the items of a list state were written with; empty: this program's.
     fn list_shape(&self, uid: &Uid, state: &str) -> ShapeBytes;
-    /// The watermark of an operator's subtask: the lowest over what it takes over.
-    fn watermark(&self, uid: &Uid, range: KeyGroupRange) -> Ts;
+    /// How far event time had come in an operator, by ranges of key groups; nothing of those
+    /// that had come to none.
+    fn watermarks(&self, uid: &Uid) -> Vec<RangeWatermark>;
     /// Loads a keyed table for a range of key groups.
     fn table(
         &self,
@@ -416,8 +417,8 @@ impl Restore for Fresh {
         ShapeBytes::default()
     }
 
-    fn watermark(&self, _: &Uid, _: KeyGroupRange) -> Ts {
-        TS_MIN
+    fn watermarks(&self, _: &Uid) -> Vec<RangeWatermark> {
+        Vec::new()
     }
 
     fn table(&self, _: &Uid, _: &str, _: KeyGroupRange, table: &mut dyn StateTable) -> Res {

@@ -10,4 +10,6 @@ pub mod key;
 pub mod keygroup;
 pub mod manifest;
 pub mod objects;
+#[cfg(feature = "control")]
+pub mod pinned;
 pub mod shape;

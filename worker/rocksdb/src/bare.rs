@@ -21,6 +21,21 @@ pub fn bare(path: &Path, memory: u64) -> Res<Bare> {
 }
 
 impl Bare {
+    /// Waits until what was written is where it stays: no merges are under way or due.
+    pub fn settle(&self) -> Res {
+        self.db.flush().map_err(failed)?;
+        loop {
+            let busy = ["rocksdb.compaction-pending", "rocksdb.num-running-compactions"]
+                .iter()
+                .map(|name| self.db.property_int_value(*name).map_err(failed))
+                .collect::<Result<Vec<_>, _>>()?;
+            if busy.iter().all(|number| number.unwrap_or(0) == 0) {
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+    }
+
     /// Adds to a key's sum. Threads must not share keys.
     pub fn add(&self, key: u64, value: u64) -> Res {
         let key = key.to_be_bytes();

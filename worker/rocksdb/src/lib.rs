@@ -19,7 +19,8 @@ pub use files::LocalDir;
 use millrace_engine::data::{Fail, Res};
 use millrace_engine::state::tier::{Tier, TierFactory, TierStats};
 use rocksdb::{
-    BlockBasedOptions, Cache, DBWithThreadMode, MultiThreaded, Options, WriteBufferManager,
+    BlockBasedIndexType, BlockBasedOptions, Cache, DBWithThreadMode, MultiThreaded, Options,
+    WriteBufferManager,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -97,6 +98,12 @@ pub(crate) fn database_options(memory: usize) -> (Options, Cache) {
     blocks.set_block_cache(&cache);
     blocks.set_block_size(4 << 10);
     blocks.set_bloom_filter(10.0, false);
+    // Indexes and filters in pieces of a block's size: whole ones are a megabyte each, and
+    // where the cache is smaller than the data, a get would read one for a single key.
+    blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    blocks.set_partition_filters(true);
+    blocks.set_metadata_block_size(4 << 10);
+    blocks.set_pin_top_level_index_and_filter(true);
     blocks.set_cache_index_and_filter_blocks(true);
     blocks.set_cache_index_and_filter_blocks_with_high_priority(true);
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);

@@ -9,7 +9,7 @@ use millrace::engine::api::connect::KeyedCoProcess;
 use millrace::engine::api::plain::{Process, ProcessCx};
 use millrace::engine::api::process::{Cx, KeyedProcess};
 use millrace::engine::api::tags::AnyTag;
-use millrace::engine::api::window::{Count, TumblingWindows};
+use millrace::engine::api::window::{Count, SlidingWindows, TumblingWindows, WindowAssigner};
 use millrace::engine::connector::{Pending, Sink, SinkCx, Writer};
 use millrace::engine::coordinator::{Outcome, RestartPolicy, StopMode};
 use millrace::engine::data::Rows;
@@ -20,6 +20,7 @@ use millrace::prelude::*;
 use millrace::protocol::ids::{JobUid, Uid};
 use millrace::protocol::manifest::Manifest;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -408,7 +409,12 @@ fn time_of(number: u64) -> i64 {
 }
 
 /// Counts rows by key and window, and those that are late aside.
-fn windows(out: &Collected<Row>, late: &Collected<Row>, slow: &Arc<AtomicBool>) -> Handle {
+fn windows(
+    windows: impl WindowAssigner<Row>,
+    out: &Collected<Row>,
+    late: &Collected<Row>,
+    slow: &Arc<AtomicBool>,
+) -> Handle {
     let env = Env::new();
     let source = Generator::new(|i| i).count(3 * ROWS).splits(1);
     let counts = env
@@ -417,9 +423,9 @@ fn windows(out: &Collected<Row>, late: &Collected<Row>, slow: &Arc<AtomicBool>) 
         .rebalance()
         .process("through", Through)
         .key_by(|r: &Row| r.0)
-        .window(TumblingWindows::of(Duration::from_millis(200)))
+        .window(windows)
         .late_to(&LATE)
-        .aggregate("counts", Count, |key, window, n| (key * 1_000_000 + window.start as u64, n));
+        .aggregate("counts", Count, |key, window, n| (key * 1_000_000 + window.end as u64, n));
     counts.side_output(&LATE).sink("late", late.sink());
     counts.rebalance().sink("out", Slow::new(out, slow));
     Handle::new(env.into_graph())
@@ -438,39 +444,62 @@ impl Process<Row> for Through {
 }
 
 /// Event time in a checkpoint is that of the rows that a window has taken, not of those that
-/// the barrier overtook: else these would be late, or windows would come twice.
+/// the barrier overtook: else these would be late, or windows would come twice. Subtasks have
+/// come to different ones at such a barrier, and the next to own their key groups are others.
+/// Answers how many rows windows have counted, and how many were late.
+fn windows_come_once(assigner: impl WindowAssigner<Row>, rng: &mut fastrand::Rng) -> [u64; 2] {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, late) = (Collected::new(), Collected::new());
+    let slow = Arc::new(AtomicBool::new(true));
+    let job = || windows(assigner.clone(), &out, &late, &slow);
+    let (mut held, mut apart) = (0, 0);
+    for _ in 0..4 {
+        let loopback = [None, Some(2)][rng.usize(..2)];
+        let mut options = slow_options(dir.path(), rng.u16(1..=3), loopback);
+        options.checkpoints.interval = Some(Duration::from_millis(rng.u64(5..50)));
+        options.checkpoints.unaligned_after = Some(Duration::ZERO);
+        completes(&job(), options, rng.u64(0..60_000), SHORT);
+        let Some(manifest) = manifest(dir.path()) else { continue };
+        held = held.max(in_flight(&manifest, dir.path()).0);
+        apart = apart.max(event_times(&manifest, "counts"));
+    }
+    assert!(held > 0, "nothing was in flight");
+    println!("{held} batches were in flight, windows at {apart} event times");
+    slow.store(false, Ordering::SeqCst);
+    let options = slow_options(dir.path(), rng.u16(1..=3), None);
+    assert_eq!(run_watched(&job(), options).unwrap(), Outcome::Finished);
+    let twice: Vec<_> =
+        multiset(out.rows().iter().map(|r| r.0)).into_iter().filter(|w| w.1 > 1).collect();
+    let first = &twice[..twice.len().min(5)];
+    assert!(twice.is_empty(), "{} windows came twice: {first:?}", twice.len());
+    let in_order: Vec<Row> = late.rows().into_iter().filter(|r| r.1 % 50 != 49).collect();
+    assert!(in_order.is_empty(), "{} are late: {:?}", in_order.len(), in_order.first());
+    [out.rows().iter().map(|r| r.1).sum(), late.rows().len() as u64]
+}
+
+/// How many event times a checkpoint holds of an operator.
+fn event_times(manifest: &Manifest, uid: &str) -> usize {
+    let operator = manifest.operator(&Uid::from(uid)).unwrap();
+    operator.watermarks.iter().map(|w| w.watermark).collect::<BTreeSet<_>>().len()
+}
+
 #[test]
 fn rows_in_flight_are_in_time_and_windows_come_once() {
     let mut rng = fastrand::Rng::with_seed(seed());
-    let mut held = 0;
     for _ in 0..3 {
-        let dir = tempfile::tempdir().unwrap();
-        let (out, late) = (Collected::new(), Collected::new());
-        let slow = Arc::new(AtomicBool::new(true));
-        // Subtasks have come to different event times at such a barrier: one that takes over
-        // key groups of two goes on from the lower, and late rows may be in time again.
-        let parallelism = rng.u16(1..=3);
-        for _ in 0..4 {
-            let loopback = [None, Some(2)][rng.usize(..2)];
-            let mut options = slow_options(dir.path(), parallelism, loopback);
-            options.checkpoints.interval = Some(Duration::from_millis(rng.u64(5..50)));
-            options.checkpoints.unaligned_after = Some(Duration::ZERO);
-            completes(&windows(&out, &late, &slow), options, rng.u64(0..60_000), SHORT);
-            held = held.max(manifest(dir.path()).map_or(0, |m| in_flight(&m, dir.path()).0));
-        }
-        slow.store(false, Ordering::SeqCst);
-        let options = slow_options(dir.path(), parallelism, None);
-        let outcome = run_watched(&windows(&out, &late, &slow), options).unwrap();
-        assert_eq!(outcome, Outcome::Finished);
-        let twice: Vec<_> =
-            multiset(out.rows().iter().map(|r| r.0)).into_iter().filter(|w| w.1 > 1).collect();
-        assert!(twice.is_empty(), "windows came twice: {:?}", &twice[..twice.len().min(5)]);
-        let in_order: Vec<Row> = late.rows().into_iter().filter(|r| r.1 % 50 != 49).collect();
-        assert!(in_order.is_empty(), "{} are late: {:?}", in_order.len(), in_order.first());
-        let counted: u64 = out.rows().iter().map(|r| r.1).sum();
-        assert_eq!(counted + late.rows().len() as u64, 3 * ROWS);
+        let assigner = TumblingWindows::of(Duration::from_millis(200));
+        let [counted, late] = windows_come_once(assigner, &mut rng);
+        assert_eq!(counted + late, 3 * ROWS);
     }
-    assert!(held > 0, "nothing was in flight");
+}
+
+#[test]
+fn windows_that_overlap_come_once() {
+    let mut rng = fastrand::Rng::with_seed(seed());
+    for _ in 0..2 {
+        let ms = Duration::from_millis;
+        windows_come_once(SlidingWindows::of(ms(800), ms(200)), &mut rng);
+    }
 }
 
 #[test]

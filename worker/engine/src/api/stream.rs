@@ -11,12 +11,13 @@ use crate::graph::{
     BuildCx, Edge, EdgeId, NodeId, NodeKind, NodeSpec, Output, Partitioning, SinkControl, StateDecl,
 };
 use crate::runtime::emit::{ChainStage, Emitter, End};
+use crate::runtime::event_time::EventTime;
 use crate::runtime::flight;
 use crate::runtime::gate::{Gate, Marks};
 use crate::runtime::operator::{Flow, Operator, drive, marks_of};
 use crate::runtime::partition::{AtRandom, Broadcast, Custom, RoundRobin, Scatter};
 use crate::runtime::sink::SinkEnd;
-use crate::runtime::task::{OperatorTask, Task};
+use crate::runtime::task::OperatorTask;
 use crate::state::value::{ValueReader, shape_of};
 use millrace_protocol::ids::{Attempt, JobUid, Subtask, Uid};
 use millrace_protocol::key::Key;
@@ -390,24 +391,23 @@ pub(crate) fn add_operator<O: Operator>(
             let mut operator = make(cx)?;
             let fanout = built.build(cx)?;
             let described = cx.graph.node(node);
-            let (restore, groups) = (&cx.attempt.restore, cx.key_groups(node));
+            let (attempt, groups) = (cx.attempt, cx.key_groups(node));
+            let (restore, max) = (&attempt.restore, attempt.max_parallelism);
             for (state, table) in operator.tables() {
                 restore.table(&described.uid, state, groups, table)?;
             }
             // Rows without a key come to any subtask, whichever had them before: one that had
             // seen the end of its own input must not take those of another for late.
             let keyed = |e: &Edge| e.to == node && e.partitioning == Partitioning::Key;
-            let of = if cx.graph.edges().iter().any(keyed) {
-                groups
+            let watermarks = restore.watermarks(&described.uid);
+            let time = if cx.graph.edges().iter().any(keyed) {
+                EventTime::restored(max, groups, &watermarks)
             } else {
-                cx.attempt.max_parallelism.all()
+                EventTime::at(EventTime::restored(max, max.all(), &watermarks).watermark())
             };
-            let watermark = restore.watermark(&described.uid, of);
-            operator.restored(watermark)?;
             let mut gate = Gate::new(cx.incoming(node), O::inputs());
-            gate.restore(watermark);
             gate.restore_rows(flight::restored(cx, node)?);
-            let task: Box<dyn Task> = Box::new(OperatorTask::new(
+            let mut task = Box::new(OperatorTask::new(
                 described.name.clone(),
                 described.uid.clone(),
                 cx.subtask,
@@ -416,6 +416,7 @@ pub(crate) fn add_operator<O: Operator>(
                 gate,
                 cx.metrics(node),
             ));
+            task.restore(time)?;
             Ok(task)
         }),
     );

@@ -6,7 +6,7 @@ use super::event::{SlotSnapshot, SnapshotStats, SubtaskState};
 use millrace_protocol::head::CheckpointRef;
 use millrace_protocol::ids::{Attempt, CheckpointId, JobUid, Slot};
 use millrace_protocol::manifest::{
-    FileRef, ListState, Manifest, ManifestKind, OperatorState, PendingCommit, RangeWatermark,
+    FileRef, ListState, Manifest, ManifestKind, OperatorState, PendingCommit,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -112,18 +112,13 @@ impl InProgress {
         let operator = |spec: &super::config::OperatorSpec| {
             let mut of = subtasks.remove(&spec.uid).unwrap_or_default();
             of.sort_by_key(|subtask| subtask.subtask);
-            let max = program.max_parallelism;
-            let watermark = |subtask: &&SubtaskState| {
-                let groups = max.range(subtask.subtask.0, spec.parallelism);
-                subtask.watermark.map(|watermark| RangeWatermark { groups, watermark })
-            };
             OperatorState {
                 uid: spec.uid.clone(),
                 name: spec.name.clone(),
                 kind: spec.kind.clone(),
                 parallelism: spec.parallelism,
                 keyed: spec.keyed.clone(),
-                watermarks: of.iter().filter_map(watermark).collect(),
+                watermarks: of.iter().flat_map(|s| &s.watermarks).copied().collect(),
                 ended: of.iter().filter(|s| s.ended).map(|s| s.subtask).collect(),
                 lists: merge(of),
             }

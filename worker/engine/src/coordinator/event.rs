@@ -3,7 +3,9 @@
 use crate::data::{Fail, UserError};
 use crate::store::StoreError;
 use millrace_protocol::ids::{Attempt, CheckpointId, Slot, Subtask, Uid};
-use millrace_protocol::manifest::{CommitId, FileRef, ListState, Manifest, ShapeBytes, When};
+use millrace_protocol::manifest::{
+    CommitId, FileRef, ListState, Manifest, RangeWatermark, ShapeBytes, When,
+};
 use millrace_protocol::objects::ObjectKey;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -42,8 +44,8 @@ pub struct SubtaskState {
     pub subtask: Subtask,
     /// Its list states; each with one part, this subtask's.
     pub lists: Vec<ListState>,
-    /// How far event time had come, milliseconds since 1970.
-    pub watermark: Option<i64>,
+    /// How far event time had come, by ranges of its key groups.
+    pub watermarks: Vec<RangeWatermark>,
     /// Whether its input had ended.
     pub ended: bool,
 }

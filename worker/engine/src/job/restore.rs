@@ -1,7 +1,7 @@
 //! What subtasks find of their state: a checkpoint's manifest and files.
 
 use crate::coordinator::FilesIn;
-use crate::data::{Fail, Res, TS_MIN, Ts};
+use crate::data::{Fail, Res};
 use crate::graph::Restore;
 use crate::job::fetch::Ahead;
 use crate::job::order::BaseOrder;
@@ -193,17 +193,8 @@ impl Restore for FromManifest {
         list.map(|l| l.shape.clone()).unwrap_or_default()
     }
 
-    fn watermark(&self, uid: &Uid, range: KeyGroupRange) -> Ts {
-        let Some(operator) = self.manifest.operator(uid) else { return TS_MIN };
-        let mine = |w: &&RangeWatermark| !w.groups.intersect(range).is_empty();
-        let watermarks = operator.watermarks.iter().filter(mine);
-        // A subtask that had none yet has left nothing for its groups.
-        let covered: u32 =
-            watermarks.clone().map(|w| u32::from(w.groups.intersect(range).len())).sum();
-        if covered < u32::from(range.len()) {
-            return TS_MIN;
-        }
-        watermarks.map(|w| w.watermark).min().unwrap_or(TS_MIN)
+    fn watermarks(&self, uid: &Uid) -> Vec<RangeWatermark> {
+        self.manifest.operator(uid).map(|o| o.watermarks.clone()).unwrap_or_default()
     }
 
     fn table(

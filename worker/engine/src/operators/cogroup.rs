@@ -12,6 +12,7 @@ use crate::data::{AnyBatch, Data, Fun, Res, Ts};
 use crate::operators::window::body::Body;
 use crate::operators::window::generic::{WindowOperator, WindowParts};
 use crate::runtime::emit::Emitter;
+use crate::runtime::event_time::EventTime;
 use crate::runtime::gate::Marks;
 use crate::runtime::operator::{Flow, Operator, drive, marks_of};
 use crate::runtime::side::Sides;
@@ -321,8 +322,8 @@ where
         self.0.tables()
     }
 
-    fn restored(&mut self, watermark: Ts) -> Res {
-        self.0.restored(watermark)
+    fn restored(&mut self, time: EventTime) -> Res {
+        self.0.restored(time)
     }
 
     fn end(&mut self, out: &mut Emitter<Y::Out>) -> Res<Flow> {

@@ -14,6 +14,7 @@ pub mod alignment;
 pub mod channel;
 pub(crate) mod combine;
 pub mod emit;
+pub mod event_time;
 pub mod flight;
 pub mod gate;
 pub mod memory;

@@ -3,6 +3,7 @@
 use crate::api::keyed::KeySelector;
 use crate::data::{AnyBatch, Fail, Packet, Res, Rows, Ts};
 use crate::runtime::emit::Emitter;
+use crate::runtime::event_time::EventTime;
 use crate::runtime::gate::Marks;
 use crate::runtime::side::Sides;
 use crate::runtime::snapshot::{Barrier, SnapshotParts};
@@ -130,9 +131,9 @@ pub trait Operator: 'static {
         Vec::new()
     }
 
-    /// Tables are loaded (or empty, at a fresh start), and event time had come to
-    /// `watermark`. What is derived from them (timers) is rebuilt here.
-    fn restored(&mut self, _watermark: Ts) -> Res {
+    /// Tables are loaded (or empty, at a fresh start), and event time had come as far as
+    /// `time` says. What is derived from them (timers) is rebuilt here.
+    fn restored(&mut self, _time: EventTime) -> Res {
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use crate::coordinator::BarrierKind;
 use crate::data::{Res, Ts};
+use crate::runtime::event_time::EventTime;
 use millrace_protocol::ids::{Attempt, CheckpointId, Uid};
 use millrace_protocol::manifest::{Redistribution, ShapeBytes};
 use serde::{Deserialize, Serialize};
@@ -64,8 +65,8 @@ pub struct PreparedBytes {
 pub struct SnapshotParts {
     /// Small states.
     pub lists: Vec<ListBlob>,
-    /// Watermarks: (operator, watermark of this subtask).
-    pub watermarks: Vec<(Uid, Ts)>,
+    /// How far event time had come in this subtask, by operator.
+    pub event_times: Vec<(Uid, EventTime)>,
     /// Sinks' sealing work.
     pub prepare: Vec<(Uid, PrepareJob)>,
 }

@@ -12,6 +12,7 @@ use crate::runtime::SOURCE_ROWS;
 use crate::runtime::alignment::Aligned;
 use crate::runtime::channel::{Channel, Element, TaskWaker};
 use crate::runtime::emit::Fanout;
+use crate::runtime::event_time::EventTime;
 use crate::runtime::gate::{Event, Gate};
 use crate::runtime::metrics::NodeMetrics;
 use crate::runtime::pool::Pool;
@@ -466,7 +467,7 @@ impl<S: Source> ReaderTask<S> {
             shape: self.shape.clone(),
             items,
         });
-        parts.watermarks.push((self.uid.clone(), self.watermark));
+        parts.event_times.push((self.uid.clone(), EventTime::at(self.watermark)));
         Ok(())
     }
 

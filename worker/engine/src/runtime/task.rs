@@ -2,6 +2,7 @@
 
 use crate::data::{AnyBatch, Res, Ts};
 use crate::runtime::emit::Emitter;
+use crate::runtime::event_time::EventTime;
 use crate::runtime::flight::Recorded;
 use crate::runtime::gate::{Event, Gate};
 use crate::runtime::metrics::NodeMetrics;
@@ -89,8 +90,8 @@ pub struct OperatorTask<O: Operator> {
     out: Emitter<O::Out>,
     gate: Gate,
     current: Current,
-    /// The watermark that the operator has been told.
-    told: Ts,
+    /// What the operator has been told of event time.
+    told: EventTime,
     /// The marks that the current batch came with.
     marks: Vec<Ts>,
     /// When a barrier that waits may overtake rows.
@@ -116,14 +117,21 @@ impl<O: Operator> OperatorTask<O> {
             subtask,
             operator,
             out,
-            told: gate.watermark(),
             gate,
+            told: EventTime::START,
             current: Current::Nothing,
             marks: Vec::new(),
             overtakes_at: None,
             ended: false,
             metrics,
         }
+    }
+
+    /// The tables are loaded, and event time had come as far as a checkpoint says.
+    pub fn restore(&mut self, time: EventTime) -> Res {
+        self.gate.restore(time.watermark());
+        self.told = time.clone();
+        self.operator.restored(time)
     }
 
     fn blocked(&mut self) -> Res<bool> {
@@ -196,9 +204,11 @@ impl<O: Operator> OperatorTask<O> {
         match std::mem::replace(&mut self.current, Current::Nothing) {
             Current::Batch { inlet, batch, .. } => {
                 self.gate.recycle(inlet, batch);
-                self.told = self.marks.last().copied().unwrap_or(self.told);
+                if let Some(mark) = self.marks.last() {
+                    self.told.advance(*mark);
+                }
             }
-            Current::Watermark(w) => self.told = self.told.max(w),
+            Current::Watermark(w) => self.told.advance(w),
             _ => {}
         }
         Ok(true)
@@ -213,7 +223,9 @@ impl<O: Operator> OperatorTask<O> {
             }
         }
         self.operator.barrier(barrier, turn.parts)?;
-        turn.parts.watermarks.push((self.uid.clone(), watermark));
+        let mut time = self.told.clone();
+        time.advance(watermark);
+        turn.parts.event_times.push((self.uid.clone(), time));
         self.out.barrier(barrier, turn.parts)?;
         if let Some(sides) = self.operator.sides() {
             sides.barrier(barrier, turn.parts)?;
@@ -229,7 +241,7 @@ impl<O: Operator> OperatorTask<O> {
         if !self.operator.is_settled() {
             return Ok(false);
         }
-        let mut watermark = self.told;
+        let mut watermark = self.told.watermark();
         let overtaken = match &mut self.current {
             Current::Nothing => self.gate.overtake(&barrier, None, room),
             Current::Batch { input, inlet, batch } => {

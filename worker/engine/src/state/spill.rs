@@ -391,8 +391,15 @@ impl<K: Key, R: Row> Table<K, R> {
         let (_, &mut youngest, _) = ages.select_nth_unstable(many - 1);
         let (mut keys, mut values) = (Packed::default(), Packed::default());
         let leaves = |e: &Entry<K, R>| e.stamp.epoch() <= youngest;
-        let mut left = many;
-        for entry in segment.entries.iter().filter(|e| leaves(e)).take(many) {
+        let mut leaving = Vec::with_capacity(many);
+        for bucket in 0..segment.entries.num_buckets() {
+            if leaving.len() == many {
+                break;
+            }
+            let Some(entry) = segment.entries.get_bucket(bucket).filter(|e| leaves(e)) else {
+                continue;
+            };
+            leaving.push(bucket);
             if !entry.stamp.is_in_tier() {
                 values.push(|out| write_value(&entry.row, out))?;
                 let (prefix, group) = (spill.prefix, max.group(entry.key.hash64()));
@@ -401,14 +408,9 @@ impl<K: Key, R: Row> Table<K, R> {
         }
         // They stay until the tier has them.
         spill.put(&keys, &values)?;
-        let mut heap = 0;
-        for bucket in 0..segment.entries.num_buckets() {
-            if left == 0 {
-                break;
-            }
-            if segment.entries.get_bucket(bucket).is_some_and(leaves)
-                && let Ok(found) = segment.entries.get_bucket_entry(bucket)
-            {
+        let (mut heap, mut left) = (0, many);
+        for bucket in leaving {
+            if let Ok(found) = segment.entries.get_bucket_entry(bucket) {
                 heap += found.remove().0.row.heap_bytes() as u64;
                 left -= 1;
             }

@@ -394,8 +394,8 @@ impl Harness {
             for list in parts.lists {
                 snapshot.add_list(subtask.index, list);
             }
-            for (uid, watermark) in parts.watermarks {
-                snapshot.add_watermark(uid, subtask.groups, watermark);
+            for (uid, time) in parts.event_times {
+                snapshot.add_event_time(&uid, subtask.groups, &time);
             }
             if let Some(bytes) = drain(subtask, self.max)? {
                 snapshot.add_file(subtask.groups, bytes);

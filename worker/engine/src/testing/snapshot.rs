@@ -1,13 +1,14 @@
 //! The state of a harness as bytes.
 
-use crate::data::{Fail, Res, TS_MIN, Ts};
+use crate::data::{Fail, Res};
 use crate::graph::Restore;
+use crate::runtime::event_time::EventTime;
 use crate::runtime::snapshot::ListBlob;
 use crate::state::StateTable;
 use crate::state::restore::{Restore as Files, RestoreFile};
 use millrace_protocol::ids::{CheckpointId, Uid};
 use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
-use millrace_protocol::manifest::{Redistribution, ShapeBytes};
+use millrace_protocol::manifest::{RangeWatermark, Redistribution, ShapeBytes};
 use millrace_protocol::objects::ObjectKey;
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +35,7 @@ pub struct Snapshot {
     pub(super) checkpoint: CheckpointId,
     pub(super) max: MaxParallelism,
     lists: Vec<ListPart>,
-    watermarks: Vec<(Uid, KeyGroupRange, Ts)>,
+    watermarks: Vec<(Uid, RangeWatermark)>,
     /// Oldest first.
     files: Vec<StateFile>,
 }
@@ -55,8 +56,8 @@ impl Snapshot {
         self.lists.push(ListPart { uid, state, redistribution, subtask, items });
     }
 
-    pub(super) fn add_watermark(&mut self, uid: Uid, groups: KeyGroupRange, watermark: Ts) {
-        self.watermarks.push((uid, groups, watermark));
+    pub(super) fn add_event_time(&mut self, uid: &Uid, groups: KeyGroupRange, time: &EventTime) {
+        self.watermarks.extend(time.by_range(groups).into_iter().map(|w| (uid.clone(), w)));
     }
 
     pub(super) fn add_file(&mut self, groups: KeyGroupRange, bytes: Vec<u8>) {
@@ -105,11 +106,9 @@ impl Restore for Snapshot {
         ShapeBytes::default()
     }
 
-    fn watermark(&self, uid: &Uid, range: KeyGroupRange) -> Ts {
-        let mine = |(of, groups, _): &&(Uid, KeyGroupRange, Ts)| {
-            of == uid && (range.is_empty() || !groups.intersect(range).is_empty())
-        };
-        self.watermarks.iter().filter(mine).map(|(_, _, w)| *w).min().unwrap_or(TS_MIN)
+    fn watermarks(&self, uid: &Uid) -> Vec<RangeWatermark> {
+        let of = self.watermarks.iter().filter(|(of, _)| of == uid);
+        of.map(|(_, watermark)| *watermark).collect()
     }
 
     fn table(
@@ -132,5 +131,54 @@ impl Restore for Snapshot {
 
     fn bytes(&self, key: &ObjectKey, _: u64, _: usize) -> Res<Vec<u8>> {
         Err(Fail::from(format!("{key}: a harness keeps no rows in flight")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::api::window::{Count, TumblingWindows};
+    use crate::testing::{Harness, Snapshot};
+    use millrace_protocol::ids::Uid;
+    use std::time::Duration;
+
+    /// (first key group, one past the last, watermark) of the windows.
+    fn times(snapshot: &Snapshot) -> Vec<(u16, u16, i64)> {
+        let of = snapshot.watermarks.iter().filter(|(uid, _)| *uid == Uid::from("counts"));
+        of.map(|(_, w)| (w.groups.start, w.groups.end, w.watermark)).collect()
+    }
+
+    #[test]
+    fn event_times_of_key_groups_go_from_snapshot_to_snapshot() {
+        let (mut harness, (input, out)) = Harness::at_parallelism(2, |env| {
+            let (input, rows) = env.input::<(u64, u64)>("rows");
+            let counts = rows
+                .key_by(|row: &(u64, u64)| row.0)
+                .window(TumblingWindows::of(Duration::from_millis(100)))
+                .aggregate("counts", Count, |key, _, count| (*key, count));
+            (input, env.output(counts))
+        })
+        .unwrap();
+        (0..50).for_each(|key| {
+            input.push(950, (key, 0));
+        });
+        input.watermark(500);
+        let mut snapshot = harness.snapshot().unwrap();
+        assert_eq!(times(&snapshot), [(0, 64, 500), (64, 128, 500)]);
+        // As where barriers overtake rows: the second subtask had heard more.
+        snapshot.watermarks.iter_mut().filter(|(_, w)| w.groups.start == 64).for_each(|(_, w)| {
+            w.watermark = 900;
+        });
+        harness.restore(&snapshot, 3).unwrap();
+        let snapshot = harness.snapshot().unwrap();
+        assert_eq!(times(&snapshot), [(0, 43, 500), (43, 64, 500), (64, 86, 900), (86, 128, 900)]);
+        harness.restore(&snapshot, 1).unwrap();
+        input.watermark(700);
+        let snapshot = harness.snapshot().unwrap();
+        assert_eq!(times(&snapshot), [(0, 64, 700), (64, 128, 900)]);
+        input.watermark(950);
+        assert_eq!(times(&harness.snapshot().unwrap()), [(0, 128, 950)]);
+        input.end();
+        harness.run().unwrap();
+        assert_eq!(out.take().len(), 50);
     }
 }

@@ -6,6 +6,7 @@ use super::workers::{cluster, worker};
 use super::world::home;
 use crate::coordinator::*;
 use millrace_protocol::ids::{Slot, Subtask, Uid};
+use millrace_protocol::keygroup::KeyGroupRange;
 use millrace_protocol::manifest::*;
 use std::time::{Duration, Instant};
 
@@ -44,11 +45,12 @@ fn a_thousand_slots_and_ten_thousand_files() {
                 order: FileOrder { checkpoint, index },
                 sections: Vec::new(),
             };
+            let groups = KeyGroupRange { start: slot.0, end: slot.0 + 1 };
             let operators = ["source", "sink"].map(|operator| SubtaskState {
                 operator: Uid::from(operator),
                 subtask: Subtask(slot.0),
                 lists: Vec::new(),
-                watermark: Some(1),
+                watermarks: vec![RangeWatermark { groups, watermark: 1 }],
                 ended: false,
             });
             let snapshot = SlotSnapshot {

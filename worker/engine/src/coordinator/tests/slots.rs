@@ -101,7 +101,7 @@ impl SimSlot {
                     redistribution: Redistribution::PerSubtask,
                     parts,
                 }],
-                watermark: None,
+                watermarks: Vec::new(),
                 ended: self.is_at_end(),
             }],
             prepared,

@@ -11,6 +11,7 @@ use crate::api::plain::ListTag;
 use crate::data::{AnyBatch, Data, Fail, Fun, Res, TS_MIN, Ts};
 use crate::operators::process::function::Lists;
 use crate::runtime::emit::Emitter;
+use crate::runtime::event_time::EventTime;
 use crate::runtime::gate::Marks;
 use crate::runtime::operator::{Cursor, Flow, Operator, drive, marks_of};
 use crate::runtime::snapshot::{Barrier, SnapshotParts};
@@ -120,7 +121,7 @@ impl<T: Data + Clone, U: Send + 'static, H: FnMut(T) -> Res<U> + Fun> Operator
         })
     }
 
-    fn restored(&mut self, watermark: Ts) -> Res {
+    fn restored(&mut self, time: EventTime) -> Res {
         let mut rows = Vec::new();
         self.lists.restored(|lists| {
             rows = lists.get(&in_flight::<T>())?;
@@ -129,9 +130,9 @@ impl<T: Data + Clone, U: Send + 'static, H: FnMut(T) -> Res<U> + Fun> Operator
         for (ts, row) in rows {
             self.submit(ts, row);
         }
-        if !self.queue.is_empty() && watermark != TS_MIN {
+        if !self.queue.is_empty() && time.watermark() != TS_MIN {
             // What stood behind them, or between.
-            self.queue.watermark(watermark);
+            self.queue.watermark(time.watermark());
         }
         Ok(())
     }

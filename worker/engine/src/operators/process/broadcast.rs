@@ -8,6 +8,7 @@ use crate::api::keyed::KeySelector;
 use crate::api::tags::OutputTag;
 use crate::data::{AnyBatch, Fail, Res, Ts};
 use crate::runtime::emit::Emitter;
+use crate::runtime::event_time::EventTime;
 use crate::runtime::gate::Marks;
 use crate::runtime::operator::{Cursor, Flow, Operator, drive, marks_of};
 use crate::runtime::side::Sides;
@@ -32,7 +33,7 @@ impl<K: Key, S: State, O> BroadcastCx<'_, K, S, O> {
 
     /// The operator's watermark in milliseconds.
     pub fn watermark(&self) -> Ts {
-        self.core.watermark
+        self.core.time.watermark()
     }
 
     /// The clock, in milliseconds since the epoch. It is read once per batch.
@@ -199,8 +200,8 @@ where
         vec![self.core.table()]
     }
 
-    fn restored(&mut self, watermark: Ts) -> Res {
-        self.core.restored(watermark)?;
+    fn restored(&mut self, time: EventTime) -> Res {
+        self.core.restored(time)?;
         self.f.open()
     }
 
@@ -284,8 +285,8 @@ where
         self.shared.barrier(parts)
     }
 
-    fn restored(&mut self, watermark: Ts) -> Res {
-        self.clocks.watermark = watermark;
+    fn restored(&mut self, time: EventTime) -> Res {
+        self.clocks.watermark = time.watermark();
         self.f.open()
     }
 

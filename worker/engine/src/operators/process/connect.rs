@@ -5,6 +5,7 @@ use crate::api::connect::KeyedCoProcess;
 use crate::api::keyed::KeySelector;
 use crate::data::{AnyBatch, Fun, Res, Ts};
 use crate::runtime::emit::Emitter;
+use crate::runtime::event_time::EventTime;
 use crate::runtime::gate::Marks;
 use crate::runtime::operator::{Cursor, Flow, Operator, drive, marks_of};
 use crate::runtime::side::Sides;
@@ -176,8 +177,8 @@ where
         vec![self.core.table()]
     }
 
-    fn restored(&mut self, watermark: Ts) -> Res {
-        self.core.restored(watermark)?;
+    fn restored(&mut self, time: EventTime) -> Res {
+        self.core.restored(time)?;
         self.f.open()
     }
 

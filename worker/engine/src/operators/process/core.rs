@@ -7,6 +7,7 @@ use crate::api::keyed::KeySelector;
 use crate::api::tags::OutputTag;
 use crate::data::{Fail, Res, TS_MIN, Ts};
 use crate::runtime::emit::Emitter;
+use crate::runtime::event_time::EventTime;
 use crate::runtime::operator::{Cursor, Flow, fetch_ahead};
 use crate::runtime::side::Sides;
 use crate::state::{Row, State, StateTable, Table};
@@ -48,8 +49,10 @@ impl<K, O> Cx<'_, K, O> {
         self.timestamp
     }
 
-    /// The operator's watermark in milliseconds; [`TS_MIN`] before the first. In the call
-    /// of an event-time timer it has reached the timer's time.
+    /// How far event time has come for the key, in milliseconds; [`TS_MIN`] before the first
+    /// watermark. That is the operator's watermark or, after a restore at another parallelism,
+    /// what the key had seen before if that was higher. In the call of an event-time timer it
+    /// has reached the timer's time.
     pub fn watermark(&self) -> Ts {
         self.watermark
     }
@@ -97,7 +100,7 @@ pub(crate) struct KeyedCore<K: Key, S: State> {
     event: TimerIndex<K>,
     processing: TimerIndex<K>,
     pub sides: Sides,
-    pub watermark: Ts,
+    pub time: EventTime,
     pub now: Ts,
 }
 
@@ -108,7 +111,7 @@ impl<K: Key, S: State> KeyedCore<K, S> {
             event: TimerIndex::new(),
             processing: TimerIndex::new(),
             sides,
-            watermark: TS_MIN,
+            time: EventTime::START,
             now: 0,
         }
     }
@@ -173,8 +176,8 @@ impl<K: Key, S: State> KeyedCore<K, S> {
         out: &mut Emitter<O>,
         f: impl FnOnce(&mut S, &mut Cx<'_, K, O>) -> Res,
     ) -> Res {
-        let Self { table, event, processing, sides, watermark, now, .. } = self;
-        let (watermark, now) = (*watermark, *now);
+        let Self { table, event, processing, sides, time, now, .. } = self;
+        let (watermark, now) = (time.of(hash), *now);
         table.update(hash, key, TimedRow::new, |row| {
             let (state, timers) = row.open(now);
             let mut cx = Cx {
@@ -204,7 +207,7 @@ impl<K: Key, S: State> KeyedCore<K, S> {
         out: &mut Emitter<O>,
         f: impl FnMut(Timer, &mut S, &mut Cx<'_, K, O>) -> Res,
     ) -> Res<Flow> {
-        self.fire(Domain::Event, self.watermark, out, f)
+        self.fire(Domain::Event, self.time.watermark(), out, f)
     }
 
     /// Calls `f` for the processing-time timers that the clock has reached; resumable.
@@ -234,7 +237,7 @@ impl<K: Key, S: State> KeyedCore<K, S> {
                 fetched = self.fetch_due(domain, limit)?.max(1);
             }
             fetched -= 1;
-            let Self { table, event, processing, sides, watermark, now, .. } = self;
+            let Self { table, event, processing, sides, time, now, .. } = self;
             let index_of = match domain {
                 Domain::Event => &mut *event,
                 Domain::Processing => &mut *processing,
@@ -243,7 +246,7 @@ impl<K: Key, S: State> KeyedCore<K, S> {
             if !table.get(hash, &key).is_some_and(|row| row.timers.is_indexed(domain, at)) {
                 continue; // Stale: the key's state has gone, or is looked at earlier.
             }
-            let (watermark, now) = (*watermark, *now);
+            let (watermark, now) = (time.of(hash), *now);
             table.update(hash, &key, TimedRow::new, |row| {
                 row.timers.taken(domain);
                 let timer = domain.timer(at);
@@ -305,8 +308,8 @@ impl<K: Key, S: State> KeyedCore<K, S> {
     }
 
     /// The table is loaded: builds the index of its timers.
-    pub fn restored(&mut self, watermark: Ts) -> Res {
-        self.watermark = watermark;
+    pub fn restored(&mut self, time: EventTime) -> Res {
+        self.time = time;
         let Self { table, event, processing, .. } = self;
         let mut index = |key: &K, row: &TimedRow<S>, hash: u64| {
             if let Some(at) = row.timers.indexed(Domain::Event) {
@@ -323,10 +326,8 @@ impl<K: Key, S: State> KeyedCore<K, S> {
     /// The watermark as far as this operator knows; true if what is due is to be fired.
     pub fn advance(&mut self, watermark: Ts) -> bool {
         // Equal: the rest of a firing that was blocked.
-        let due = watermark >= self.watermark;
-        if due {
-            self.watermark = watermark;
-        }
+        let due = watermark >= self.time.watermark();
+        self.time.advance(watermark);
         due
     }
 }

@@ -5,6 +5,7 @@ use crate::api::plain::{AnyList, ListSnapshot, Process, RestoredLists};
 use crate::data::{AnyBatch, Res, Ts};
 use crate::graph::{BuildCx, NodeId};
 use crate::runtime::emit::Emitter;
+use crate::runtime::event_time::EventTime;
 use crate::runtime::gate::Marks;
 use crate::runtime::operator::{Cursor, Flow, Operator, drive, marks_of};
 use crate::runtime::side::Sides;
@@ -113,8 +114,8 @@ impl<T: Send + 'static, F: Process<T>> Operator for Function<T, F> {
         lists.barrier(parts, |snapshot| f.snapshot(snapshot))
     }
 
-    fn restored(&mut self, watermark: Ts) -> Res {
-        self.clocks.watermark = watermark;
+    fn restored(&mut self, time: EventTime) -> Res {
+        self.clocks.watermark = time.watermark();
         let Self { f, lists, .. } = self;
         lists.restored(|restored| f.open(restored))
     }

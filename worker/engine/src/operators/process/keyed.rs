@@ -5,6 +5,7 @@ use crate::api::keyed::KeySelector;
 use crate::api::process::KeyedProcess;
 use crate::data::{AnyBatch, Res, Ts};
 use crate::runtime::emit::Emitter;
+use crate::runtime::event_time::EventTime;
 use crate::runtime::gate::Marks;
 use crate::runtime::operator::{Cursor, Flow, Operator, drive, marks_of};
 use crate::runtime::side::Sides;
@@ -86,8 +87,8 @@ impl<T: Send + 'static, S: KeySelector<T>, F: KeyedProcess<S::Key, T>> Operator
         vec![self.core.table()]
     }
 
-    fn restored(&mut self, watermark: Ts) -> Res {
-        self.core.restored(watermark)?;
+    fn restored(&mut self, time: EventTime) -> Res {
+        self.core.restored(time)?;
         self.f.open()
     }
 

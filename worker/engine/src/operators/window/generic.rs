@@ -24,6 +24,7 @@ use crate::api::window::function::WindowCx;
 use crate::api::window::trigger::{Timer, Trigger, TriggerCx, TriggerResult};
 use crate::data::{AnyBatch, Res, TS_MAX, TS_MIN, Ts};
 use crate::runtime::emit::Emitter;
+use crate::runtime::event_time::EventTime;
 use crate::runtime::gate::Marks;
 use crate::runtime::operator::{Cursor, Flow, Operator, drive, fetch_ahead, marks_of};
 use crate::runtime::side::Sides;
@@ -64,7 +65,7 @@ where
 {
     parts: WindowParts<T, S, W, G, B>,
     ends: Ends,
-    watermark: Ts,
+    time: EventTime,
     now: Ts,
     event: Timers<S::Key>,
     processing: Timers<S::Key>,
@@ -93,7 +94,7 @@ where
         };
         Self {
             ends,
-            watermark: TS_MIN,
+            time: EventTime::START,
             now: 0,
             event: Timers::new(),
             processing: Timers::new(),
@@ -134,7 +135,8 @@ where
     }
 
     fn row(&mut self, ts: Ts, hash: u64, row: T, out: &mut Emitter<B::Out>) -> Res {
-        let Self { parts, ends, watermark, now, windows, results, .. } = self;
+        let watermark = self.time.of(hash);
+        let Self { parts, ends, now, windows, results, .. } = self;
         let WindowParts {
             selector, assigner, trigger, body, late, take_late, sides, table, ..
         } = parts;
@@ -146,13 +148,13 @@ where
         let assigned = !windows.is_empty();
         if ends.merges {
             windows.retain(|w| {
-                !ends.is_late(*w, *watermark)
+                !ends.is_late(*w, watermark)
                     || selector.with(&row, |key| {
                         table.get(hash, key).is_some_and(|s| !s.0.touching(*w).is_empty())
                     })
             });
         } else {
-            windows.retain(|w| !ends.is_late(*w, *watermark));
+            windows.retain(|w| !ends.is_late(*w, watermark));
         }
         if windows.is_empty() {
             // A row between sliding windows belongs to none, which is not being late.
@@ -173,7 +175,7 @@ where
                         (_, None) => {}
                     }
                     let complete_at = ends.complete_at(first.window);
-                    let mut cx = TriggerCx::new(first.window, *watermark, *now, &mut first.timers)
+                    let mut cx = TriggerCx::new(first.window, watermark, *now, &mut first.timers)
                         .watching(watched, complete_at);
                     trigger.on_merge(&mut first.trigger, other.trigger, &mut cx);
                 })
@@ -181,7 +183,7 @@ where
                 slots.find_or_insert(window)
             };
             let slot = &mut slots.slots[at];
-            let mut cx = TriggerCx::new(slot.window, *watermark, *now, &mut slot.timers)
+            let mut cx = TriggerCx::new(slot.window, watermark, *now, &mut slot.timers)
                 .watching(watched, ends.complete_at(slot.window));
             let result = trigger.on_element(&row, ts, &mut slot.trigger, &mut cx);
             results.push((slot.window, result));
@@ -192,7 +194,7 @@ where
         for (domain, timers) in
             [(TimeDomain::Event, &mut self.event), (TimeDomain::Processing, &mut self.processing)]
         {
-            let Some(due) = slots.due(domain, ends, *watermark) else { continue };
+            let Some(due) = slots.due(domain, ends, watermark) else { continue };
             let wake = slots.wake_mut(domain);
             if wake.is_none_or(|wake| due < wake) {
                 *wake = Some(due);
@@ -221,7 +223,7 @@ where
                 let timestamp = if ends.ends { slot.window.last() } else { ts };
                 let mut cx = WindowCx {
                     window: slot.window,
-                    watermark: *watermark,
+                    watermark,
                     now: *now,
                     timestamp,
                     side_timestamp: timestamp,
@@ -274,16 +276,17 @@ where
         mut wake: Wake<S::Key>,
         out: &mut Emitter<B::Out>,
     ) -> Res {
-        let Self { parts, ends, watermark: passed, now, .. } = self;
+        let passed = self.time.of(wake.hash);
+        let Self { parts, ends, now, .. } = self;
         let (timer, seen) = match domain {
-            TimeDomain::Event => (Timer::Event(wake.time), clock),
-            TimeDomain::Processing => (Timer::Processing(wake.time), *passed),
+            TimeDomain::Event => (Timer::Event(wake.time), clock.max(passed)),
+            TimeDomain::Processing => (Timer::Processing(wake.time), passed),
         };
         let WindowParts { trigger, body, sides, table, .. } = parts;
         let Some(slots) = table.get_mut(wake.hash, &wake.key) else { return Ok(()) };
         let slots = &mut slots.0;
         let time = wake.time;
-        let handled = time.saturating_sub(1).max(*passed);
+        let handled = time.saturating_sub(1).max(passed);
         let due = slots.due(domain, ends, handled);
         if due == Some(time) {
             let (own, watched) = (ends.by(domain), ends.ends.then_some(ends.domain));
@@ -293,7 +296,7 @@ where
                 slot.timers.retain(|t| *t != timer);
                 let complete_at = ends.complete_at(slot.window);
                 // What the watermark had passed before was done then.
-                let open = domain == TimeDomain::Processing || time > *passed;
+                let open = domain == TimeDomain::Processing || time > passed;
                 let complete = own && open && complete_at == time;
                 let mut result = TriggerResult::Continue;
                 if slot.timers.len() < before || complete {
@@ -321,7 +324,7 @@ where
                         watermark: seen,
                         now: *now,
                         timestamp,
-                        side_timestamp: timestamp.max(*passed),
+                        side_timestamp: timestamp.max(passed),
                         out,
                         sides,
                     };
@@ -342,7 +345,7 @@ where
             table.remove(wake.hash, &wake.key);
             return Ok(());
         }
-        let handled = if due == Some(time) { time.max(*passed) } else { handled };
+        let handled = if due == Some(time) { time.max(passed) } else { handled };
         let next = slots.due(domain, ends, handled);
         *slots.wake_mut(domain) = next;
         // A trigger may have asked for a timer of the other clock.
@@ -351,7 +354,7 @@ where
             TimeDomain::Processing => TimeDomain::Event,
         };
         let crossed = slots
-            .due(other, ends, *passed)
+            .due(other, ends, passed)
             .filter(|due| slots.wake(other).is_none_or(|wake| *due < wake));
         if let Some(due) = crossed {
             *slots.wake_mut(other) = Some(due);
@@ -412,11 +415,11 @@ where
     }
 
     fn watermark(&mut self, watermark: Ts, out: &mut Emitter<B::Out>) -> Res<Flow> {
-        if watermark > self.watermark {
+        if watermark > self.time.watermark() {
             if self.fire(TimeDomain::Event, watermark, out)? == Flow::Blocked {
                 return Ok(Flow::Blocked);
             }
-            self.watermark = watermark;
+            self.time.advance(watermark);
         } else if !self.has_room(out)? {
             return Ok(Flow::Blocked);
         }
@@ -446,18 +449,18 @@ where
         vec![(WINDOWS, &mut self.parts.table)]
     }
 
-    fn restored(&mut self, watermark: Ts) -> Res {
-        self.watermark = watermark;
+    fn restored(&mut self, time: EventTime) -> Res {
+        self.time = time;
         self.event.clear();
         self.processing.clear();
         // A program with a shorter lateness may want keys to be woken earlier.
         let mut earlier = Vec::new();
-        let Self { parts, ends, event, processing, .. } = self;
+        let Self { parts, ends, time, event, processing, .. } = self;
         let mut index = |key: &S::Key, slots: &SlotsRow<B::Acc, G::State>, hash| {
             for (domain, timers) in
                 [(TimeDomain::Event, &mut *event), (TimeDomain::Processing, &mut *processing)]
             {
-                let due = slots.0.due(domain, ends, watermark);
+                let due = slots.0.due(domain, ends, time.of(hash));
                 let wake = slots.0.wake(domain);
                 match (due, wake) {
                     (Some(due), wake) if wake.is_none_or(|wake| due < wake) => {

@@ -27,6 +27,7 @@ use crate::api::window::assign::{Aligned, Window};
 use crate::api::window::function::Fire;
 use crate::data::{AnyBatch, Res, TS_MAX, TS_MIN, Ts};
 use crate::runtime::emit::Emitter;
+use crate::runtime::event_time::EventTime;
 use crate::runtime::gate::Marks;
 use crate::runtime::operator::{Cursor, Flow, Operator, drive, marks_of};
 use crate::runtime::side::Sides;
@@ -141,7 +142,7 @@ struct Firing<K> {
 /// The operator.
 pub(crate) struct Sliding<T, S: KeySelector<T>, A: Accumulate<T>, F, O> {
     parts: SlidingParts<T, S, A, F>,
-    watermark: Ts,
+    time: EventTime,
     /// The clock, for window functions.
     now: Ts,
     /// Stacks of all keys that were in the last window.
@@ -203,7 +204,7 @@ where
     /// Puts the pieces together.
     pub fn new(parts: SlidingParts<T, S, A, F>) -> Self {
         Self {
-            watermark: TS_MIN,
+            time: EventTime::START,
             now: 0,
             stacks: Shards::new(parts.max),
             held: Held::new(parts.budget.as_ref()),
@@ -219,18 +220,22 @@ where
         let Some(mut next) = rows.next() else { return Ok(()) };
         loop {
             let ts = next.0;
+            let time = self.time.of(next.1);
             match self.parts.windows.pane(ts) {
                 _ if ts == TS_MIN => return Err(no_timestamp()),
                 None => {} // Between windows: it belongs to none.
-                Some(_) if self.gone_at(ts) <= self.watermark => {
+                Some(_) if self.gone_at(ts) <= time => {
                     self.parts.late.take(&mut self.parts.sides, ts, next.2)?;
                 }
-                Some(pane) if pane.start < self.upto || self.in_fired(ts) => {
+                Some(pane) if pane.start < self.upto || self.in_fired(ts, time) => {
                     self.again(pane, next, out)?;
                 }
                 Some(pane) => {
                     let SlidingParts { panes, selector, accumulate, .. } = &mut self.parts;
                     let table = panes.pane(pane.start);
+                    // While keys differ in event time, each row is judged by itself.
+                    let end = if self.time.is_level() { pane.end } else { pane.start };
+                    let alike = Window { end, ..pane };
                     loop {
                         let (_, hash, row) = next;
                         let init = || Plain(accumulate.create());
@@ -244,7 +249,7 @@ where
                                 return Ok(());
                             }
                         }
-                        if !pane.contains(next.0) {
+                        if !alike.contains(next.0) {
                             break;
                         }
                     }
@@ -267,9 +272,9 @@ where
         self.parts.windows.last_window(ts).end.saturating_add(self.parts.lateness)
     }
 
-    /// Whether a window that contains `ts` is complete.
-    fn in_fired(&self, ts: Ts) -> bool {
-        self.parts.windows.first_window(ts, TS_MIN).end <= self.watermark
+    /// Whether a window that contains `ts` is complete at `time`.
+    fn in_fired(&self, ts: Ts, time: Ts) -> bool {
+        self.parts.windows.first_window(ts, TS_MIN).end <= time
     }
 
     /// A row for a pane that stacks may hold, or of windows that have fired: those that
@@ -277,6 +282,7 @@ where
     #[cold]
     fn again(&mut self, pane: Window, row: (Ts, u64, T), out: &mut Emitter<O>) -> Res {
         let (ts, hash, row) = row;
+        let time = self.time.of(hash);
         let SlidingParts { panes, selector, accumulate, .. } = &mut self.parts;
         let key = selector.owned(&row);
         let init = || Plain(accumulate.create());
@@ -289,13 +295,13 @@ where
             return Ok(());
         }
         let windows = self.parts.windows;
-        let from = self.watermark.saturating_sub(self.parts.lateness);
+        let from = time.saturating_sub(self.parts.lateness);
         let mut window = windows.first_window(ts, from);
-        while window.end <= self.watermark && window.start <= ts {
+        while window.end <= time && window.start <= ts {
             let SlidingParts { panes, accumulate, fire, sides, .. } = &mut self.parts;
             let older = rebuild(panes, accumulate, window, hash, &key);
             if let Some((_, acc)) = older.last() {
-                let mut cx = firing(window, self.watermark, self.now, out, sides);
+                let mut cx = firing(window, time, self.now, out, sides);
                 fire.fire(&key, accumulate.result(acc), &mut cx)?;
             }
             window.start = window.start.saturating_add(windows.slide);
@@ -332,7 +338,7 @@ where
     fn next_window(&mut self, watermark: Ts) -> bool {
         let windows = self.parts.windows;
         // What has been fired is known by the watermark: after a restore too.
-        let after = self.upto.max(self.watermark);
+        let after = self.upto.max(self.time.watermark());
         let oldest = after.saturating_sub(windows.size);
         let candidates =
             self.parts.panes.namespaces().map(|pane| windows.first_window(pane, after));
@@ -408,6 +414,8 @@ where
                 (None, None) => None,
             };
             match result {
+                // It fired before a restore.
+                Some(_) if window.end <= self.time.of(hash) => {}
                 Some(result) => {
                     let mut cx = firing(window, watermark, self.now, out, sides);
                     fire.fire(&key, result, &mut cx)?;
@@ -460,11 +468,11 @@ where
     }
 
     fn watermark(&mut self, watermark: Ts, out: &mut Emitter<O>) -> Res<Flow> {
-        if watermark > self.watermark {
+        if watermark > self.time.watermark() {
             if self.fire(watermark, out)? == Flow::Blocked {
                 return Ok(Flow::Blocked);
             }
-            self.watermark = watermark;
+            self.time.advance(watermark);
         }
         self.parts.sides.watermark(watermark)?;
         out.mark(watermark)?;
@@ -479,8 +487,8 @@ where
         vec![(PANES, &mut self.parts.panes)]
     }
 
-    fn restored(&mut self, watermark: Ts) -> Res {
-        self.watermark = watermark;
+    fn restored(&mut self, time: EventTime) -> Res {
+        self.time = time;
         (self.upto, self.firing) = (TS_MIN, None);
         self.stacks.clear();
         Ok(())

@@ -3,6 +3,7 @@
 //! fresh operators at another parallelism go on.
 
 mod driver;
+mod floors;
 mod join;
 mod merges;
 mod random;

@@ -16,6 +16,7 @@ use crate::api::window::function::{Fire, WindowCx};
 use crate::data::{AnyBatch, Data, Packet, Res, TS_MAX, TS_MIN, Ts};
 use crate::runtime::combine::{Partial, marks_of_either};
 use crate::runtime::emit::Emitter;
+use crate::runtime::event_time::EventTime;
 use crate::runtime::gate::Marks;
 use crate::runtime::operator::{Cursor, Flow, LOOK_AHEAD, Operator, drive};
 use crate::runtime::side::Sides;
@@ -54,7 +55,7 @@ pub(crate) struct TumblingParts<T, S: KeySelector<T>, A: Accumulate<T>, F> {
 /// The operator.
 pub(crate) struct Tumbling<T, S: KeySelector<T>, A: Accumulate<T>, F, O> {
     parts: TumblingParts<T, S, A, F>,
-    watermark: Ts,
+    time: EventTime,
     /// The clock, for window functions.
     now: Ts,
     /// Panes up to here have fired (with lateness they may still be there).
@@ -78,7 +79,7 @@ where
     pub fn new(parts: TumblingParts<T, S, A, F>) -> Self {
         Self {
             parts,
-            watermark: TS_MIN,
+            time: EventTime::START,
             now: 0,
             fired: TS_MIN,
             resume: 0,
@@ -129,13 +130,16 @@ where
         loop {
             let start = self.start_of(next.0);
             let end = start.saturating_add(self.parts.size);
+            let time = self.time.of(next.1);
             if next.0 == TS_MIN {
                 return Err(no_timestamp());
-            } else if end.saturating_add(self.parts.lateness) <= self.watermark {
+            } else if end.saturating_add(self.parts.lateness) <= time {
                 self.parts.late.take(&mut self.parts.sides, next.0, next.2)?;
-            } else if end <= self.watermark {
+            } else if end <= time {
                 self.again(start, next, out)?;
             } else {
+                // While keys differ in event time, each row is judged by itself.
+                let end = if self.time.is_level() { end } else { start };
                 let TumblingParts { panes, selector, accumulate, .. } = &mut self.parts;
                 let table = panes.pane(start);
                 let mut ahead = 0;
@@ -196,7 +200,7 @@ where
             }
             taken += 1;
             let Some((start, hash, partial)) = partials.next() else { break };
-            if start.saturating_add(*size) <= self.watermark {
+            if start.saturating_add(*size) <= self.time.of(hash) {
                 late.metrics.late_dropped.add(u64::from(partial.rows));
                 continue;
             }
@@ -212,9 +216,9 @@ where
     /// A row for a pane that has fired and is still allowed to change.
     #[cold]
     fn again(&mut self, start: Ts, (_, hash, row): (Ts, u64, T), out: &mut Emitter<O>) -> Res {
-        let window = self.window(start);
+        let (window, time) = (self.window(start), self.time.of(hash));
         let TumblingParts { panes, selector, accumulate, fire, sides, .. } = &mut self.parts;
-        let mut cx = firing(window, self.watermark, self.now, out, sides);
+        let mut cx = firing(window, time, self.now, out, sides);
         let table = panes.pane(start);
         selector.with(&row, |key| {
             let acc = table.get_or_insert_with(hash, key, || Plain(accumulate.create()));
@@ -290,8 +294,11 @@ where
                         return Ok(Flow::Blocked);
                     }
                     let mut cx = firing(window, watermark, self.now, out, sides);
-                    for (_, key, result) in kept.ready().take(FIRE_ROWS) {
-                        fire.fire(&key, result, &mut cx)?;
+                    for (hash, key, result) in kept.ready().take(FIRE_ROWS) {
+                        // Unless it fired before a restore.
+                        if self.time.of(hash) < window.end {
+                            fire.fire(&key, result, &mut cx)?;
+                        }
                     }
                 }
             }
@@ -360,11 +367,11 @@ where
     }
 
     fn watermark(&mut self, watermark: Ts, out: &mut Emitter<O>) -> Res<Flow> {
-        if watermark > self.watermark {
+        if watermark > self.time.watermark() {
             if self.fire(watermark, out)? == Flow::Blocked {
                 return Ok(Flow::Blocked);
             }
-            self.watermark = watermark;
+            self.time.advance(watermark);
         }
         self.parts.sides.watermark(watermark)?;
         out.mark(watermark)?;
@@ -379,11 +386,11 @@ where
         vec![(PANES, &mut self.parts.panes)]
     }
 
-    fn restored(&mut self, watermark: Ts) -> Res {
-        self.watermark = watermark;
-        if watermark != TS_MIN {
-            self.fired = self.start_of(watermark);
+    fn restored(&mut self, time: EventTime) -> Res {
+        if time.watermark() != TS_MIN {
+            self.fired = self.start_of(time.watermark());
         }
+        self.time = time;
         Ok(())
     }
 

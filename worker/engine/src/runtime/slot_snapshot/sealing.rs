@@ -3,7 +3,7 @@
 use super::folds::clip;
 use super::{Extent, Seal, SlotSnapshots};
 use crate::coordinator::SubtaskState;
-use crate::data::{Res, TS_MIN};
+use crate::data::Res;
 use crate::runtime::snapshot::ListBlob;
 use crate::runtime::task::Task;
 use millrace_protocol::ids::{Slot, Subtask, Uid};
@@ -52,7 +52,8 @@ impl SlotSnapshots {
         let slot = self.to.slot;
         let mut operators: BTreeMap<Uid, SubtaskState> = BTreeMap::new();
         let mut prepare = Vec::new();
-        for (ended, parts) in current.ended.into_iter().zip(&mut self.parts) {
+        let tasks = current.ended.into_iter().zip(&self.groups).zip(&mut self.parts);
+        for ((ended, groups), parts) in tasks {
             let parts = std::mem::take(parts);
             for list in parts.lists {
                 let operator = operators
@@ -62,10 +63,10 @@ impl SlotSnapshots {
                 operator.lists.retain(|l| l.name != list.state);
                 operator.lists.push(list_state(list, slot));
             }
-            for (uid, watermark) in parts.watermarks {
+            for (uid, time) in parts.event_times {
                 let operator =
                     operators.entry(uid.clone()).or_insert_with(|| empty_state(&uid, slot));
-                operator.watermark = Some(watermark).filter(|w| *w != TS_MIN);
+                operator.watermarks = time.by_range(*groups);
                 operator.ended |= ended;
             }
             prepare.extend(parts.prepare);
@@ -84,7 +85,7 @@ pub(super) fn empty_state(uid: &Uid, slot: Slot) -> SubtaskState {
         operator: uid.clone(),
         subtask: Subtask(slot.0),
         lists: Vec::new(),
-        watermark: None,
+        watermarks: Vec::new(),
         ended: false,
     }
 }

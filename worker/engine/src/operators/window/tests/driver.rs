@@ -3,6 +3,7 @@
 use crate::data::{Res, Rows, TS_MAX, TS_MIN, Ts};
 use crate::graph::SpillTo;
 use crate::runtime::emit::{Emitter, Fanout, Stage};
+use crate::runtime::event_time::EventTime;
 use crate::runtime::metrics::NodeMetrics;
 use crate::runtime::operator::{Flow, Operator};
 use crate::runtime::side::Sides;
@@ -160,6 +161,7 @@ pub const LATE: &str = "late";
 
 struct Subtask<O: Operator> {
     range: KeyGroupRange,
+    time: EventTime,
     operator: O,
     out: Emitter<O::Out>,
     sink: Collect<O::Out>,
@@ -169,7 +171,6 @@ struct Subtask<O: Operator> {
 pub struct Driver<O: Operator, L> {
     make: Box<dyn Fn(Place) -> O>,
     subtasks: Vec<Subtask<O>>,
-    watermark: Ts,
     late: Collect<L>,
     pub rng: Rng,
     pub fired: Vec<(Ts, O::Out)>,
@@ -187,7 +188,6 @@ impl<O: Operator, L: 'static> Driver<O, L> {
         let mut driver = Self {
             make: Box::new(make),
             subtasks: Vec::new(),
-            watermark: TS_MIN,
             late: Collect::new(true),
             rng,
             fired: Vec::new(),
@@ -215,7 +215,8 @@ impl<O: Operator, L: 'static> Driver<O, L> {
             let operator =
                 (self.make)(Place { range, sides, metrics: Arc::default(), spill: spill.clone() });
             let out = sink.emitter();
-            self.subtasks.push(Subtask { range, operator, out, sink });
+            let time = EventTime::START;
+            self.subtasks.push(Subtask { range, time, operator, out, sink });
         }
     }
 
@@ -227,42 +228,58 @@ impl<O: Operator, L: 'static> Driver<O, L> {
         key: impl Fn(&T) -> u64,
     ) {
         for at in 0..self.subtasks.len() {
-            let (range, mut from, mut mark) = (self.subtasks[at].range, 0, 0);
-            while from < rows.len() || mark < rows.marks.len() {
-                let size = if self.rng.bool() { 3 } else { 1000 };
-                let to = (from + self.rng.usize(1..=size)).min(rows.len());
-                let mut batch = Rows::default();
-                for i in from..=to {
-                    while let Some(m) = rows.marks.get(mark).filter(|m| m.0 as usize == i) {
-                        // One at the end stays for the next batch, now and then.
-                        if i == to && to < rows.len() && self.rng.bool() {
-                            break;
-                        }
-                        batch.mark(m.1);
-                        mark += 1;
+            self.feed_one(at, input, rows, &key);
+        }
+    }
+
+    /// As [`Driver::feed`], to one subtask: the others know nothing of it.
+    pub fn feed_one<T: Clone + Send + 'static>(
+        &mut self,
+        at: usize,
+        input: usize,
+        rows: &Rows<T>,
+        key: impl Fn(&T) -> u64,
+    ) {
+        let (mut from, mut mark) = (0, 0);
+        while from < rows.len() || mark < rows.marks.len() {
+            let size = if self.rng.bool() { 3 } else { 1000 };
+            let to = (from + self.rng.usize(1..=size)).min(rows.len());
+            let mut batch = Rows::default();
+            for i in from..=to {
+                while let Some(m) = rows.marks.get(mark).filter(|m| m.0 as usize == i) {
+                    // One at the end stays for the next batch, now and then.
+                    if i == to && to < rows.len() && self.rng.bool() {
+                        break;
                     }
-                    if i < to {
-                        let hash = key(&rows.values[i]).hash64();
-                        if range.contains(MAX.group(hash)) {
-                            batch.push_keyed(rows.ts[i], hash, rows.values[i].clone());
-                        }
+                    batch.mark(m.1);
+                    mark += 1;
+                }
+                if i < to {
+                    let hash = key(&rows.values[i]).hash64();
+                    if self.owns(at, hash) {
+                        batch.push_keyed(rows.ts[i], hash, rows.values[i].clone());
                     }
                 }
-                from = to;
-                self.call(at, |op, out| op.batch(input, &mut batch, out));
             }
+            from = to;
+            self.call(at, |op, out| op.batch(input, &mut batch, out));
         }
-        if let Some((_, w)) = rows.marks.last() {
-            self.watermark = *w;
+        if let Some((_, watermark)) = rows.marks.last() {
+            self.subtasks[at].time.advance(*watermark);
         }
+    }
+
+    /// How far event time has come in each subtask.
+    pub fn times(&self) -> impl Iterator<Item = &EventTime> {
+        self.subtasks.iter().map(|subtask| &subtask.time)
     }
 
     /// A watermark outside of a batch.
     pub fn watermark(&mut self, watermark: Ts) {
         for at in 0..self.subtasks.len() {
             self.call(at, |op, out| op.watermark(watermark, out));
+            self.subtasks[at].time.advance(watermark);
         }
-        self.watermark = watermark;
     }
 
     /// Moves the clock.
@@ -284,7 +301,17 @@ impl<O: Operator, L: 'static> Driver<O, L> {
         self.settle();
     }
 
-    fn call(&mut self, at: usize, mut f: impl FnMut(&mut O, &mut Emitter<O::Out>) -> Res<Flow>) {
+    /// Whether a subtask owns the keys of a hash.
+    pub fn owns(&self, at: usize, hash: u64) -> bool {
+        self.subtasks[at].range.contains(MAX.group(hash))
+    }
+
+    /// A call into a subtask's operator, again until it is done.
+    pub fn call(
+        &mut self,
+        at: usize,
+        mut f: impl FnMut(&mut O, &mut Emitter<O::Out>) -> Res<Flow>,
+    ) {
         let Subtask { operator, out, sink, .. } = &mut self.subtasks[at];
         loop {
             if self.full {
@@ -350,7 +377,7 @@ impl<O: Operator, L: 'static> Driver<O, L> {
     pub fn restore(&mut self, parallelism: u16) {
         self.settle();
         let uid = Uid("windows".to_owned());
-        let mut files = Vec::new();
+        let (mut files, mut watermarks) = (Vec::new(), Vec::new());
         for (i, subtask) in self.subtasks.iter_mut().enumerate() {
             let bytes = Rc::new(RefCell::new(Vec::new()));
             let put = Rc::clone(&bytes);
@@ -375,6 +402,7 @@ impl<O: Operator, L: 'static> Driver<O, L> {
             let data = Box::new(bytes.borrow().clone());
             let (name, groups) = (i.to_string(), subtask.range);
             files.push(RestoreFile { name, groups, footer_crc32: None, data });
+            watermarks.extend(subtask.time.by_range(groups));
         }
         let restore = Restore::open(files, MAX).unwrap();
         self.subtasks.clear();
@@ -384,7 +412,8 @@ impl<O: Operator, L: 'static> Driver<O, L> {
                 restore.load(&uid, state, subtask.range, table).unwrap();
                 table.restored(Some(CheckpointId(1)));
             }
-            subtask.operator.restored(self.watermark).unwrap();
+            subtask.time = EventTime::restored(MAX, subtask.range, &watermarks);
+            subtask.operator.restored(subtask.time.clone()).unwrap();
         }
     }
 }

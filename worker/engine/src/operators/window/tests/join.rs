@@ -17,9 +17,9 @@ use fastrand::Rng;
 use std::time::Duration;
 
 /// The right stream's rows are of another type.
-type Right = (u64, String);
+pub type Right = (u64, String);
 
-type Row = Either<Event, Right>;
+pub type Row = Either<Event, Right>;
 type Keys = EitherKey<ByValue<u64, fn(&Event) -> u64>, ByValue<u64, fn(&Right) -> u64>>;
 
 fn late(late: &LateRows, sides: &mut crate::runtime::side::Sides, ts: Ts, row: Row) -> Res {
@@ -31,8 +31,9 @@ fn late(late: &LateRows, sides: &mut crate::runtime::side::Sides, ts: Ts, row: R
     late.take(sides, ts, row)
 }
 
-fn driver<W, G, B>(
+pub fn driver<W, G, B>(
     rng: Rng,
+    parallelism: u16,
     assigner: W,
     trigger: G,
     lateness: Ts,
@@ -43,7 +44,7 @@ where
     G: Trigger<Row>,
     B: Body<u64, Row>,
 {
-    Driver::new(rng, 2, move |place: Place| {
+    Driver::new(rng, parallelism, move |place: Place| {
         let keys: Keys = EitherKey(ByValue::new(|row| row.0), ByValue::new(|row| row.0));
         CoGroup::new(WindowParts {
             selector: keys,
@@ -59,7 +60,7 @@ where
     })
 }
 
-fn pair(left: &Event, right: &Right) -> (u64, u64, String) {
+pub fn pair(left: &Event, right: &Right) -> (u64, u64, String) {
     (left.0, left.1, right.1.clone())
 }
 
@@ -104,7 +105,7 @@ fn a_join_gives_each_pair_of_a_window() {
         let ms = Duration::from_millis;
         let windows = TumblingWindows::of(ms(size as u64));
         let mut d =
-            driver(rng.fork(), windows, DefaultTrigger::EventTime, 0, || JoinBody::new(pair));
+            driver(rng.fork(), 2, windows, DefaultTrigger::EventTime, 0, || JoinBody::new(pair));
         let mut late_rows = Vec::new();
         let mut max = TS_MIN;
         let mut from = 0;
@@ -163,7 +164,7 @@ fn many_pairs_wait_for_room() {
         d.feed(1, &right, |r: &Right| r.0);
     };
     let body = || JoinBody::new(|a: &Event, b: &Right| (a.1, b.1.clone()));
-    let mut d = driver(Rng::with_seed(1), TumblingWindows::of(ms(10)), by_count, 0, body);
+    let mut d = driver(Rng::with_seed(1), 2, TumblingWindows::of(ms(10)), by_count, 0, body);
     feed(&mut d);
     d.settle();
     assert_eq!(d.fired.len(), 1_000_000);
@@ -183,7 +184,7 @@ fn co_group_sees_both_lists() {
         )
     };
     let windows = SessionWindows::with_gap(ms(10));
-    let mut d = driver(Rng::new(), windows, DefaultTrigger::EventTime, 5, body);
+    let mut d = driver(Rng::new(), 2, windows, DefaultTrigger::EventTime, 5, body);
     let left = |d: &mut Driver<_, Event>, ts, value| {
         let mut rows = Rows::default();
         rows.push(ts, (1_u64, value));

@@ -17,6 +17,7 @@ use crate::operators::window::generic::{WindowOperator, WindowParts};
 use crate::operators::window::sliding::{Sliding, SlidingParts};
 use crate::operators::window::tumbling::{Tumbling, TumblingParts};
 use crate::runtime::emit::Emitter;
+use crate::runtime::event_time::EventTime;
 use crate::runtime::gate::Marks;
 use crate::runtime::operator::{Flow, Operator};
 use crate::runtime::side::Sides;
@@ -39,7 +40,7 @@ fn late(place: &Place) -> LateRows {
     LateRows { tag: Some(LATE), second: None, metrics: place.metrics.clone() }
 }
 
-fn tumbling(windows: Aligned, lateness: Ts) -> impl Fn(Place) -> Box<dyn Fires> {
+pub fn tumbling(windows: Aligned, lateness: Ts) -> impl Fn(Place) -> Box<dyn Fires> {
     move |place| {
         Box::new(Tumbling::new(TumblingParts {
             selector: by_key(),
@@ -55,7 +56,7 @@ fn tumbling(windows: Aligned, lateness: Ts) -> impl Fn(Place) -> Box<dyn Fires> 
     }
 }
 
-fn sliding(windows: Aligned, lateness: Ts) -> impl Fn(Place) -> Box<dyn Fires> {
+pub fn sliding(windows: Aligned, lateness: Ts) -> impl Fn(Place) -> Box<dyn Fires> {
     move |place| {
         Box::new(Sliding::new(SlidingParts {
             selector: by_key(),
@@ -72,7 +73,7 @@ fn sliding(windows: Aligned, lateness: Ts) -> impl Fn(Place) -> Box<dyn Fires> {
     }
 }
 
-fn generic<W: WindowAssigner<Event>>(
+pub fn generic<W: WindowAssigner<Event>>(
     assigner: W,
     lateness: Ts,
 ) -> impl Fn(Place) -> Box<dyn Fires> {
@@ -91,7 +92,7 @@ fn generic<W: WindowAssigner<Event>>(
     }
 }
 
-fn buffered<W: WindowAssigner<Event>>(
+pub fn buffered<W: WindowAssigner<Event>>(
     assigner: W,
     lateness: Ts,
 ) -> impl Fn(Place) -> Box<dyn Fires> {
@@ -166,8 +167,8 @@ impl Operator for Box<dyn Fires> {
         (**self).tables()
     }
 
-    fn restored(&mut self, watermark: Ts) -> Res {
-        (**self).restored(watermark)
+    fn restored(&mut self, time: EventTime) -> Res {
+        (**self).restored(time)
     }
 
     fn sides(&mut self) -> Option<&mut Sides> {
@@ -352,7 +353,7 @@ where
     driver.spilled
 }
 
-fn aligned(size: Ts, slide: Ts, offset: Ts) -> Aligned {
+pub fn aligned(size: Ts, slide: Ts, offset: Ts) -> Aligned {
     Aligned { size, slide, offset }
 }
 
