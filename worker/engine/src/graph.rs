@@ -468,8 +468,8 @@ impl BuildCx<'_> {
     /// looks at them: entries may leave to the tier, if the job has one.
     pub fn spilling_table<K: Key, R: Row>(&self, node: NodeId) -> Res<Table<K, R>> {
         let mut table = self.table(node);
-        if let Some((tier, budget)) = self.tier(node)? {
-            table.spill_to(tier, budget);
+        if let Some(spill) = &self.attempt.spill {
+            table.spill_to(self.tier(node, spill)?, &spill.budget);
         }
         Ok(table)
     }
@@ -479,11 +479,9 @@ impl BuildCx<'_> {
         self.attempt.spill.as_ref().map(|spill| Arc::clone(&spill.budget))
     }
 
-    /// A tier for the state of this subtask of a node, if the job has any.
-    fn tier(&self, node: NodeId) -> Res<Option<(Box<dyn Tier>, &Arc<Budget>)>> {
-        let Some(SpillTo { tiers, budget }) = &self.attempt.spill else { return Ok(None) };
-        let name = format!("{} of {}", self.subtask, self.graph.node(node).uid);
-        Ok(Some((tiers.open(&name)?, budget)))
+    /// A tier for the state of this subtask of a node.
+    fn tier(&self, node: NodeId, spill: &SpillTo) -> Res<Box<dyn Tier>> {
+        spill.tiers.open(&format!("{} of {}", self.subtask, self.graph.node(node).uid))
     }
 
     /// Empty pane tables for what this subtask of a node owns.
@@ -495,8 +493,8 @@ impl BuildCx<'_> {
     /// looks at them: entries may leave to the tier, if the job has one.
     pub fn spilling_panes<K: Key, R: Row>(&self, node: NodeId) -> Res<PaneTables<K, R>> {
         let mut panes = self.panes(node);
-        if let Some((tier, budget)) = self.tier(node)? {
-            panes.spill_to(tier, budget);
+        if let Some(spill) = &self.attempt.spill {
+            panes.spill_to(self.tier(node, spill)?, &spill.budget);
         }
         Ok(panes)
     }

@@ -44,21 +44,28 @@ fn sum(sum: &mut Row, row: Row) {
     sum.1 += row.1;
 }
 
-/// The kinds of state: (what the job is told by, its rows in all).
-fn kinds() -> [(&'static str, u64); 3] {
-    let rows = keys() * ROUNDS;
-    // A window fires while the next one fills; sessions end one after the other.
-    [("reduce", rows), ("tumbling", rows + keys() / 2), ("sessions", rows + keys() * 9 / 8)]
+/// The kinds of state: what the job is told by, its keys, its rows in all.
+fn kinds() -> [(&'static str, u64, u64); 3] {
+    let keys = keys();
+    // A session has a timer, and timers do not leave.
+    let sessions = keys / 2;
+    [
+        ("reduce", keys, keys * ROUNDS),
+        // A window fires while the next one fills.
+        ("tumbling", keys, keys * ROUNDS + keys / 2),
+        // They end one after the other.
+        ("sessions", sessions, sessions * ROUNDS + sessions * 9 / 8),
+    ]
 }
 
 /// What the process does; by itself, without the variable, nothing.
 #[test]
 fn the_job() {
     let Ok(kind) = std::env::var("MILLRACE_LARGE_JOB") else { return };
-    let (_, count) = kinds().into_iter().find(|(name, _)| *name == kind).unwrap();
+    let (_, keys, count) = kinds().into_iter().find(|(name, ..)| *name == kind).unwrap();
     // Its limit is set before it takes memory.
     std::io::stdin().read_exact(&mut [0]).unwrap();
-    let (shares, keys) = (Shares::of(TOTAL), keys());
+    let shares = Shares::of(TOTAL);
     let tiers = RocksTiers::open(LocalDir::temporary().unwrap(), shares.tier).unwrap();
     let env = Env::new();
     let sessions = kind == "sessions";
@@ -163,7 +170,7 @@ fn status(pid: u32, name: &str) -> Option<u64> {
 #[test]
 fn a_job_with_five_times_its_budget_stays_within_it() {
     let only = std::env::var("MILLRACE_LARGE_ONLY").ok();
-    for (kind, _) in kinds() {
+    for (kind, ..) in kinds() {
         if only.as_ref().is_none_or(|only| only == kind) {
             stays_within(kind);
         }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 const LOOK: u32 = 16;
 
 /// Says it to the budget now and then, if there is one.
-#[derive(Default)]
 pub(crate) struct Held {
     fixed: Option<Fixed>,
     calls: u32,

@@ -216,7 +216,7 @@ where
     }
 
     fn rows(&mut self, rows: &mut Cursor<'_, '_, T>, out: &mut Emitter<O>) -> Res {
-        self.held.note(|| self.parts.panes.bytes() + self.stacks.bytes(|acc| heap_of(acc)));
+        self.held.note(|| self.parts.panes.bytes() + self.stacks.bytes(heap_of));
         let Some(mut next) = rows.next() else { return Ok(()) };
         loop {
             let ts = next.0;

@@ -180,9 +180,8 @@ impl Job {
         for at in 0..self.tables.len() {
             for namespace in self.tables[at].namespaces().collect::<Vec<_>>() {
                 let (mut rows, mut segment) = (Vec::new(), 0);
-                loop {
-                    let Some(table) = self.tables[at].get_mut(namespace) else { break };
-                    let Some(mut kept) = table.ordered(segment, |_, row| row.0) else { break };
+                let Some(table) = self.tables[at].get_mut(namespace) else { continue };
+                while let Some(mut kept) = table.ordered(segment, |_, row| row.0) {
                     while table.ready(&mut kept, |_, row| row.0).unwrap() {
                         rows.extend(kept.ready().take(rng.usize(1..300)));
                         table.shed_some(segment, rng.usize(..20));
