@@ -170,47 +170,41 @@ fn status(pid: u32, name: &str) -> Option<u64> {
 #[test]
 fn a_job_with_five_times_its_budget_stays_within_it() {
     let only = std::env::var("MILLRACE_LARGE_ONLY").ok();
-    for (kind, ..) in kinds() {
-        if only.as_ref().is_none_or(|only| only == kind) {
-            stays_within(kind);
+    for (kind, ..) in kinds().into_iter().filter(|k| only.as_ref().is_none_or(|only| only == k.0)) {
+        println!("{kind}");
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "the_job", "--nocapture"])
+            .env("MILLRACE_LARGE_JOB", kind)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let group = Group::new();
+        match &group {
+            Some(group) => {
+                fs::write(group.0.join("cgroup.procs"), child.id().to_string()).unwrap();
+                println!("limited by {}", group.0.display());
+            }
+            None => println!("no memory cgroup can be made here: its size is only looked at"),
         }
+        child.stdin.take().unwrap().write_all(b"\n").unwrap();
+        // Pages of files, as of the program, are given back when memory is short.
+        let (mut most, mut most_with_files) = (0, 0);
+        let status = loop {
+            let resident = |name| status(child.id(), name).unwrap_or(0);
+            most = most.max(resident("RssAnon:") + resident("RssShmem:"));
+            most_with_files = most_with_files.max(resident("VmRSS:"));
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        println!(
+            "{kind}: at most {} of {} MiB resident, with pages of files {}",
+            most >> 20,
+            TOTAL >> 20,
+            most_with_files >> 20
+        );
+        assert!(status.success(), "{kind}: {status}: 9 is the kernel's for want of memory");
+        assert!(most <= TOTAL, "{kind}: {most} resident of {TOTAL}");
     }
-}
-
-fn stays_within(kind: &str) {
-    println!("{kind}");
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "the_job", "--nocapture"])
-        .env("MILLRACE_LARGE_JOB", kind)
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let group = Group::new();
-    match &group {
-        Some(group) => {
-            fs::write(group.0.join("cgroup.procs"), child.id().to_string()).unwrap();
-            println!("limited by {}", group.0.display());
-        }
-        None => println!("no memory cgroup can be made here: its size is only looked at"),
-    }
-    child.stdin.take().unwrap().write_all(b"\n").unwrap();
-    // Pages of files, as of the program, are given back when memory is short.
-    let (mut most, mut most_with_files) = (0, 0);
-    let status = loop {
-        let resident = |name| status(child.id(), name).unwrap_or(0);
-        most = most.max(resident("RssAnon:") + resident("RssShmem:"));
-        most_with_files = most_with_files.max(resident("VmRSS:"));
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    };
-    println!(
-        "{kind}: at most {} of {} MiB resident, with pages of files {}",
-        most >> 20,
-        TOTAL >> 20,
-        most_with_files >> 20
-    );
-    assert!(status.success(), "{kind}: {status}: 9 is the kernel's for want of memory");
-    assert!(most <= TOTAL, "{kind}: {most} resident of {TOTAL}");
 }

@@ -28,7 +28,7 @@ use crate::runtime::event_time::EventTime;
 use crate::runtime::gate::Marks;
 use crate::runtime::operator::{Cursor, Flow, Operator, drive, fetch_ahead, marks_of};
 use crate::runtime::side::Sides;
-use crate::state::{StateTable, Table};
+use crate::state::{Change, StateTable, Table};
 
 /// The table of a window operator.
 pub(crate) type WindowTable<K, A, G> = Table<K, SlotsRow<A, G>>;
@@ -283,11 +283,15 @@ where
             TimeDomain::Processing => (Timer::Processing(wake.time), passed),
         };
         let WindowParts { trigger, body, sides, table, .. } = parts;
-        let Some(slots) = table.get_mut(wake.hash, &wake.key) else { return Ok(()) };
-        let slots = &mut slots.0;
         let time = wake.time;
         let handled = time.saturating_sub(1).max(passed);
+        let Some(SlotsRow(slots)) = table.get(wake.hash, &wake.key) else { return Ok(()) };
         let due = slots.due(domain, ends, handled);
+        if due != Some(time) && !slots.slots.is_empty() {
+            self.wake_later(domain, due, wake);
+            return Ok(());
+        }
+        let Some(SlotsRow(slots)) = table.get_mut(wake.hash, &wake.key) else { return Ok(()) };
         if due == Some(time) {
             let (own, watched) = (ends.by(domain), ends.ends.then_some(ends.domain));
             let mut at = 0;
@@ -373,6 +377,24 @@ where
             timers.push(wake);
         }
         Ok(())
+    }
+
+    /// A key was woken early, as its windows have moved since. That is no change of its row:
+    /// when it wants to be woken follows from its windows.
+    fn wake_later(&mut self, domain: TimeDomain, due: Option<Ts>, mut wake: Wake<S::Key>) {
+        let make = || SlotsRow(Slots::default());
+        self.parts.table.update(wake.hash, &wake.key, make, |SlotsRow(slots)| {
+            *slots.wake_mut(domain) = due;
+            ((), Change::Kept)
+        });
+        let timers = match domain {
+            TimeDomain::Event => &mut self.event,
+            TimeDomain::Processing => &mut self.processing,
+        };
+        if let Some(due) = due {
+            wake.time = due;
+            timers.push(wake);
+        }
     }
 
     /// The watermark that may be passed on.

@@ -29,7 +29,8 @@ pub(crate) struct Slots<A, G> {
     pub slots: Vec<Slot<A, G>>,
 }
 
-/// The row: as [`Plain`] of the windows, but that it knows what memory they take.
+/// The row: as [`Plain`] of the windows, but that it knows what memory they take, and that
+/// when they are to be woken may change without it.
 #[derive(Debug)]
 pub(crate) struct SlotsRow<A, G>(pub Slots<A, G>);
 
@@ -44,6 +45,26 @@ impl<A: Data, G: Data> Row for SlotsRow<A, G> {
 
     fn shape() -> Result<RowShape, ShapeError> {
         Plain::<Slots<A, G>>::shape()
+    }
+
+    /// When its key is to be woken: what timers have of keys whose rows are in the tier, and
+    /// which may be later than a checkpoint says.
+    const BESIDE: bool = true;
+
+    fn write_beside(&self, out: &mut Vec<u8>) {
+        for wake in [self.0.wake, self.0.wake_processing] {
+            out.push(u8::from(wake.is_some()));
+            out.extend_from_slice(&wake.unwrap_or(0).to_le_bytes());
+        }
+    }
+
+    fn read_beside(&mut self, bytes: &[u8]) -> Res {
+        let ([event, processing], []) = bytes.as_chunks::<9>() else {
+            return Err("not two times of a key's windows".into());
+        };
+        let time = |[some, at @ ..]: &[u8; 9]| (*some != 0).then(|| Ts::from_le_bytes(*at));
+        (self.0.wake, self.0.wake_processing) = (time(event), time(processing));
+        Ok(())
     }
 
     fn heap_bytes(&self) -> usize {
