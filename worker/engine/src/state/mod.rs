@@ -4,7 +4,7 @@
 //! - [`row`]: what a table's row must be able to do; [`fields`], [`gather`], [`map`]
 //!   and [`keyed`] are the user-facing state types that make one up.
 //! - [`table`]: the hash table that is the write buffer (and, in the memory
-//!   backend, the state); [`panes`]: one table for each namespace; [`ordered`]: rows in
+//!   backend, the state); [`panes`]: one table for each namespace; `ordered`: rows in
 //!   one order.
 //! - [`delta`]: the file format; [`reader`]: reading it by key group.
 //! - [`snapshot`]: the seam that checkpoints know; [`restore`]: files to
