@@ -150,6 +150,7 @@ fn pane() {
                 black_box((key, row));
                 rows += 1;
             });
+            let done = done.unwrap_or(true);
             longest = longest.max(turn.elapsed());
             if done {
                 break;

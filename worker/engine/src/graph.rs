@@ -16,7 +16,7 @@ use crate::runtime::pool::Pool;
 use crate::runtime::task::Task;
 use crate::state::budget::Budget;
 use crate::state::delta::StateSchema;
-use crate::state::tier::TierFactory;
+use crate::state::tier::{Tier, TierFactory};
 use crate::state::{PaneTables, Row, StateTable, Table};
 use millrace_protocol::ids::{Attempt, JobUid, Uid};
 use millrace_protocol::key::Key;
@@ -469,15 +469,34 @@ impl BuildCx<'_> {
     pub fn spilling_table<K: Key, R: Row>(&self, node: NodeId) -> Res<Table<K, R>> {
         let mut table = self.table(node);
         if let Some(spill) = &self.attempt.spill {
-            let name = format!("{} of {}", self.subtask, self.graph.node(node).uid);
-            table.spill_to(spill.tiers.open(&name)?, &spill.budget);
+            table.spill_to(self.tier(node, spill)?, &spill.budget);
         }
         Ok(table)
+    }
+
+    /// What tables of this process may hold, if there is a bound.
+    pub fn budget(&self) -> Option<Arc<Budget>> {
+        self.attempt.spill.as_ref().map(|spill| Arc::clone(&spill.budget))
+    }
+
+    /// A tier for the state of this subtask of a node.
+    fn tier(&self, node: NodeId, spill: &SpillTo) -> Res<Box<dyn Tier>> {
+        spill.tiers.open(&format!("{} of {}", self.subtask, self.graph.node(node).uid))
     }
 
     /// Empty pane tables for what this subtask of a node owns.
     pub fn panes<K: Key, R: Row>(&self, node: NodeId) -> PaneTables<K, R> {
         PaneTables::new(self.attempt.max_parallelism, self.key_groups(node))
+    }
+
+    /// As [`BuildCx::panes`], for an operator that fetches the keys of a batch before it
+    /// looks at them: entries may leave to the tier, if the job has one.
+    pub fn spilling_panes<K: Key, R: Row>(&self, node: NodeId) -> Res<PaneTables<K, R>> {
+        let mut panes = self.panes(node);
+        if let Some(spill) = &self.attempt.spill {
+            panes.spill_to(self.tier(node, spill)?, &spill.budget);
+        }
+        Ok(panes)
     }
 
     /// Channels of an edge from this subtask, by downstream subtask.

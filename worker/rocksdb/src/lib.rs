@@ -3,10 +3,12 @@
 //! One database per process in a directory of its own, a column family per table. It is
 //! a cache of what checkpoints hold: without a write-ahead log, emptied when the process
 //! starts and removed when it ends, never read at a restore. Block cache and write
-//! buffers share one allowance.
+//! buffers share one allowance. What a table says is dead goes with whole files and in
+//! compactions.
 
 #[cfg(feature = "bare")]
 mod bare;
+mod dead;
 mod files;
 mod table;
 

@@ -1,5 +1,6 @@
 //! The tier of one table: a column family.
 
+use crate::dead::{Dead, last_below};
 use crate::{Db, Shared, failed};
 use millrace_engine::data::Res;
 use millrace_engine::state::tier::{OnEntry, Packed, Tier};
@@ -9,12 +10,15 @@ use std::sync::Arc;
 pub(crate) struct TableTier {
     shared: Arc<Shared>,
     family: String,
+    dead: Dead,
 }
 
 impl TableTier {
     pub fn new(shared: Arc<Shared>, family: String, options: &Options) -> Res<Self> {
-        shared.db.create_cf(&family, options).map_err(failed)?;
-        Ok(Self { shared, family })
+        let (mut options, dead) = (options.clone(), Dead::default());
+        options.set_compaction_filter_factory(dead.clone());
+        shared.db.create_cf(&family, &options).map_err(failed)?;
+        Ok(Self { shared, family, dead })
     }
 
     /// Calls `f` with the database and the column family.
@@ -67,6 +71,15 @@ impl Tier for TableTier {
                 entries.next();
             }
             entries.status().map_err(failed)
+        })
+    }
+
+    fn forget(&self, until: &[u8]) -> Res {
+        self.dead.below(until);
+        // Both bounds are within the range.
+        let Some(last) = last_below(until) else { return Ok(()) };
+        self.with(|db, family| {
+            db.delete_file_in_range_cf(family, [].as_slice(), &last).map_err(failed)
         })
     }
 }

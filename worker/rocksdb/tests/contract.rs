@@ -58,3 +58,42 @@ fn a_directory_that_cannot_be_is_named() {
     let refused = LocalDir::within(file.path()).err().unwrap().to_string();
     assert!(refused.contains(&file.path().display().to_string()), "{refused}");
 }
+
+#[test]
+fn what_is_forgotten_leaves_the_disk_and_nothing_else_does() {
+    let mut rng = rng();
+    let tiers = RocksTiers::open(LocalDir::temporary().unwrap(), 0).unwrap();
+    let tier = tiers.open("panes").unwrap();
+    let mut write = |first: u8, batches: u32| {
+        for batch in 0..batches {
+            let (mut keys, mut values) = (Packed::default(), Packed::default());
+            for i in 0..1000 {
+                let key = [&[first][..], &(batch * 1000 + i).to_be_bytes()].concat();
+                keys.push(|out| out.extend_from_slice(&key));
+                let value: Vec<u8> = (0..1000).map(|_| rng.u8(..)).collect();
+                values.push(|out| out.extend_from_slice(&value));
+            }
+            tier.write(&Packed::default(), &keys, &values).unwrap();
+        }
+    };
+    write(0, 40);
+    write(1, 5);
+    tier.forget(&[1]).unwrap();
+    // What is left of it goes as others come.
+    for _ in 0..100 {
+        if tiers.stats().disk < 20 << 20 {
+            break;
+        }
+        write(1, 5);
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let disk = tiers.stats().disk;
+    assert!(disk < 20 << 20, "{disk} bytes of disk for 5 MB that count");
+    let mut seen = 0;
+    tier.scan(&[1], &[2], &mut |_, _| {
+        seen += 1;
+        Ok(true)
+    })
+    .unwrap();
+    assert_eq!(seen, 5000);
+}

@@ -138,7 +138,7 @@ impl Env {
                             group.join(cx.attempt.attempt, *drift, cx.waker.clone())
                         }),
                         shape: shapes.positions.clone(),
-                        budget: cx.attempt.spill.as_ref().map(|s| Arc::clone(&s.budget)),
+                        budget: cx.budget(),
                         metrics: cx.metrics(reader),
                     })?);
                     Ok(task)

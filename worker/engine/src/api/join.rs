@@ -172,7 +172,7 @@ where
                 },
                 take_late: LateRows::take_either::<A, B>,
                 sides: sides.build(cx)?,
-                table: cx.table(node),
+                table: cx.spilling_table(node)?,
             };
             Ok(CoGroup::new(parts))
         });

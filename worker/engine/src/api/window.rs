@@ -251,8 +251,7 @@ where
                     lateness,
                     late,
                     sides,
-                    panes: cx.panes(node),
-                    max: cx.attempt.max_parallelism,
+                    panes: cx.spilling_panes(node)?,
                 }))
             };
             // See `runtime::combine` for why not with lateness or a late side output.
@@ -284,6 +283,7 @@ where
                     sides,
                     panes: cx.panes(node),
                     max: cx.attempt.max_parallelism,
+                    budget: cx.budget(),
                 }))
             })
         };
@@ -321,7 +321,7 @@ where
                 late,
                 take_late: LateRows::take::<T>,
                 sides,
-                table: cx.table(node),
+                table: cx.spilling_table(node)?,
             }))
         });
         stream.with_sides(outputs.declared)

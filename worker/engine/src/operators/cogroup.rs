@@ -232,34 +232,39 @@ fn emit_pairs<A, B, O>(
 }
 
 /// The operator: the left stream is its input 0, the right one 1.
-pub(crate) struct CoGroup<A, B, S, W, G, Y>(WindowOperator<Either<A, B>, S, W, G, Y>)
+pub(crate) struct CoGroup<A, B, SA, SB, W, G, Y>(
+    WindowOperator<Either<A, B>, EitherKey<SA, SB>, W, G, Y>,
+)
 where
-    S: KeySelector<Either<A, B>>,
+    SA: KeySelector<A>,
+    SB: KeySelector<B, Key = SA::Key>,
     G: Trigger<Either<A, B>>,
-    Y: Body<S::Key, Either<A, B>>;
+    Y: Body<SA::Key, Either<A, B>>;
 
-impl<A, B, S, W, G, Y> CoGroup<A, B, S, W, G, Y>
+impl<A, B, SA, SB, W, G, Y> CoGroup<A, B, SA, SB, W, G, Y>
 where
     A: Send + 'static,
     B: Send + 'static,
-    S: KeySelector<Either<A, B>>,
+    SA: KeySelector<A>,
+    SB: KeySelector<B, Key = SA::Key>,
     W: WindowAssigner<Either<A, B>>,
     G: Trigger<Either<A, B>>,
-    Y: Body<S::Key, Either<A, B>>,
+    Y: Body<SA::Key, Either<A, B>>,
 {
-    pub fn new(parts: WindowParts<Either<A, B>, S, W, G, Y>) -> Self {
+    pub fn new(parts: WindowParts<Either<A, B>, EitherKey<SA, SB>, W, G, Y>) -> Self {
         Self(WindowOperator::new(parts))
     }
 }
 
-impl<A, B, S, W, G, Y> Operator for CoGroup<A, B, S, W, G, Y>
+impl<A, B, SA, SB, W, G, Y> Operator for CoGroup<A, B, SA, SB, W, G, Y>
 where
     A: Send + 'static,
     B: Send + 'static,
-    S: KeySelector<Either<A, B>>,
+    SA: KeySelector<A>,
+    SB: KeySelector<B, Key = SA::Key>,
     W: WindowAssigner<Either<A, B>>,
     G: Trigger<Either<A, B>>,
-    Y: Body<S::Key, Either<A, B>>,
+    Y: Body<SA::Key, Either<A, B>>,
 {
     type Out = Y::Out;
 
@@ -278,7 +283,7 @@ where
                 self,
                 batch,
                 out,
-                |op, rows, out| op.0.rows(rows, Either::Left, out),
+                |op, rows, out| op.0.rows(rows, |key| &key.0, Either::Left, out),
                 |op, w, out| op.watermark(w, out),
             )?
         } else {
@@ -286,7 +291,7 @@ where
                 self,
                 batch,
                 out,
-                |op, rows, out| op.0.rows(rows, Either::Right, out),
+                |op, rows, out| op.0.rows(rows, |key| &key.1, Either::Right, out),
                 |op, w, out| op.watermark(w, out),
             )?
         };

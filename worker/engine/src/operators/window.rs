@@ -10,8 +10,10 @@
 //! goes when the watermark reaches its end plus the allowed lateness. Late rows go to
 //! the late side output, or are counted and dropped.
 
+mod ahead;
 pub(crate) mod body;
 pub(crate) mod generic;
+mod held;
 pub(crate) mod sliding;
 pub(crate) mod slots;
 #[cfg(test)]

@@ -63,6 +63,8 @@ pub struct Budget {
     /// What of it they may hold now.
     limit: AtomicU64,
     used: AtomicU64,
+    /// What operators hold beside tables, or in tables that do not give way.
+    fixed: AtomicU64,
     warned: AtomicBool,
     /// Whether tables hold too much that only a checkpoint lets go.
     pressed: AtomicBool,
@@ -77,10 +79,13 @@ impl Budget {
         Arc::new(Self { share: limit, limit: limit.into(), ..Self::default() })
     }
 
-    /// What may be held now.
+    /// What may be held now: less by what cannot leave, but not less than a quarter of the
+    /// share for that.
     #[must_use]
     pub fn limit(&self) -> u64 {
-        self.limit.load(Ordering::Relaxed)
+        let limit = self.limit.load(Ordering::Relaxed);
+        let left = limit.saturating_sub(self.fixed.load(Ordering::Relaxed));
+        left.max(limit.min(self.share / 4))
     }
 
     /// The process has `resident` bytes of the `total` that it may take, whatever they are
@@ -147,6 +152,12 @@ impl Budget {
         !self.warned.swap(true, Ordering::Relaxed)
     }
 
+    /// A holder of what cannot leave, which holds nothing yet.
+    #[must_use]
+    pub fn fixed(self: &Arc<Self>) -> Fixed {
+        Fixed { budget: Arc::clone(self), held: 0 }
+    }
+
     /// A holder that holds nothing yet.
     #[must_use]
     pub fn reservation(self: &Arc<Self>) -> Reservation {
@@ -191,12 +202,7 @@ impl Reservation {
 
     /// Says what is held, whether there is as much or not.
     pub fn set(&mut self, held: u64) {
-        let used = &self.budget.used;
-        if held >= self.held {
-            used.fetch_add(held - self.held, Ordering::Relaxed);
-        } else {
-            used.fetch_sub(self.held - held, Ordering::Relaxed);
-        }
+        replace(&self.budget.used, self.held, held);
         self.held = held;
     }
 
@@ -208,8 +214,38 @@ impl Reservation {
 
     /// The budget it is of.
     #[must_use]
-    pub fn budget(&self) -> &Budget {
+    pub fn budget(&self) -> &Arc<Budget> {
         &self.budget
+    }
+}
+
+/// What one operator holds that cannot leave; given back when dropped.
+#[derive(Debug)]
+pub struct Fixed {
+    budget: Arc<Budget>,
+    held: u64,
+}
+
+impl Fixed {
+    /// Says what is held.
+    pub fn set(&mut self, held: u64) {
+        replace(&self.budget.fixed, self.held, held);
+        self.held = held;
+    }
+}
+
+impl Drop for Fixed {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+/// Counts `now` in place of `before`.
+fn replace(counter: &AtomicU64, before: u64, now: u64) {
+    if now >= before {
+        counter.fetch_add(now - before, Ordering::Relaxed);
+    } else {
+        counter.fetch_sub(before - now, Ordering::Relaxed);
     }
 }
 
@@ -280,6 +316,24 @@ mod tests {
         assert!(budget.over() && budget.far_over() && !held.take(1));
         budget.resident(0, total);
         assert!(!budget.over() && held.take(100));
+    }
+
+    #[test]
+    fn tables_give_way_to_what_cannot_leave_down_to_a_quarter() {
+        let budget = Budget::new(1000);
+        let (mut held, mut fixed) = (budget.reservation(), budget.fixed());
+        assert!(held.take(700));
+        fixed.set(300);
+        assert!(!budget.over() && !held.take(1));
+        fixed.set(400);
+        assert!(budget.over() && budget.limit() == 600);
+        fixed.set(5000);
+        assert_eq!(budget.limit(), 250);
+        budget.resident(3200, 3200);
+        assert_eq!(budget.limit(), 250);
+        drop(fixed);
+        budget.resident(0, 3200);
+        assert_eq!(budget.limit(), 1000);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! What every tier must do: the tier by itself, and tables above it against a naive map:
 //! writes, evictions at any time, snapshots that complete or are given up, restores at
-//! another parallelism.
+//! another parallelism; and panes above one tier.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
+
+mod panes;
 
 use crate::data::{Res, Ts};
 use crate::state::budget::Budget;
@@ -251,22 +253,7 @@ impl Job {
     }
 
     fn complete(&mut self, Pending { spec, model, outputs }: Pending) {
-        let whole = if spec.base.is_none() { self.max.all() } else { spec.fold };
-        let clipped = self.manifest.drain(..).flat_map(|file| {
-            let KeyGroupRange { start, end } = file.groups;
-            let (low, high) = if whole.is_empty() { (end, end) } else { (whole.start, whole.end) };
-            [
-                KeyGroupRange { start, end: end.min(low) },
-                KeyGroupRange { start: start.max(high), end },
-            ]
-            .map(|groups| File { groups, ..file.clone() })
-        });
-        self.manifest = clipped.filter(|f| !f.groups.is_empty()).collect();
-        let parallelism = self.tables.len() as u16;
-        for (i, output) in outputs.into_iter().enumerate() {
-            let bytes = output.unwrap().finish();
-            self.manifest.push(File { bytes, groups: self.max.range(i as u16, parallelism) });
-        }
+        written(&mut self.manifest, self.max, &spec, outputs);
         self.tables.iter_mut().for_each(|t| t.completed(spec.checkpoint));
         self.complete = Some((spec.checkpoint, model));
         self.knows = true;
@@ -327,6 +314,37 @@ pub fn check(rng: &mut fastrand::Rng, histories: u32, tiers: &Arc<dyn TierFactor
     }
     assert!(completed > u64::from(histories) * 10, "{completed} checkpoints");
     assert!(spilled > u64::from(histories) * 1000, "{spilled} bytes spilled");
+    let (mut completed, mut spilled) = (0, 0);
+    for i in 0..histories {
+        let max = [128, 7, 1, 1000][i as usize % 4];
+        let (c, s) = panes::history(rng, max, 800, Arc::clone(tiers));
+        completed += c;
+        spilled += s;
+    }
+    assert!(completed > u64::from(histories) * 10, "{completed} checkpoints of panes");
+    assert!(spilled > u64::from(histories) * 1000, "{spilled} bytes of panes spilled");
+}
+
+/// A checkpoint is complete: its files are the newest of the manifest.
+fn written(
+    manifest: &mut Vec<File>,
+    max: MaxParallelism,
+    spec: &SnapshotSpec,
+    outputs: Vec<Option<Output>>,
+) {
+    let whole = if spec.base.is_none() { max.all() } else { spec.fold };
+    let clipped = manifest.drain(..).flat_map(|file| {
+        let KeyGroupRange { start, end } = file.groups;
+        let (low, high) = if whole.is_empty() { (end, end) } else { (whole.start, whole.end) };
+        [KeyGroupRange { start, end: end.min(low) }, KeyGroupRange { start: start.max(high), end }]
+            .map(|groups| File { groups, ..file.clone() })
+    });
+    *manifest = clipped.filter(|f| !f.groups.is_empty()).collect();
+    let parallelism = outputs.len() as u16;
+    for (i, output) in outputs.into_iter().enumerate() {
+        let bytes = output.unwrap().finish();
+        manifest.push(File { bytes, groups: max.range(i as u16, parallelism) });
+    }
 }
 
 fn a_tier_is_a_sorted_map(rng: &mut fastrand::Rng, tiers: &dyn TierFactory) {
@@ -366,6 +384,15 @@ fn a_tier_is_a_sorted_map(rng: &mut fastrand::Rng, tiers: &dyn TierFactory) {
     let mut seen = Vec::new();
     scan(other.as_ref(), &[0], &[9], 9, &mut seen);
     assert!(seen.is_empty(), "tables do not share");
+    for until in [&[1, 1, 1][..], &[2], &[2, 0], &[3, 9]] {
+        // What is below may be there or not; what is not, is.
+        tier.forget(until).unwrap();
+        let mut seen = Vec::new();
+        scan(tier.as_ref(), until, &[9], usize::MAX, &mut seen);
+        let expected = model.iter().filter(|(key, _)| key.as_slice() >= until);
+        let expected: Vec<_> = expected.map(|(k, v)| (k.clone(), v.clone())).collect();
+        assert_eq!(seen, expected, "forgotten below {until:?}");
+    }
 }
 
 fn scan(

@@ -384,7 +384,10 @@ impl<K: Key, R: Row> StateTable for Table<K, R> {
     }
 
     fn sizes(&self) -> Sizes {
-        let (keys, spilled) = self.spill.as_ref().map_or((0, 0), |s| (s.count, s.bytes));
+        let (keys, spilled) = match &self.spill {
+            Some(s) if !self.is_over() => (s.count, s.bytes),
+            _ => (0, 0),
+        };
         Sizes { keys: self.len() as u64 + keys, memory: self.bytes() as u64, spilled }
     }
 }

@@ -1,16 +1,19 @@
-//! Consuming a table: its rows in one order, whatever the history. Pure.
+//! Consuming a table: its rows in one order, whatever the history. Pure but for the tier.
+//!
+//! What the tier has of a doomed table stays there: it is dead, unless a snapshot drains
+//! that is still to write it.
 
+use super::ordered::{Ordered, rotation};
 use super::row::Row;
-use super::segment::{Aside, Dead, Segment};
+use super::segment::{Aside, Dead, Segment, Stamp};
 use super::table::Table;
+use crate::data::Res;
 use millrace_protocol::key::Key;
-use millrace_protocol::keygroup::MaxParallelism;
 
-/// A table that is being consumed: what is left of one segment, in order.
+/// A table that is being consumed: what is left of one segment.
 pub(super) struct Firing<K, R> {
     segment: usize,
-    /// With rotated hashes, in order.
-    pub rows: std::vec::IntoIter<(u64, K, R)>,
+    pub rows: Ordered<K, R>,
 }
 
 impl<K: Key, R: Row> Table<K, R> {
@@ -18,7 +21,7 @@ impl<K: Key, R: Row> Table<K, R> {
     /// group, the hash's other bits, and key, and answers whether that was the last. To be called
     /// until it is; in between nothing may be written to the table, and no
     /// snapshot begun.
-    pub fn drain_sorted(&mut self, limit: usize, f: impl FnMut(K, R, u64)) -> bool {
+    pub fn drain_sorted(&mut self, limit: usize, f: impl FnMut(K, R, u64)) -> Res<bool> {
         self.consume(limit, false, f)
     }
 
@@ -28,41 +31,80 @@ impl<K: Key, R: Row> Table<K, R> {
         limit: usize,
         doomed: bool,
         mut f: impl FnMut(K, R, u64),
-    ) -> bool {
-        let (mut left, rotation) = (limit, rotation(self.max));
+    ) -> Res<bool> {
+        let mut left = limit;
         loop {
             let mut firing = match self.firing.take() {
                 Some(firing) => firing,
                 None => match self.take_segment(0, doomed) {
                     Some(firing) => firing,
-                    None => return true,
+                    None => return self.consumed(doomed),
                 },
             };
-            for (rotated, key, row) in firing.rows.by_ref().take(left) {
+            self.make_ready(&mut firing, doomed)?;
+            for (hash, key, row) in firing.rows.ready().take(left) {
                 left -= 1;
-                f(key, row, rotated.rotate_left(rotation));
+                f(key, row, hash);
             }
-            if firing.rows.len() > 0 {
+            if firing.rows.is_ready() || !firing.rows.groups.is_empty() {
                 self.firing = Some(firing);
-                return false;
-            }
-            self.firing = self.take_segment(firing.segment + 1, doomed);
-            if self.firing.is_none() {
-                return true;
+            } else {
+                self.firing = self.take_segment(firing.segment + 1, doomed);
+                if self.firing.is_none() {
+                    return self.consumed(doomed);
+                }
             }
             if left == 0 {
-                return false;
+                return Ok(false);
             }
         }
     }
 
+    /// All rows have been consumed.
+    fn consumed(&mut self, doomed: bool) -> Res<bool> {
+        self.spill.as_mut().map_or(Ok(()), |s| s.consumed(doomed))?;
+        Ok(true)
+    }
+
     /// Drops all rows; those of a doomed table leave no tombstones.
-    pub(super) fn discard(&mut self, doomed: bool) {
+    pub(super) fn discard(&mut self, doomed: bool) -> Res {
+        if !doomed && self.spills() {
+            while !self.consume(usize::MAX, doomed, |_, _, _| ())? {}
+            return Ok(());
+        }
         self.firing = None;
         let mut from = 0;
         while let Some(taken) = self.take_rows(from, doomed, |_, _, _| ()) {
             from = taken + 1;
         }
+        self.consumed(doomed).map(|_| ())
+    }
+
+    /// Makes more rows ready, if there are any.
+    fn make_ready(&mut self, Firing { segment, rows }: &mut Firing<K, R>, doomed: bool) -> Res {
+        if rows.is_ready() || rows.groups.is_empty() {
+            return Ok(());
+        }
+        if doomed {
+            return self.bring_more(rows, |_, row| row, |_, _, _, _| ());
+        }
+        let (at, stamp) = (*segment, Stamp::new(self.oldest_kept(), true));
+        self.bring_more(
+            rows,
+            |_, row| row,
+            |table, group, key, row| {
+                let Segment { aside, written, .. } = &mut table.segments[at];
+                let draining = table.epochs.draining.as_ref();
+                if draining.is_some_and(|d| d.owing.owes(stamp, group)) {
+                    aside.side.push(group, key, row);
+                }
+                aside.dead.push(Dead { key: key.clone(), group, epoch: table.epochs.current });
+                written.note(table.epochs.current);
+                if let Some(spill) = table.spill.as_deref_mut() {
+                    spill.removed(group, key);
+                }
+            },
+        )
     }
 
     /// Makes an emptied table as good as new; it keeps its segments and their memory.
@@ -81,20 +123,22 @@ impl<K: Key, R: Row> Table<K, R> {
         let segment = self.take_rows(from, doomed, |hash, key, row| {
             rows.push((hash.rotate_right(rotation), key, row));
         })?;
-        sort(&mut rows);
-        Some(Firing { segment, rows: rows.into_iter() })
+        let below = self.below(self.segments[segment].groups);
+        Some(Firing { segment, rows: Ordered::new(self.max, rows, below) })
     }
 
-    /// Empties the first segment from `from` on that holds anything; its index.
+    /// Empties the first segment from `from` on that holds anything, or of which the tier
+    /// may; its index.
     fn take_rows(
         &mut self,
         from: usize,
         doomed: bool,
         mut each: impl FnMut(u64, K, R),
     ) -> Option<usize> {
-        let (max, epochs) = (self.max, &self.epochs);
+        let (max, epochs, spills) = (self.max, &self.epochs, self.spills());
+        let spill = &mut self.spill;
         let mut segments = self.segments.iter_mut().enumerate().skip(from);
-        let (at, segment) = segments.find(|(_, s)| !s.entries.is_empty())?;
+        let (at, segment) = segments.find(|(_, s)| spills || !s.entries.is_empty())?;
         let Segment { entries, aside, written, .. } = segment;
         let Aside { side, dead } = &mut **aside;
         for entry in entries.drain() {
@@ -108,28 +152,14 @@ impl<K: Key, R: Row> Table<K, R> {
                 dead.push(Dead { key: entry.key.clone(), group, epoch: epochs.current });
                 written.note(epochs.current);
             }
+            if !doomed
+                && entry.stamp.saved()
+                && let Some(spill) = spill
+            {
+                spill.removed(group, &entry.key);
+            }
             each(hash, entry.key, entry.row);
         }
         Some(at)
-    }
-}
-
-/// How far to rotate a hash to the right to have the bits on top that decide the
-/// key group: then it sorts by group, and nothing of it is lost.
-fn rotation(max: MaxParallelism) -> u32 {
-    let groups = max.get();
-    // Of 24 bits the multiplication makes a group, in order.
-    if groups.is_power_of_two() { 32 + groups.trailing_zeros() } else { 56 }
-}
-
-/// Sorts by rotated hash and, where hashes collide, key bytes.
-fn sort<K: Key, R>(rows: &mut [(u64, K, R)]) {
-    rows.sort_unstable_by_key(|row| row.0);
-    for same in rows.chunk_by_mut(|a, b| a.0 == b.0).filter(|same| same.len() > 1) {
-        same.sort_by_cached_key(|row| {
-            let mut bytes = Vec::new();
-            row.1.write(&mut bytes);
-            bytes
-        });
     }
 }

@@ -28,6 +28,12 @@ impl<K: Key, R: Row> Table<K, R> {
         if self.spill.is_some() {
             self.tend_spill();
         }
+        self.tend_segments();
+    }
+
+    /// As [`Table::tend`], but for what concerns the tier.
+    #[inline]
+    pub(super) fn tend_segments(&mut self) {
         if self.segments.len() == 1 {
             let segment = &self.segments[0];
             if segment.entries.len() * 4 >= segment.entries.capacity() * 3 {
@@ -175,7 +181,8 @@ impl<K: Key, R: Row> Table<K, R> {
             let dead = s.aside.dead.capacity() * size_of::<Dead<K>>();
             s.entries.allocation_size() + heap + owed + dead
         };
-        self.segments.iter().map(of).sum()
+        let firing = self.firing.as_ref().map_or(0, |f| f.rows.bytes(R::heap_bytes));
+        firing + self.segments.iter().map(of).sum::<usize>()
     }
 }
 

@@ -4,7 +4,8 @@
 //! - [`row`]: what a table's row must be able to do; [`fields`], [`gather`], [`map`]
 //!   and [`keyed`] are the user-facing state types that make one up.
 //! - [`table`]: the hash table that is the write buffer (and, in the memory
-//!   backend, the state); [`panes`]: one table for each namespace.
+//!   backend, the state); [`panes`]: one table for each namespace; `ordered`: rows in
+//!   one order.
 //! - [`delta`]: the file format; [`reader`]: reading it by key group.
 //! - [`snapshot`]: the seam that checkpoints know; [`restore`]: files to
 //!   tables; [`fold`]: which key groups to write whole.
@@ -27,6 +28,7 @@ pub mod gather;
 mod grow;
 pub mod keyed;
 pub mod map;
+mod ordered;
 pub mod panes;
 pub mod reader;
 pub mod restore;
@@ -45,6 +47,7 @@ pub use fields::{Field, ListState, State, Ttl, TtlRefresh, Value, Visit, VisitMu
 pub use gather::{AggregatingState, Aggregator, Reducer, ReducingState};
 pub use keyed::Keyed;
 pub use map::MapState;
+pub use ordered::Ordered;
 pub use panes::PaneTables;
 pub use row::{Plain, Row, RowReader, RowShape};
 pub use snapshot::{Sizes, SnapshotSpec, StateTable};

@@ -1,4 +1,6 @@
-//! One table for each namespace: the panes of windows. Pure.
+//! One table for each namespace: the panes of windows. Pure but for the tier.
+
+mod below;
 
 use super::delta::{DeltaWriter, StateSchema};
 use super::reader::Block;
@@ -7,6 +9,7 @@ use super::segment::Epochs;
 use super::snapshot::{Sizes, SnapshotError, SnapshotSpec, StateTable};
 use super::table::Table;
 use crate::data::{Res, Ts};
+use below::Below;
 use millrace_protocol::ids::CheckpointId;
 use millrace_protocol::key::Key;
 use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
@@ -27,6 +30,8 @@ pub struct PaneTables<K, R> {
     pub(super) draining: Option<PanesDraining>,
     /// An emptied table, whose memory the next pane gets.
     pub(super) spare: Option<Table<K, R>>,
+    /// What lies below all of them, if anything does.
+    below: Option<Below>,
 }
 
 /// A snapshot of all panes.
@@ -50,6 +55,7 @@ impl<K: Key, R: Row> PaneTables<K, R> {
             epochs: Epochs::new(),
             draining: None,
             spare: None,
+            below: None,
         }
     }
 
@@ -72,6 +78,7 @@ impl<K: Key, R: Row> PaneTables<K, R> {
                 let mut table = spare.unwrap_or_else(|| Table::new(self.max, self.range));
                 table.epochs = self.epochs.clone();
                 table.epochs.draining = None;
+                self.put_above(namespace, &mut table);
                 self.panes.insert(at, (namespace, table));
                 at
             }
@@ -116,26 +123,28 @@ impl<K: Key, R: Row> PaneTables<K, R> {
     /// key; answers whether that was the last, and the pane is gone. To be
     /// called until then; in between that pane must not be written to, and no
     /// snapshot begun.
-    pub fn fire(&mut self, namespace: i64, limit: usize, f: impl FnMut(K, R, u64)) -> bool {
+    pub fn fire(&mut self, namespace: i64, limit: usize, f: impl FnMut(K, R, u64)) -> Res<bool> {
         let doomed = namespace < self.dead_before;
-        let Some(table) = self.get_mut(namespace) else { return true };
-        let done = table.consume(limit, doomed, f);
+        let Some(table) = self.get_mut(namespace) else { return Ok(true) };
+        let done = table.consume(limit, doomed, f)?;
         if done {
             self.retire(namespace);
+            self.forget()?;
         }
-        done
+        Ok(done)
     }
 
     /// Drops a pane with its rows.
-    pub fn drop_pane(&mut self, namespace: i64) {
+    pub fn drop_pane(&mut self, namespace: i64) -> Res {
         let doomed = namespace < self.dead_before;
-        let Some(table) = self.get_mut(namespace) else { return };
-        table.discard(doomed);
+        let Some(table) = self.get_mut(namespace) else { return Ok(()) };
+        table.discard(doomed)?;
         self.retire(namespace);
+        self.forget()
     }
 
     /// Removes an empty pane, unless a snapshot or tombstones still need it. Its
-    /// memory serves the next new pane.
+    /// memory serves the next new pane, if there is no tier.
     fn retire(&mut self, namespace: i64) {
         let Ok(at) = self.panes.binary_search_by_key(&namespace, |(ns, _)| *ns) else { return };
         let table = &self.panes[at].1;
@@ -147,8 +156,11 @@ impl<K: Key, R: Row> PaneTables<K, R> {
         }
         let (_, mut table) = self.panes.remove(at);
         self.last = 0;
-        table.recycle();
-        self.spare = Some(table);
+        // With a tier memory is short: others may have it.
+        if self.below.is_none() {
+            table.recycle();
+            self.spare = Some(table);
+        }
     }
 
     /// Removes panes that were kept for a snapshot or for tombstones only.
@@ -177,13 +189,16 @@ impl<K: Key, R: Row> PaneTables<K, R> {
     /// Housekeeping, to be called once per batch.
     #[inline]
     pub fn tend(&mut self) {
+        if self.below.is_some() {
+            self.tend_below();
+        }
         if let Some((_, table)) = self.panes.get_mut(self.last) {
-            table.tend();
+            table.tend_segments();
         }
         if self.panes.len() > 1 {
             // Rows of a batch may be of several panes: the others take turns.
             self.tended = if self.tended + 1 < self.panes.len() { self.tended + 1 } else { 0 };
-            self.panes[self.tended].1.tend();
+            self.panes[self.tended].1.tend_segments();
         }
     }
 }
@@ -202,6 +217,9 @@ impl<K: Key, R: Row> StateTable for PaneTables<K, R> {
             return Err(SnapshotError::StillDraining { next, draining }.into());
         }
         self.retire_all();
+        self.forget()?;
+        // Of panes that have been written to again: nothing is owed of them any more.
+        self.panes.iter_mut().for_each(|(_, table)| table.drop_consumed());
         self.epochs.begin(spec, self.range.start)?;
         let owing = self.epochs.draining.take().map(|d| d.owing);
         let whole = owing.map_or(self.range, |o| o.whole(self.range));
@@ -230,6 +248,7 @@ impl<K: Key, R: Row> StateTable for PaneTables<K, R> {
         }
         self.draining = None;
         self.retire_all();
+        self.forget()?;
         Ok(true)
     }
 
@@ -240,6 +259,7 @@ impl<K: Key, R: Row> StateTable for PaneTables<K, R> {
     fn completed(&mut self, checkpoint: CheckpointId) {
         self.epochs.completed(checkpoint);
         self.panes.iter_mut().for_each(|(_, table)| table.completed(checkpoint));
+        self.checkpoint_ended(true);
         self.retire_all();
     }
 
@@ -247,6 +267,7 @@ impl<K: Key, R: Row> StateTable for PaneTables<K, R> {
         self.epochs.aborted(checkpoint);
         self.draining.take_if(|d| d.checkpoint == checkpoint);
         self.panes.iter_mut().for_each(|(_, table)| table.aborted(checkpoint));
+        self.checkpoint_ended(false);
         self.retire_all();
     }
 
@@ -266,6 +287,8 @@ impl<K: Key, R: Row> StateTable for PaneTables<K, R> {
     }
 
     fn sizes(&self) -> Sizes {
-        Sizes { keys: self.len() as u64, memory: self.bytes() as u64, spilled: 0 }
+        let sizes = self.panes.iter().map(|(_, table)| table.sizes());
+        let Sizes { keys, spilled, .. } = sizes.fold(Sizes::default(), Sizes::plus);
+        Sizes { keys, memory: self.bytes() as u64, spilled }
     }
 }

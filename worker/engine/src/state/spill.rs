@@ -25,12 +25,17 @@ use crate::data::{Fail, Res};
 use hashbrown::HashTable;
 use millrace_protocol::key::Key;
 use millrace_protocol::keygroup::{KeyGroup, KeyGroupRange};
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// The part of a full segment that leaves at once, as a divisor.
 const PART: usize = 16;
-/// Housekeeping calls between two exact looks at what the table holds.
-const LOOK: u32 = if cfg!(test) { 4 } else { 16 };
+/// Housekeeping calls between two exact looks at what the table holds, at most.
+const LOOK: u64 = 16;
+
+/// What tables may hold for each of these: a look takes the longer the more they hold, and
+/// the less they may, the sooner it is too much.
+const LOOK_SHARE: u64 = 16 << 20;
 
 /// Segments that shed entries in one housekeeping call if too much is held.
 const AT_ONCE: usize = 4;
@@ -38,9 +43,31 @@ const AT_ONCE: usize = 4;
 /// What an entry of the tier counts in a snapshot's turn, in entries of a table.
 const READ_COST: usize = 8;
 
+/// About the bytes of the tier's rows that are brought back at once where all are to be.
+const RANGE: u64 = if cfg!(test) { 1 << 10 } else { 1 << 20 };
+
+/// What an entry takes in memory beside its bytes in the tier.
+const ENTRY: u64 = 64;
+
+/// What stands before each key of a table in its tier: the namespace, where several tables
+/// share one; in order of namespace.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Prefix(Option<[u8; 8]>);
+
+impl Prefix {
+    pub fn of(namespace: i64) -> Self {
+        Self(Some((namespace.cast_unsigned() ^ 1 << 63).to_be_bytes()))
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        self.0.as_ref().map_or(&[], |bytes| bytes.as_slice())
+    }
+}
+
 /// A table's side of its tier.
 pub(crate) struct Spill<K> {
-    tier: Box<dyn Tier>,
+    tier: Rc<dyn Tier>,
+    prefix: Prefix,
     pub held: Reservation,
     wanted: Vec<(u64, K)>,
     /// Of `wanted`, in the tier's form.
@@ -53,20 +80,59 @@ pub(crate) struct Spill<K> {
     pub count: u64,
     /// About the bytes of these.
     pub bytes: u64,
-    looked: u32,
+    looked: u64,
     /// The segment that sheds next.
     next: usize,
+    /// Whether the table has been consumed: what the tier still has is of no key any more,
+    /// but owed to the snapshot that drains.
+    over: bool,
     /// What went wrong where no error can be returned; the next call that can, does.
     failed: Option<Fail>,
 }
 
 impl<K: Key> Spill<K> {
+    pub fn new(tier: Rc<dyn Tier>, prefix: Prefix, held: Reservation) -> Self {
+        Self {
+            tier,
+            prefix,
+            held,
+            wanted: Vec::new(),
+            keys: Packed::default(),
+            gone: Packed::default(),
+            used: false,
+            count: 0,
+            bytes: 0,
+            looked: 0,
+            next: 0,
+            over: false,
+            failed: None,
+        }
+    }
+
     /// A key has been removed from the table.
     #[inline(never)]
     pub fn removed(&mut self, group: KeyGroup, key: &K) {
-        if self.used {
-            self.gone.push(|out| write_key(group, key, out));
+        if self.used && !self.over {
+            let prefix = self.prefix;
+            self.gone.push(|out| write_key(prefix, group, key, out));
         }
+    }
+
+    /// The table has been consumed. `doomed`: what the tier has of it is dead anyway.
+    pub fn consumed(&mut self, doomed: bool) -> Res {
+        self.check()?;
+        if doomed {
+            self.over = true;
+            return Ok(());
+        }
+        (self.count, self.bytes) = (0, 0);
+        self.settle()
+    }
+
+    /// Of how many groups, of the `of` that the table has, the rows are brought back at once.
+    fn stride(&self, of: u16) -> u16 {
+        let each = (self.bytes + self.count * ENTRY) / u64::from(of.max(1));
+        u16::try_from(RANGE / each.max(1)).unwrap_or(u16::MAX).max(1)
     }
 
     fn check(&mut self) -> Res {
@@ -100,11 +166,12 @@ impl<K: Key> Spill<K> {
         if self.count == 0 || groups.is_empty() {
             return Ok(());
         }
-        let first = groups.start.to_be_bytes();
-        let until = groups.end.to_be_bytes();
         // Groups are at most 32,768, so the end is one too.
+        let [first, until] = [groups.start, groups.end]
+            .map(|group| [self.prefix.bytes(), &group.to_be_bytes()].concat());
+        let prefix = self.prefix;
         self.tier.scan(from.unwrap_or(&first), &until, &mut |packed, value| {
-            let (group, key) = read_key::<K>(packed)?;
+            let (group, key) = read_key::<K>(prefix, packed)?;
             entry(packed, group, key, Value::of::<R>(value)?)
         })
     }
@@ -150,12 +217,14 @@ fn write_value<R: Row>(row: &R, out: &mut Vec<u8>) -> Res {
     Ok(())
 }
 
-fn write_key<K: Key>(group: KeyGroup, key: &K, out: &mut Vec<u8>) {
+fn write_key<K: Key>(prefix: Prefix, group: KeyGroup, key: &K, out: &mut Vec<u8>) {
+    out.extend_from_slice(prefix.bytes());
     out.extend_from_slice(&group.0.to_be_bytes());
     key.write(out);
 }
 
-fn read_key<K: Key>(bytes: &[u8]) -> Res<(KeyGroup, K)> {
+fn read_key<K: Key>(prefix: Prefix, bytes: &[u8]) -> Res<(KeyGroup, K)> {
+    let bytes = bytes.strip_prefix(prefix.bytes()).ok_or("a key of another table in the tier")?;
     let (group, mut rest) = bytes.split_first_chunk().ok_or("a short key in the tier")?;
     Ok((KeyGroup(u16::from_be_bytes(*group)), K::read(&mut rest)?))
 }
@@ -168,25 +237,30 @@ impl<K: Key, R: Row> Table<K, R> {
     pub fn spill_to(&mut self, tier: Box<dyn Tier>, budget: &Arc<Budget>) {
         // Of an attempt that has ended.
         budget.checkpoint_ended(true);
-        self.spill = Some(Box::new(Spill {
-            tier,
-            held: budget.reservation(),
-            wanted: Vec::new(),
-            keys: Packed::default(),
-            gone: Packed::default(),
-            used: false,
-            count: 0,
-            bytes: 0,
-            looked: 0,
-            next: 0,
-            failed: None,
-        }));
+        let spill = Spill::new(Rc::from(tier), Prefix::default(), budget.reservation());
+        self.spill = Some(Box::new(spill));
+    }
+
+    /// Whether there is a tier.
+    #[inline]
+    pub fn has_tier(&self) -> bool {
+        self.spill.is_some()
+    }
+
+    /// The budget of a table with a tier.
+    pub fn budget(&self) -> Option<&Arc<Budget>> {
+        self.spill.as_ref().map(|s| s.held.budget())
     }
 
     /// Whether entries may be in a tier: else there is no need to want and fetch.
     #[inline]
     pub fn spills(&self) -> bool {
-        self.spill.as_ref().is_some_and(|s| s.count > 0)
+        self.spill.as_ref().is_some_and(|s| s.count > 0 && !s.over)
+    }
+
+    /// Whether the table has been consumed, and what the tier has of it is dead.
+    pub(super) fn is_over(&self) -> bool {
+        self.spill.as_ref().is_some_and(|s| s.over)
     }
 
     /// The next [`Table::fetch`] brings this key's row, if the tier has it.
@@ -201,7 +275,8 @@ impl<K: Key, R: Row> Table<K, R> {
         }
         let Some(spill) = &mut self.spill else { return };
         let group = self.max.group(hash);
-        spill.keys.push(|out| write_key(group, key, out));
+        let prefix = spill.prefix;
+        spill.keys.push(|out| write_key(prefix, group, key, out));
         spill.wanted.push((hash, key.clone()));
     }
 
@@ -227,8 +302,12 @@ impl<K: Key, R: Row> Table<K, R> {
     fn fetch_from(&mut self, spill: &mut Spill<K>) -> Res {
         spill.check()?;
         spill.settle()?;
-        // Not owed to a delta: every base's cut is at least the complete one's.
-        let stamp = Stamp::new(self.oldest_kept(), true).in_tier(!R::BESIDE);
+        // Not owed to a delta: every base's cut is at least the complete one's. A write in
+        // an entry's own epoch leaves its stamp as it is, so that of the first epoch says
+        // nothing of the tier.
+        let epoch = self.oldest_kept();
+        let same = !R::BESIDE && epoch < self.epochs.current;
+        let stamp = Stamp::new(epoch, true).in_tier(same);
         let Spill { tier, wanted, keys, count, bytes, .. } = spill;
         tier.get(keys, &mut |at, value| {
             let Some((hash, key)) = wanted.get(at) else {
@@ -266,15 +345,15 @@ impl<K: Key, R: Row> Table<K, R> {
     }
 
     /// Entries last written up to this epoch may leave.
-    fn oldest_kept(&self) -> u32 {
+    pub(super) fn oldest_kept(&self) -> u32 {
         self.epochs.complete.max(1)
     }
 
     /// Whether a full segment is to shed entries rather than grow by `more` bytes.
     pub(super) fn must_shed(&mut self, more: usize) -> bool {
         match &mut self.spill {
-            Some(spill) => !spill.held.take(more as u64),
-            None => false,
+            Some(spill) if !spill.over => !spill.held.take(more as u64),
+            _ => false,
         }
     }
 
@@ -300,7 +379,7 @@ impl<K: Key, R: Row> Table<K, R> {
         let oldest_kept = self.oldest_kept();
         let (max, inside) = (self.max, self.is_inside(at));
         let Some(segment) = self.segments.get_mut(at) else { return Ok(0) };
-        if inside || many == 0 || spill.failed.is_some() {
+        if inside || many == 0 || spill.over || spill.failed.is_some() {
             return Ok(0);
         }
         let mut ages: Vec<u32> =
@@ -323,7 +402,8 @@ impl<K: Key, R: Row> Table<K, R> {
             leaving.push(bucket);
             if !entry.stamp.is_in_tier() {
                 values.push(|out| write_value(&entry.row, out))?;
-                keys.push(|out| write_key(max.group(entry.key.hash64()), &entry.key, out));
+                let (prefix, group) = (spill.prefix, max.group(entry.key.hash64()));
+                keys.push(|out| write_key(prefix, group, &entry.key, out));
             }
         }
         // They stay until the tier has them.
@@ -351,29 +431,33 @@ impl<K: Key, R: Row> Table<K, R> {
     }
 
     /// Now and then: says what the table holds, and lets entries leave if all tables
-    /// together hold too much, as rows that grow by themselves may bring about.
+    /// together hold too much, as rows that grow by themselves may bring about. Where that
+    /// does not suffice, sources are held back.
     pub(super) fn tend_spill(&mut self) {
-        let Some(spill) = &mut self.spill else { return };
+        if !self.keep_within()
+            && let Some(spill) = &self.spill
+        {
+            hold_back(spill.held.budget());
+        }
+    }
+
+    /// As [`Table::tend_spill`], but that the caller sees to the rest where it does not
+    /// suffice: answers false then.
+    pub(super) fn keep_within(&mut self) -> bool {
+        let Some(spill) = &mut self.spill else { return true };
         spill.looked += 1;
-        if spill.looked >= LOOK {
+        if spill.looked >= (spill.held.budget().limit() / LOOK_SHARE).clamp(1, LOOK) {
             spill.looked = 0;
             self.look();
         }
         for _ in 0..AT_ONCE.min(self.segments.len()) {
-            if !self.is_over() {
-                return;
+            if !self.holds_too_much() {
+                return true;
             }
             self.shed_next();
         }
         // A part was not enough: everything that may leave, before sources are held back.
-        if self.is_far_over()
-            && !self.relieve(false)
-            && let Some(spill) = &self.spill
-        {
-            let budget = spill.held.budget();
-            budget.press();
-            warn_once(budget);
-        }
+        !self.is_far_over() || self.relieve(false)
     }
 
     /// Lets a part of the next segment in turn leave.
@@ -388,7 +472,7 @@ impl<K: Key, R: Row> Table<K, R> {
 
     /// Lets as much leave as is too much, and says what is held exactly; whether that
     /// sufficed. `room`: until there is some for a while.
-    fn relieve(&mut self, room: bool) -> bool {
+    pub(super) fn relieve(&mut self, room: bool) -> bool {
         for at in 0..self.segments.len() {
             self.look();
             // By parts, for what leaves is copied on its way.
@@ -404,12 +488,12 @@ impl<K: Key, R: Row> Table<K, R> {
             }
         }
         self.look();
-        !self.is_over()
+        !self.holds_too_much()
     }
 
     /// A checkpoint has ended: if it is complete, what it holds may leave.
     pub(super) fn relieve_after(&mut self, complete: bool) {
-        if complete && self.is_over() {
+        if complete && self.holds_too_much() {
             self.relieve(true);
         }
         if let Some(spill) = &self.spill {
@@ -426,7 +510,7 @@ impl<K: Key, R: Row> Table<K, R> {
         if self.spill.is_some() {
             self.look();
             for at in 0..self.segments.len() {
-                if !self.is_over() {
+                if !self.holds_too_much() {
                     break;
                 }
                 self.shed_some(at, usize::MAX);
@@ -435,7 +519,7 @@ impl<K: Key, R: Row> Table<K, R> {
         self.check_spill()
     }
 
-    fn is_over(&self) -> bool {
+    fn holds_too_much(&self) -> bool {
         self.spill.as_ref().is_some_and(|s| s.held.budget().over())
     }
 
@@ -450,6 +534,9 @@ impl<K: Key, R: Row> Table<K, R> {
     /// Calls `f` with every key, row and hash that only the tier has, in order of key
     /// group and key.
     pub fn for_each_spilled(&mut self, mut f: impl FnMut(&K, &R, u64)) -> Res {
+        if !self.spills() {
+            return Ok(());
+        }
         let Some(mut spill) = self.spill.take() else { return Ok(()) };
         let range = self.range;
         let result = spill.scan::<R>(range, None, |_, _, key, value| {
@@ -471,13 +558,36 @@ impl<K: Key, R: Row> Table<K, R> {
         }
     }
 
+    /// What a snapshot of the consumed table would still need is not needed any more.
+    pub(super) fn drop_consumed(&mut self) {
+        self.spill.take_if(|s| s.over);
+    }
+
+    /// Of how many groups rows are brought back at once, where all are to be.
+    pub(super) fn stride(&self) -> u16 {
+        self.spill.as_ref().map_or(u16::MAX, |s| s.stride(self.range.len()))
+    }
+
+    /// Calls `f` with the keys and rows that the tier has of some groups, in order of group
+    /// and key; outdated ones too, of keys that are or were in memory.
+    pub(super) fn read_spilled(&mut self, groups: KeyGroupRange, mut f: impl FnMut(K, R)) -> Res {
+        let Some(spill) = &mut self.spill else { return Ok(()) };
+        spill.check()?;
+        spill.scan::<R>(groups, None, |_, _, key, value| {
+            f(key, value.read()?);
+            Ok(true)
+        })
+    }
+
     /// Fails if something went wrong earlier where no error could be returned.
     pub(super) fn check_spill(&mut self) -> Res {
         self.spill.as_mut().map_or(Ok(()), |s| s.check())
     }
 }
 
-fn warn_once(budget: &Budget) {
+/// Holds sources back until a checkpoint is complete.
+pub(super) fn hold_back(budget: &Budget) {
+    budget.press();
     if budget.first_warning() {
         tracing::warn!(
             used = budget.used(),
@@ -502,7 +612,8 @@ pub(super) fn write_spilled<K: Key, R: Row>(
 ) -> Res<bool> {
     spill.check()?;
     let whole = owing.whole(groups);
-    let start = from.take();
+    // What is in a table that was consumed has come since, and outdates nothing.
+    let (start, over) = (from.take(), spill.over);
     let mut stopped = None;
     spill.scan::<R>(whole, start.as_deref(), |packed, group, key, value| {
         if *budget == 0 {
@@ -511,7 +622,7 @@ pub(super) fn write_spilled<K: Key, R: Row>(
         }
         *budget = budget.saturating_sub(READ_COST);
         let hash = key.hash64();
-        if entries.find(hash, |e| e.key == key).is_none() {
+        if over || entries.find(hash, |e| e.key == key).is_none() {
             out.entry((group.0, group.0), |keys, rows| {
                 key.write(keys);
                 rows.extend_from_slice(value.row);

@@ -246,31 +246,24 @@ impl<K: Key, R: Row> Table<K, R> {
         firing + self.segments.iter().map(|s| s.entries.len()).sum::<usize>()
     }
 
-    /// Whether there is no key in memory.
+    /// Whether there is no key; of those in the tier it is only known how many there are
+    /// at most.
     pub fn is_empty(&self) -> bool {
-        self.firing.is_none() && self.segments.iter().all(|s| s.entries.is_empty())
+        self.firing.is_none()
+            && self.segments.iter().all(|s| s.entries.is_empty())
+            && !self.spills()
     }
 
     /// Calls `f` with every key, row and hash in memory, in no order.
     pub fn for_each(&self, mut f: impl FnMut(&K, &R, u64)) {
-        for at in 0..self.segments.len() {
-            self.for_each_in(at, &mut f);
+        for e in self.segments.iter().flat_map(|s| &s.entries) {
+            f(&e.key, &e.row, e.key.hash64());
         }
     }
 
-    /// Number of segments, for [`Table::for_each_in`].
+    /// Number of segments.
     pub fn segments(&self) -> usize {
         self.segments.len()
-    }
-
-    /// As [`Table::for_each`], of one segment: for walks that stop in between,
-    /// while nothing writes to the table.
-    pub fn for_each_in(&self, segment: usize, mut f: impl FnMut(&K, &R, u64)) {
-        if let Some(segment) = self.segments.get(segment) {
-            for e in &segment.entries {
-                f(&e.key, &e.row, e.key.hash64());
-            }
-        }
     }
 }
 

@@ -53,6 +53,9 @@ impl Output {
 
 #[test]
 fn what_is_in_the_tier_is_state_like_any_other() {
-    let tiers: Arc<dyn TierFactory> = Arc::new(MemoryTiers::default());
-    super::contract::check(&mut rng(), 16, &tiers);
+    let rng = &mut rng();
+    for tiers in [MemoryTiers::default(), MemoryTiers::that_keep()] {
+        let tiers: Arc<dyn TierFactory> = Arc::new(tiers);
+        super::contract::check(rng, 8, &tiers);
+    }
 }

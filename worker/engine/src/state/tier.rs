@@ -5,7 +5,8 @@
 //! A tier is a cache of what checkpoints hold: it is never read at a restore, need
 //! not survive the process, and knows nothing of keys and rows but their bytes. A
 //! key in a tier is the key group, big endian, before the key's canonical bytes:
-//! so a range of key groups is a range of keys.
+//! so a range of key groups is a range of keys. Where tables of several namespaces share
+//! a tier, the namespace stands before that: so those that are dead are a range too.
 
 use crate::data::Res;
 use std::collections::BTreeMap;
@@ -66,7 +67,7 @@ impl Packed {
 /// Takes a key and its value; answers whether it wants the next.
 pub type OnEntry<'a> = dyn FnMut(&[u8], &[u8]) -> Res<bool> + 'a;
 
-/// What is below one table. Only the table's own thread calls it.
+/// What is below one table, or below those of one state. Only their own thread calls it.
 pub trait Tier {
     /// Removes `gone`, then puts `values` under `keys`. A key may be in both.
     fn write(&self, gone: &Packed, keys: &Packed, values: &Packed) -> Res;
@@ -78,6 +79,10 @@ pub trait Tier {
     /// Goes through the keys from `from` up to `until` in order, until `entry` answers
     /// false.
     fn scan(&self, from: &[u8], until: &[u8], entry: &mut OnEntry<'_>) -> Res;
+
+    /// Keys below `until` are neither asked for nor written from now on: what they hold may
+    /// go, at a time of the tier's choosing.
+    fn forget(&self, until: &[u8]) -> Res;
 }
 
 /// Makes the tiers of a process.
@@ -104,6 +109,7 @@ pub struct TierStats {
 pub struct MemoryTier {
     entries: Mutex<BTreeMap<Vec<u8>, Vec<u8>>>,
     bytes: Arc<AtomicU64>,
+    keeps: bool,
 }
 
 impl Tier for MemoryTier {
@@ -138,17 +144,36 @@ impl Tier for MemoryTier {
         }
         Ok(())
     }
+
+    fn forget(&self, until: &[u8]) -> Res {
+        if !self.keeps {
+            let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+            let rest = entries.split_off(until);
+            *entries = rest;
+        }
+        Ok(())
+    }
 }
 
 /// Makes [`MemoryTier`]s.
 #[derive(Debug, Default)]
 pub struct MemoryTiers {
     bytes: Arc<AtomicU64>,
+    keeps: bool,
+}
+
+impl MemoryTiers {
+    /// Makes tiers that keep what they may forget.
+    #[must_use]
+    pub fn that_keep() -> Self {
+        Self { keeps: true, ..Self::default() }
+    }
 }
 
 impl TierFactory for MemoryTiers {
     fn open(&self, _name: &str) -> Res<Box<dyn Tier>> {
-        Ok(Box::new(MemoryTier { bytes: Arc::clone(&self.bytes), ..MemoryTier::default() }))
+        let (bytes, keeps) = (Arc::clone(&self.bytes), self.keeps);
+        Ok(Box::new(MemoryTier { bytes, keeps, ..MemoryTier::default() }))
     }
 
     /// Bytes ever written, as memory.

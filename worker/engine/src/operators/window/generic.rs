@@ -5,12 +5,17 @@
 //! and one by the clock. Timers fire in order of time, then key hash, whatever the order
 //! in which rows came.
 //!
+//! Rows of the table may be in a tier: those of a batch's keys are brought back before
+//! the batch, those of due timers a few at a time (see [`super::ahead`]).
+//!
 //! Sessions are complete one millisecond after their end (see
 //! [`crate::api::window::SessionWindows`]), so the watermark that is passed on lags by
 //! that much: a session's result, with the timestamp of its last moment, is not late.
 
+use super::ahead::{FETCH, fetch, fetch_due};
 use super::body::Body;
-use super::slots::{Ends, Slots};
+use super::held::Held;
+use super::slots::{Ends, Slots, SlotsRow};
 use super::timers::{Timers, Wake};
 use super::{LateRows, WINDOWS, no_timestamp};
 use crate::api::keyed::KeySelector;
@@ -21,12 +26,12 @@ use crate::data::{AnyBatch, Res, TS_MAX, TS_MIN, Ts};
 use crate::runtime::emit::Emitter;
 use crate::runtime::event_time::EventTime;
 use crate::runtime::gate::Marks;
-use crate::runtime::operator::{Cursor, Flow, Operator, drive, marks_of};
+use crate::runtime::operator::{Cursor, Flow, Operator, drive, fetch_ahead, marks_of};
 use crate::runtime::side::Sides;
-use crate::state::{Plain, StateTable, Table};
+use crate::state::{Change, StateTable, Table};
 
 /// The table of a window operator.
-pub(crate) type WindowTable<K, A, G> = Table<K, Plain<Slots<A, G>>>;
+pub(crate) type WindowTable<K, A, G> = Table<K, SlotsRow<A, G>>;
 
 /// Hands a late row on.
 pub(crate) type TakeLate<T> = fn(&LateRows, &mut Sides, Ts, T) -> Res;
@@ -64,6 +69,8 @@ where
     now: Ts,
     event: Timers<S::Key>,
     processing: Timers<S::Key>,
+    /// Memory of timers.
+    held: Held,
     /// Windows of the row in hand, with what their trigger said.
     windows: Vec<Window>,
     results: Vec<(Window, TriggerResult)>,
@@ -86,29 +93,33 @@ where
             lateness: if domain == TimeDomain::Event { parts.lateness } else { 0 },
         };
         Self {
-            parts,
             ends,
             time: EventTime::START,
             now: 0,
             event: Timers::new(),
             processing: Timers::new(),
+            held: Held::new(parts.table.budget()),
+            parts,
             windows: Vec::new(),
             results: Vec::new(),
         }
     }
 
-    /// Rows of a batch, made `T` by `wrap`.
-    pub fn rows<R>(
+    /// Rows of a batch, whose key `selector` finds, and which `wrap` makes `T`.
+    pub fn rows<R, SR: KeySelector<R, Key = S::Key>>(
         &mut self,
         rows: &mut Cursor<'_, '_, R>,
+        selector: impl for<'s> Fn(&'s S) -> &'s SR,
         wrap: impl Fn(R) -> T,
         out: &mut Emitter<B::Out>,
     ) -> Res {
+        fetch_ahead(&mut self.parts.table, selector(&self.parts.selector), rows)?;
         while self.has_room(out)? {
             let Some((ts, hash, row)) = rows.next() else { break };
             self.row(ts, hash, wrap(row), out)?;
         }
         self.parts.table.tend();
+        self.held.note(|| self.event.bytes() + self.processing.bytes());
         Ok(())
     }
 
@@ -151,7 +162,7 @@ where
         }
 
         let slots = selector
-            .with(&row, |key| table.get_or_insert_with(hash, key, || Plain(Slots::default())));
+            .with(&row, |key| table.get_or_insert_with(hash, key, || SlotsRow(Slots::default())));
         let slots = &mut slots.0;
         results.clear();
         let watched = ends.ends.then_some(ends.domain);
@@ -238,11 +249,16 @@ where
 
     /// Fires what is due by one of the clocks at `time`; resumable.
     fn fire(&mut self, domain: TimeDomain, time: Ts, out: &mut Emitter<B::Out>) -> Res<Flow> {
+        let mut fetched = 0;
         while self.has_room(out)? {
             let timers = match domain {
                 TimeDomain::Event => &mut self.event,
                 TimeDomain::Processing => &mut self.processing,
             };
+            if fetched == 0 {
+                fetched = fetch_due(&mut self.parts.table, timers, time)?;
+            }
+            fetched -= 1;
             let Some(wake) = timers.pop(time) else { return Ok(Flow::Done) };
             let known = self.parts.table.get(wake.hash, &wake.key);
             if known.and_then(|slots| slots.0.wake(domain)) == Some(wake.time) {
@@ -267,11 +283,15 @@ where
             TimeDomain::Processing => (Timer::Processing(wake.time), passed),
         };
         let WindowParts { trigger, body, sides, table, .. } = parts;
-        let Some(slots) = table.get_mut(wake.hash, &wake.key) else { return Ok(()) };
-        let slots = &mut slots.0;
         let time = wake.time;
         let handled = time.saturating_sub(1).max(passed);
+        let Some(SlotsRow(slots)) = table.get(wake.hash, &wake.key) else { return Ok(()) };
         let due = slots.due(domain, ends, handled);
+        if due != Some(time) && !slots.slots.is_empty() {
+            self.wake_later(domain, due, wake);
+            return Ok(());
+        }
+        let Some(SlotsRow(slots)) = table.get_mut(wake.hash, &wake.key) else { return Ok(()) };
         if due == Some(time) {
             let (own, watched) = (ends.by(domain), ends.ends.then_some(ends.domain));
             let mut at = 0;
@@ -359,6 +379,24 @@ where
         Ok(())
     }
 
+    /// A key was woken early, as its windows have moved since. That is no change of its row:
+    /// when it wants to be woken follows from its windows.
+    fn wake_later(&mut self, domain: TimeDomain, due: Option<Ts>, mut wake: Wake<S::Key>) {
+        let make = || SlotsRow(Slots::default());
+        self.parts.table.update(wake.hash, &wake.key, make, |SlotsRow(slots)| {
+            *slots.wake_mut(domain) = due;
+            ((), Change::Kept)
+        });
+        let timers = match domain {
+            TimeDomain::Event => &mut self.event,
+            TimeDomain::Processing => &mut self.processing,
+        };
+        if let Some(due) = due {
+            wake.time = due;
+            timers.push(wake);
+        }
+    }
+
     /// The watermark that may be passed on.
     fn passed_on(&self, watermark: Ts) -> Ts {
         match self.ends.merges && watermark != TS_MAX {
@@ -392,7 +430,7 @@ where
             self,
             batch,
             out,
-            |op, rows, out| op.rows(rows, |row| row, out),
+            |op, rows, out| op.rows(rows, |selector| selector, |row| row, out),
             |op, w, out| op.watermark(w, out),
         )?;
         self.settled(flow, out)
@@ -440,7 +478,7 @@ where
         // A program with a shorter lateness may want keys to be woken earlier.
         let mut earlier = Vec::new();
         let Self { parts, ends, time, event, processing, .. } = self;
-        parts.table.for_each(|key, slots, hash| {
+        let mut index = |key: &S::Key, slots: &SlotsRow<B::Acc, G::State>, hash| {
             for (domain, timers) in
                 [(TimeDomain::Event, &mut *event), (TimeDomain::Processing, &mut *processing)]
             {
@@ -454,14 +492,19 @@ where
                     (_, None) => {}
                 }
             }
-        });
-        for (domain, wake) in earlier {
-            if let Some(slots) = parts.table.get_mut(wake.hash, &wake.key) {
-                *slots.0.wake_mut(domain) = Some(wake.time);
-            }
-            match domain {
-                TimeDomain::Event => event.push(wake),
-                TimeDomain::Processing => processing.push(wake),
+        };
+        parts.table.for_each(&mut index);
+        parts.table.for_each_spilled(index)?;
+        for earlier in earlier.chunks(FETCH) {
+            fetch(&mut parts.table, earlier.iter().map(|(_, wake)| (wake.hash, &wake.key)))?;
+            for (domain, wake) in earlier {
+                if let Some(slots) = parts.table.get_mut(wake.hash, &wake.key) {
+                    *slots.0.wake_mut(*domain) = Some(wake.time);
+                }
+                match domain {
+                    TimeDomain::Event => event.push(wake.clone()),
+                    TimeDomain::Processing => processing.push(wake.clone()),
+                }
             }
         }
         Ok(())
@@ -490,7 +533,12 @@ where
     /// At the end of a bounded input: windows of processing time fire as if their end had
     /// come, lest their rows be lost. Other timers of theirs are void.
     fn fire_rest(&mut self, out: &mut Emitter<B::Out>) -> Res<Flow> {
+        let mut fetched = 0;
         while self.has_room(out)? {
+            if fetched == 0 {
+                fetched = fetch_due(&mut self.parts.table, &mut self.processing, TS_MAX)?;
+            }
+            fetched -= 1;
             let Some(mut wake) = self.processing.pop(TS_MAX) else { return Ok(Flow::Done) };
             let known = self.parts.table.get(wake.hash, &wake.key);
             if known.and_then(|slots| slots.0.wake_processing) != Some(wake.time) {

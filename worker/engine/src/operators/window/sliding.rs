@@ -14,7 +14,11 @@
 //! Stacks are no state: a restore begins with none, and a row for a pane that they
 //! already hold voids those of its key. Windows fire in order of their end, keys in order
 //! of key group and hash.
+//!
+//! Panes and stacks of all keys stay in memory, with a tier too: each firing goes through
+//! all of them. Tables that can leave make room for them.
 
+use super::held::Held;
 use super::tumbling::firing;
 use super::{LateRows, PANES, no_timestamp, sort_by_key};
 use crate::api::keyed::KeySelector;
@@ -27,11 +31,14 @@ use crate::runtime::event_time::EventTime;
 use crate::runtime::gate::Marks;
 use crate::runtime::operator::{Cursor, Flow, Operator, drive, marks_of};
 use crate::runtime::side::Sides;
+use crate::state::budget::Budget;
+use crate::state::row::heap_of;
 use crate::state::{PaneTables, Plain, StateTable};
 use hashbrown::HashTable;
 use millrace_protocol::key::Key;
 use millrace_protocol::keygroup::MaxParallelism;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 /// What the operator is made of.
 pub(crate) struct SlidingParts<T, S: KeySelector<T>, A: Accumulate<T>, F> {
@@ -45,6 +52,8 @@ pub(crate) struct SlidingParts<T, S: KeySelector<T>, A: Accumulate<T>, F> {
     pub sides: Sides,
     pub panes: PaneTables<S::Key, Plain<A::Acc>>,
     pub max: MaxParallelism,
+    /// The budget of tables, if there is one: neither panes nor stacks leave memory.
+    pub budget: Option<Arc<Budget>>,
 }
 
 /// The stacks of a key.
@@ -101,6 +110,21 @@ impl<K: Key, A> Shards<K, A> {
         }
     }
 
+    /// About the bytes of memory held, given those that an aggregate holds outside itself.
+    fn bytes(&self, heap: impl Fn(&A) -> usize) -> usize {
+        const SAMPLE: usize = 4;
+        let of = |stacks: &Stacks<K, A>| {
+            let heap = stacks.newer.as_ref().map_or(0, &heap);
+            stacks.older.capacity() * (size_of::<(Ts, A)>() + heap) + heap
+        };
+        let of_shard = |shard: &HashTable<Stacks<K, A>>| {
+            let sampled: usize = shard.iter().take(SAMPLE).map(of).sum();
+            let each = sampled.checked_div(shard.len().min(SAMPLE)).unwrap_or(0);
+            shard.allocation_size() + each * shard.len()
+        };
+        self.shards.iter().map(of_shard).sum()
+    }
+
     fn clear(&mut self) {
         self.shards.iter_mut().for_each(HashTable::clear);
     }
@@ -126,6 +150,8 @@ pub(crate) struct Sliding<T, S: KeySelector<T>, A: Accumulate<T>, F, O> {
     /// End of the last window that fired: valid stacks hold all panes before.
     upto: Ts,
     firing: Option<Firing<S::Key>>,
+    /// Memory of panes and stacks.
+    held: Held,
     _out: PhantomData<fn() -> O>,
 }
 
@@ -181,6 +207,7 @@ where
             time: EventTime::START,
             now: 0,
             stacks: Shards::new(parts.max),
+            held: Held::new(parts.budget.as_ref()),
             parts,
             upto: TS_MIN,
             firing: None,
@@ -189,6 +216,7 @@ where
     }
 
     fn rows(&mut self, rows: &mut Cursor<'_, '_, T>, out: &mut Emitter<O>) -> Res {
+        self.held.note(|| self.parts.panes.bytes() + self.stacks.bytes(heap_of));
         let Some(mut next) = rows.next() else { return Ok(()) };
         loop {
             let ts = next.0;
@@ -301,7 +329,7 @@ where
         };
         panes.set_dead_before(horizon);
         while let Some(start) = panes.first().filter(|start| *start < horizon) {
-            panes.drop_pane(start);
+            panes.drop_pane(start)?;
         }
         Ok(Flow::Done)
     }

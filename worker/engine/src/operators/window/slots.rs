@@ -1,8 +1,12 @@
-//! The windows of one key: the row of the generic operator's table. Pure.
+//! The windows of one key, and the row of the generic operator's table that they make up.
+//! Pure.
 
 use crate::api::window::assign::{TimeDomain, Window};
 use crate::api::window::trigger::Timer;
-use crate::data::Ts;
+use crate::data::{Data, Res, Ts};
+use crate::state::Plain;
+use crate::state::row::{Row, RowReader, RowShape, heap_of};
+use millrace_protocol::shape::ShapeError;
 use serde::{Deserialize, Serialize};
 
 /// A window of a key.
@@ -23,6 +27,49 @@ pub(crate) struct Slots<A, G> {
     /// The same among the processing timers.
     pub wake_processing: Option<Ts>,
     pub slots: Vec<Slot<A, G>>,
+}
+
+/// The row: as [`Plain`] of the windows, but that it knows what memory they take, and that
+/// when they are to be woken may change without it.
+#[derive(Debug)]
+pub(crate) struct SlotsRow<A, G>(pub Slots<A, G>);
+
+impl<A: Data, G: Data> Row for SlotsRow<A, G> {
+    fn write(&self, out: &mut Vec<u8>) -> Res {
+        crate::state::row::encode(&self.0, out)
+    }
+
+    fn read(bytes: &mut &[u8], reader: &RowReader) -> Res<Self> {
+        Ok(Self(Plain::read(bytes, reader)?.0))
+    }
+
+    fn shape() -> Result<RowShape, ShapeError> {
+        Plain::<Slots<A, G>>::shape()
+    }
+
+    /// When its key is to be woken: what timers have of keys whose rows are in the tier, and
+    /// which may be later than a checkpoint says.
+    const BESIDE: bool = true;
+
+    fn write_beside(&self, out: &mut Vec<u8>) {
+        for wake in [self.0.wake, self.0.wake_processing] {
+            out.push(u8::from(wake.is_some()));
+            out.extend_from_slice(&wake.unwrap_or(0).to_le_bytes());
+        }
+    }
+
+    fn read_beside(&mut self, bytes: &[u8]) -> Res {
+        let ([event, processing], []) = bytes.as_chunks::<9>() else {
+            return Err("not two times of a key's windows".into());
+        };
+        let time = |[some, at @ ..]: &[u8; 9]| (*some != 0).then(|| Ts::from_le_bytes(*at));
+        (self.0.wake, self.0.wake_processing) = (time(event), time(processing));
+        Ok(())
+    }
+
+    fn heap_bytes(&self) -> usize {
+        heap_of(&self.0) + self.0.slots.capacity() * size_of::<Slot<A, G>>()
+    }
 }
 
 impl<A, G> Default for Slots<A, G> {
@@ -120,6 +167,14 @@ impl<A, G> Slots<A, G> {
         }
     }
 
+    /// Most keys have one window: room for it alone is made at first.
+    fn insert(&mut self, at: usize, slot: Slot<A, G>) {
+        if self.slots.capacity() == 0 {
+            self.slots.reserve_exact(1);
+        }
+        self.slots.insert(at, slot);
+    }
+
     /// The windows that would become one with `window`: those that overlap or touch it.
     pub fn touching(&self, window: Window) -> std::ops::Range<usize> {
         // Sessions are disjoint, so their ends are in order too.
@@ -141,7 +196,7 @@ impl<A, G: Default> Slots<A, G> {
             Ok(at) => at,
             Err(at) => {
                 let slot = Slot { window, acc: None, trigger: G::default(), timers: Vec::new() };
-                self.slots.insert(at, slot);
+                self.insert(at, slot);
                 at
             }
         }
@@ -158,7 +213,7 @@ impl<A, G: Default> Slots<A, G> {
         let at = range.start;
         if range.is_empty() {
             let slot = Slot { window, acc: None, trigger: G::default(), timers: Vec::new() };
-            self.slots.insert(at, slot);
+            self.insert(at, slot);
             return at;
         }
         if range.len() > 1 {

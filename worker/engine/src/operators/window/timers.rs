@@ -54,12 +54,14 @@ pub(crate) struct Timers<K: Key> {
     near: BinaryHeap<Reverse<Wake<K>>>,
     /// Entries of later buckets.
     far: BTreeMap<Ts, Vec<Wake<K>>>,
+    /// How many there are in later buckets.
+    later: usize,
     opened: Ts,
 }
 
 impl<K: Key> Timers<K> {
     pub fn new() -> Self {
-        Self { near: BinaryHeap::new(), far: BTreeMap::new(), opened: Ts::MIN }
+        Self { near: BinaryHeap::new(), far: BTreeMap::new(), later: 0, opened: Ts::MIN }
     }
 
     pub fn push(&mut self, wake: Wake<K>) {
@@ -68,6 +70,7 @@ impl<K: Key> Timers<K> {
             self.near.push(Reverse(wake));
         } else {
             self.far.entry(bucket).or_default().push(wake);
+            self.later += 1;
         }
     }
 
@@ -83,6 +86,7 @@ impl<K: Key> Timers<K> {
             }
             let (bucket, wakes) = first.remove_entry();
             self.opened = bucket;
+            self.later -= wakes.len();
             // Keeps the heap's memory.
             self.near.extend(wakes.into_iter().map(Reverse));
         }
@@ -94,6 +98,11 @@ impl<K: Key> Timers<K> {
             Some(Reverse(first)) => Some(first.time),
             None => self.far.first_key_value().map(|(b, _)| b.saturating_mul(WIDTH)),
         }
+    }
+
+    /// About the bytes of memory held, but for what keys hold outside themselves.
+    pub fn bytes(&self) -> usize {
+        (self.near.capacity() + self.later + self.later / 2) * size_of::<Wake<K>>()
     }
 
     pub fn clear(&mut self) {

@@ -4,21 +4,24 @@
 //! group, hash and key, so that output does not depend on how the state came about.
 //! With allowed lateness a fired pane stays until the watermark is that much past its
 //! end; a row for it emits its key's result anew.
+//!
+//! Rows of panes may be in a tier: those of a batch's keys are brought back before the
+//! batch, those of a pane that fires a few key groups at a time.
 
-use super::{LateRows, PANES, no_timestamp, sort_by_key};
+use super::{LateRows, PANES, no_timestamp};
 use crate::api::keyed::KeySelector;
 use crate::api::window::aggregate::Accumulate;
 use crate::api::window::assign::Window;
 use crate::api::window::function::{Fire, WindowCx};
-use crate::data::{AnyBatch, Packet, Res, TS_MAX, TS_MIN, Ts};
+use crate::data::{AnyBatch, Data, Packet, Res, TS_MAX, TS_MIN, Ts};
 use crate::runtime::combine::{Partial, marks_of_either};
 use crate::runtime::emit::Emitter;
 use crate::runtime::event_time::EventTime;
 use crate::runtime::gate::Marks;
 use crate::runtime::operator::{Cursor, Flow, LOOK_AHEAD, Operator, drive};
 use crate::runtime::side::Sides;
-use crate::state::{PaneTables, Plain, StateTable};
-use millrace_protocol::keygroup::MaxParallelism;
+use crate::state::{Ordered, PaneTables, Plain, StateTable};
+use millrace_protocol::key::Key;
 use std::marker::PhantomData;
 
 /// Partials between two looks at whether their table should grow.
@@ -47,12 +50,7 @@ pub(crate) struct TumblingParts<T, S: KeySelector<T>, A: Accumulate<T>, F> {
     pub sides: Sides,
     /// The state.
     pub panes: PaneTables<S::Key, Plain<A::Acc>>,
-    /// Number of key groups.
-    pub max: MaxParallelism,
 }
-
-/// What is left to be emitted of a pane that stays, of one segment.
-type Kept<K, R> = std::vec::IntoIter<(u64, K, R)>;
 
 /// The operator.
 pub(crate) struct Tumbling<T, S: KeySelector<T>, A: Accumulate<T>, F, O> {
@@ -62,9 +60,10 @@ pub(crate) struct Tumbling<T, S: KeySelector<T>, A: Accumulate<T>, F, O> {
     now: Ts,
     /// Panes up to here have fired (with lateness they may still be there).
     fired: Ts,
-    /// The segment, within the pane that is firing, to go on with.
+    /// The segment, within the pane that is firing and stays, to go on with.
     resume: usize,
-    kept: Kept<S::Key, A::Out>,
+    /// What is left to be emitted of the one before.
+    kept: Option<Ordered<S::Key, A::Out>>,
     _out: PhantomData<fn() -> O>,
 }
 
@@ -84,17 +83,49 @@ where
             now: 0,
             fired: TS_MIN,
             resume: 0,
-            kept: Vec::new().into_iter(),
+            kept: None,
             _out: PhantomData,
         }
     }
 
     fn start_of(&self, ts: Ts) -> Ts {
-        let (size, offset) = (self.parts.size, self.parts.offset);
-        ts.saturating_sub(offset).div_euclid(size).saturating_mul(size).saturating_add(offset)
+        start_of(ts, self.parts.size, self.parts.offset)
     }
 
     fn rows(&mut self, rows: &mut Cursor<'_, '_, T>, out: &mut Emitter<O>) -> Res {
+        if !self.parts.panes.has_tier() {
+            return self.rows_here(rows, out);
+        }
+        self.fetch_ahead(rows)?;
+        self.rows_here(rows, out)?;
+        self.parts.panes.tend();
+        Ok(())
+    }
+
+    /// Brings back from the tier what the rows at hand need.
+    fn fetch_ahead(&mut self, rows: &Cursor<'_, '_, T>) -> Res {
+        if !self.parts.panes.spills() {
+            return Ok(());
+        }
+        let TumblingParts { panes, selector, size, offset, .. } = &mut self.parts;
+        let start_of = |row: &(Ts, u64, T)| start_of(row.0, *size, *offset);
+        for same in rows.peek(usize::MAX).chunk_by(|a, b| start_of(a) == start_of(b)) {
+            let start = same.first().map_or(TS_MIN, start_of);
+            let Some(table) = panes.get_mut(start).filter(|t| t.spills()) else { continue };
+            for rows in same.chunks(LOOK_AHEAD) {
+                std::hint::black_box(table.warm(rows.iter().map(|row| row.1)));
+                for (_, hash, row) in rows {
+                    selector.with(row, |key| table.want(*hash, key));
+                }
+            }
+        }
+        self.parts.panes.fetch()
+    }
+
+    /// Takes rows of which nothing is in the tier that is not here too. While that may be
+    /// so, panes are not tended, lest it leaves again.
+    fn rows_here(&mut self, rows: &mut Cursor<'_, '_, T>, out: &mut Emitter<O>) -> Res {
+        let tends = !self.parts.panes.has_tier();
         let Some(mut next) = rows.next() else { return Ok(()) };
         loop {
             let start = self.start_of(next.0);
@@ -126,7 +157,9 @@ where
                     match rows.next() {
                         Some(row) => next = row,
                         None => {
-                            table.tend();
+                            if tends {
+                                table.tend();
+                            }
                             return Ok(());
                         }
                     }
@@ -134,7 +167,9 @@ where
                         break;
                     }
                 }
-                table.tend();
+                if tends {
+                    table.tend();
+                }
                 continue;
             }
             if out.blocked() {
@@ -155,7 +190,16 @@ where
         _: &mut Emitter<O>,
     ) -> Res {
         let TumblingParts { panes, accumulate, late, size, .. } = &mut self.parts;
-        for (taken, (start, hash, partial)) in partials.enumerate() {
+        let mut taken = 0;
+        loop {
+            if taken % TEND_EVERY == 0 {
+                if taken > 0 {
+                    panes.tend();
+                }
+                fetch_partials(panes, partials.peek(TEND_EVERY))?;
+            }
+            taken += 1;
+            let Some((start, hash, partial)) = partials.next() else { break };
             if start.saturating_add(*size) <= self.time.of(hash) {
                 late.metrics.late_dropped.add(u64::from(partial.rows));
                 continue;
@@ -164,9 +208,6 @@ where
             let init = || Plain(accumulate.create());
             let acc = table.get_or_insert_with(hash, &partial.key, init);
             accumulate.merge(&mut acc.0, &partial.acc);
-            if taken % TEND_EVERY == 0 {
-                table.tend();
-            }
         }
         panes.tend();
         Ok(())
@@ -219,7 +260,7 @@ where
             // Fired and kept under a lateness that the program no longer allows.
             let fired = window.end <= self.time.watermark();
             if lateness > 0 || fired {
-                self.parts.panes.drop_pane(start);
+                self.parts.panes.drop_pane(start)?;
                 continue;
             }
             let time = &self.time;
@@ -236,7 +277,7 @@ where
                     }
                 });
                 outcome?;
-                if last {
+                if last? {
                     break;
                 }
             }
@@ -247,33 +288,52 @@ where
     /// Emits a pane that stays.
     fn fire_kept(&mut self, start: Ts, watermark: Ts, out: &mut Emitter<O>) -> Res<Flow> {
         let window = self.window(start);
-        let TumblingParts { panes, accumulate, fire, sides, max, .. } = &mut self.parts;
+        let TumblingParts { panes, accumulate, fire, sides, .. } = &mut self.parts;
+        let Some(table) = panes.get_mut(start) else { return Ok(Flow::Done) };
         loop {
-            while self.kept.len() > 0 {
-                if out.blocked() || sides.blocked()? {
-                    return Ok(Flow::Blocked);
-                }
-                let mut cx = firing(window, watermark, self.now, out, sides);
-                for (_, key, result) in self.kept.by_ref().take(FIRE_ROWS) {
-                    fire.fire(&key, result, &mut cx)?;
+            if let Some(kept) = &mut self.kept {
+                while table.ready(kept, |_, acc| accumulate.result(&acc.0))? {
+                    if out.blocked() || sides.blocked()? {
+                        return Ok(Flow::Blocked);
+                    }
+                    let mut cx = firing(window, watermark, self.now, out, sides);
+                    for (hash, key, result) in kept.ready().take(FIRE_ROWS) {
+                        // Unless it fired before a restore.
+                        if self.time.of(hash) < window.end {
+                            fire.fire(&key, result, &mut cx)?;
+                        }
+                    }
                 }
             }
-            let Some(table) = panes.get(start).filter(|t| self.resume < t.segments()) else {
+            self.kept = table.ordered(self.resume, |_, acc| accumulate.result(&acc.0));
+            if self.kept.is_none() {
                 self.resume = 0;
                 return Ok(Flow::Done);
-            };
-            let mut results = Vec::new();
-            table.for_each_in(self.resume, |key, acc, hash| {
-                // Unless it fired before a restore.
-                if self.time.of(hash) < window.end {
-                    results.push((hash, key.clone(), accumulate.result(&acc.0)));
-                }
-            });
-            sort_by_key(*max, &mut results);
-            self.kept = results.into_iter();
+            }
             self.resume += 1;
         }
     }
+}
+
+/// Start of the window of a moment.
+fn start_of(ts: Ts, size: Ts, offset: Ts) -> Ts {
+    ts.saturating_sub(offset).div_euclid(size).saturating_mul(size).saturating_add(offset)
+}
+
+/// Brings back from the tier what some partials need.
+fn fetch_partials<K: Key, A: Data>(
+    panes: &mut PaneTables<K, Plain<A>>,
+    partials: &[(Ts, u64, Partial<K, A>)],
+) -> Res {
+    if !panes.spills() {
+        return Ok(());
+    }
+    for (start, hash, partial) in partials {
+        if let Some(table) = panes.get_mut(*start) {
+            table.want(*hash, &partial.key);
+        }
+    }
+    panes.fetch()
 }
 
 /// What a window function is told of a firing.

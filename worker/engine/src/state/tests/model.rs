@@ -119,22 +119,25 @@ impl<K: Key + Ord + std::fmt::Debug> Job<K> {
             }
             while let Some(namespace) = panes.first().filter(|ns| *ns < before) {
                 if rng.u8(..4) == 0 {
-                    panes.drop_pane(namespace);
+                    panes.drop_pane(namespace).unwrap();
                     continue;
                 }
                 let mut last = None;
                 let limit = rng.usize(1..200);
                 let max = self.max;
-                while !panes.fire(namespace, limit, |key, row, hash| {
-                    assert_eq!(self.model.get(&(namespace, key.clone())), Some(&row.0));
-                    let rotation = match max.get() {
-                        n if n.is_power_of_two() => 32 + n.trailing_zeros(),
-                        _ => 56,
-                    };
-                    let place = (max.group(hash), hash.rotate_right(rotation));
-                    assert!(last < Some(place), "in order");
-                    last = Some(place);
-                }) {}
+                while !panes
+                    .fire(namespace, limit, |key, row, hash| {
+                        assert_eq!(self.model.get(&(namespace, key.clone())), Some(&row.0));
+                        let rotation = match max.get() {
+                            n if n.is_power_of_two() => 32 + n.trailing_zeros(),
+                            _ => 56,
+                        };
+                        let place = (max.group(hash), hash.rotate_right(rotation));
+                        assert!(last < Some(place), "in order");
+                        last = Some(place);
+                    })
+                    .unwrap()
+                {}
             }
         }
         self.model.retain(|(namespace, _), _| *namespace >= before);

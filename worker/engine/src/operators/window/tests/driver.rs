@@ -1,14 +1,17 @@
 //! Drives an operator as a task does, at a parallelism, with an output that fills up.
 
 use crate::data::{Res, Rows, TS_MAX, TS_MIN, Ts};
+use crate::graph::SpillTo;
 use crate::runtime::emit::{Emitter, Fanout, Stage};
 use crate::runtime::event_time::EventTime;
 use crate::runtime::metrics::NodeMetrics;
 use crate::runtime::operator::{Flow, Operator};
 use crate::runtime::side::Sides;
 use crate::runtime::snapshot::{Barrier, SnapshotParts};
+use crate::state::budget::Budget;
 use crate::state::restore::{Restore, RestoreFile};
-use crate::state::{DeltaWriter, SnapshotSpec};
+use crate::state::tier::MemoryTiers;
+use crate::state::{DeltaWriter, PaneTables, Row, SnapshotSpec, Table};
 use fastrand::Rng;
 use millrace_protocol::ids::{CheckpointId, Uid};
 use millrace_protocol::key::Key;
@@ -120,6 +123,37 @@ pub struct Place {
     pub range: KeyGroupRange,
     pub sides: Sides,
     pub metrics: Arc<NodeMetrics>,
+    spill: Option<SpillTo>,
+}
+
+impl Place {
+    /// An empty table, above a tier or not.
+    pub fn table<K: Key, R: Row>(&self) -> Table<K, R> {
+        let mut table = Table::new(MAX, self.range);
+        if let Some(SpillTo { tiers, budget }) = &self.spill {
+            table.spill_to(tiers.open("windows").unwrap(), budget);
+        }
+        table
+    }
+
+    /// What tables may hold.
+    pub fn budget(&self) -> Option<Arc<Budget>> {
+        self.spill.as_ref().map(|spill| Arc::clone(&spill.budget))
+    }
+
+    /// Empty pane tables.
+    pub fn panes<K: Key, R: Row>(&self) -> PaneTables<K, R> {
+        PaneTables::new(MAX, self.range)
+    }
+
+    /// As [`Place::panes`], above a tier or not.
+    pub fn spilling_panes<K: Key, R: Row>(&self) -> PaneTables<K, R> {
+        let mut panes = self.panes();
+        if let Some(SpillTo { tiers, budget }) = &self.spill {
+            panes.spill_to(tiers.open("panes").unwrap(), budget);
+        }
+        panes
+    }
 }
 
 /// The name of the side output for late rows.
@@ -144,6 +178,9 @@ pub struct Driver<O: Operator, L> {
     pub behind: usize,
     /// Whether the output is full now and then.
     pub full: bool,
+    next: u64,
+    /// The most that a tier ever held.
+    pub spilled: u64,
 }
 
 impl<O: Operator, L: 'static> Driver<O, L> {
@@ -156,16 +193,27 @@ impl<O: Operator, L: 'static> Driver<O, L> {
             fired: Vec::new(),
             behind: 0,
             full: true,
+            next: 2,
+            spilled: 0,
         };
         driver.open(parallelism);
         driver
     }
 
     fn open(&mut self, parallelism: u16) {
+        // With a tier every other time, and hardly any memory above it.
+        let spill = self.rng.bool().then(|| SpillTo {
+            tiers: Arc::new(match self.rng.bool() {
+                true => MemoryTiers::that_keep(),
+                false => MemoryTiers::default(),
+            }),
+            budget: Budget::new(if self.rng.bool() { 0 } else { self.rng.u64(..20_000) }),
+        });
         for i in 0..parallelism {
             let (range, sink) = (MAX.range(i, parallelism), Collect::new(false));
             let sides = Sides::new(vec![(LATE, Some(Box::new(self.late.emitter())))]);
-            let operator = (self.make)(Place { range, sides, metrics: Arc::default() });
+            let operator =
+                (self.make)(Place { range, sides, metrics: Arc::default(), spill: spill.clone() });
             let out = sink.emitter();
             let time = EventTime::START;
             self.subtasks.push(Subtask { range, time, operator, out, sink });
@@ -300,6 +348,29 @@ impl<O: Operator, L: 'static> Driver<O, L> {
     pub fn late(&mut self) -> Vec<(Ts, L)> {
         self.settle();
         self.late.take()
+    }
+
+    /// A checkpoint, which may be given up.
+    pub fn checkpoint(&mut self) {
+        let checkpoint = CheckpointId(self.next);
+        self.next += 1;
+        let abort = self.rng.u8(..4) == 0;
+        for subtask in &mut self.subtasks {
+            let fold = KeyGroupRange { start: 0, end: 0 };
+            let spec = SnapshotSpec { checkpoint, base: None, fold };
+            let uid = Uid("windows".to_owned());
+            let mut writer = DeltaWriter::new(MAX, Box::new(|_| Ok(())));
+            for (state, table) in subtask.operator.tables() {
+                table.begin(&spec).unwrap();
+                writer.section(&uid, state, &table.schema().unwrap()).unwrap();
+                while !table.drain(&mut writer, 100).unwrap() {}
+                match abort {
+                    true => table.aborted(checkpoint),
+                    false => table.completed(checkpoint),
+                }
+                self.spilled = self.spilled.max(table.sizes().spilled);
+            }
+        }
     }
 
     /// A barrier; all is lost, and fresh operators go on from the snapshot.

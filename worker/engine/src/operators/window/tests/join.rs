@@ -1,7 +1,7 @@
 //! Windows over two streams, against nested loops.
 
 use super::Event;
-use super::driver::{Driver, LATE, MAX, Place};
+use super::driver::{Driver, LATE, Place};
 use crate::api::join::Either;
 use crate::api::keyed::ByValue;
 use crate::api::window::assign::{SessionWindows, TumblingWindows, WindowAssigner};
@@ -13,7 +13,6 @@ use crate::operators::window::LateRows;
 use crate::operators::window::body::Body;
 use crate::operators::window::generic::WindowParts;
 use crate::runtime::operator::Operator;
-use crate::state::Table;
 use fastrand::Rng;
 use std::time::Duration;
 
@@ -53,9 +52,9 @@ where
             trigger: trigger.clone(),
             body: body(),
             lateness,
-            late: LateRows { tag: Some(LATE), second: None, metrics: place.metrics },
+            late: LateRows { tag: Some(LATE), second: None, metrics: place.metrics.clone() },
             take_late: late,
-            table: Table::new(MAX, place.range),
+            table: place.table(),
             sides: place.sides,
         })
     })
@@ -128,6 +127,10 @@ fn a_join_gives_each_pair_of_a_window() {
                 }
             }
             from = to;
+            if rng.u16(..100) == 0 {
+                d.settle();
+                d.checkpoint();
+            }
             if rng.u16(..400) == 0 {
                 late_rows.append(&mut d.late());
                 d.restore(rng.u16(1..4));

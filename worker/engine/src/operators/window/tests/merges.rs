@@ -59,6 +59,7 @@ fn merges_per_result(size: i64, slide: i64, keys: u64) -> f64 {
             panes: PaneTables::new(MAX, place.range),
             sides: place.sides,
             max: MAX,
+            budget: None,
         })
     });
     driver.full = false;

@@ -21,7 +21,7 @@ use crate::runtime::event_time::EventTime;
 use crate::runtime::gate::Marks;
 use crate::runtime::operator::{Flow, Operator};
 use crate::runtime::side::Sides;
-use crate::state::{PaneTables, StateTable, Table};
+use crate::state::StateTable;
 use fastrand::Rng;
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -52,9 +52,8 @@ pub fn tumbling(windows: Aligned, lateness: Ts) -> impl Fn(Place) -> Box<dyn Fir
             offset: windows.offset,
             lateness,
             late: late(&place),
-            panes: PaneTables::new(MAX, place.range),
+            panes: place.spilling_panes(),
             sides: place.sides,
-            max: MAX,
         }))
     }
 }
@@ -68,7 +67,8 @@ pub fn sliding(windows: Aligned, lateness: Ts) -> impl Fn(Place) -> Box<dyn Fire
             windows,
             lateness,
             late: late(&place),
-            panes: PaneTables::new(MAX, place.range),
+            panes: place.panes(),
+            budget: place.budget(),
             sides: place.sides,
             max: MAX,
         }))
@@ -88,7 +88,7 @@ pub fn generic<W: WindowAssigner<Event>>(
             lateness,
             late: late(&place),
             take_late: LateRows::take::<Event>,
-            table: Table::new(MAX, place.range),
+            table: place.table(),
             sides: place.sides,
         }))
     }
@@ -113,7 +113,7 @@ pub fn buffered<W: WindowAssigner<Event>>(
             lateness,
             late: late(&place),
             take_late: LateRows::take::<Event>,
-            table: Table::new(MAX, place.range),
+            table: place.table(),
             sides: place.sides,
         }))
     }
@@ -133,7 +133,8 @@ fn reduced(windows: Aligned, lateness: Ts) -> impl Fn(Place) -> Box<dyn Fires> {
             windows,
             lateness,
             late: late(&place),
-            panes: PaneTables::new(MAX, place.range),
+            panes: place.panes(),
+            budget: place.budget(),
             sides: place.sides,
             max: MAX,
         }))
@@ -269,7 +270,8 @@ struct Stream {
     step: Ts,
 }
 
-/// Runs a random stream through an operator and the definition, and compares.
+/// Runs a random stream through an operator and the definition, and compares; answers the
+/// most bytes that were in a tier.
 fn compare<F>(
     seed: u64,
     sessions: Option<Ts>,
@@ -277,7 +279,8 @@ fn compare<F>(
     lateness: Ts,
     stream: Stream,
     make: F,
-) where
+) -> u64
+where
     F: Fn(Place) -> Box<dyn Fires> + 'static,
 {
     println!("seed {seed} windows {windows:?} sessions {sessions:?} lateness {lateness}");
@@ -317,6 +320,10 @@ fn compare<F>(
             naive.watermark(watermark);
             driver.watermark(watermark);
         }
+        if rng.bool() {
+            driver.settle();
+            driver.checkpoint();
+        }
         if rng.u8(..4) == 0 {
             late.append(&mut driver.late());
             driver.restore(rng.u16(1..5));
@@ -345,31 +352,35 @@ fn compare<F>(
         assert_eq!(got, expected, "seed {seed}");
     }
     assert!(!fired.is_empty());
+    driver.spilled
 }
 
 pub fn aligned(size: Ts, slide: Ts, offset: Ts) -> Aligned {
     Aligned { size, slide, offset }
 }
 
-/// Streams with few keys and many, with and without lateness.
-fn runs(rounds: u64, mut run: impl FnMut(u64, Ts, Stream)) {
+/// Streams with few keys and many, with and without lateness; bytes that were in a tier.
+fn runs(rounds: u64, mut run: impl FnMut(u64, Ts, Stream) -> u64) -> u64 {
     let seed = std::env::var("SEED").ok().and_then(|s| s.parse().ok());
+    let mut spilled = 0;
     for round in 0..rounds {
         let seed = seed.unwrap_or_else(|| fastrand::u64(..));
         let keys = if round % 4 == 3 { 4_000 } else { 1 + round * 7 };
         let rows = if keys > 1_000 { 8_000 } else { 3_000 };
         let step = if keys > 1_000 { 1 } else { 10 };
         let lateness = [0, 150, 0, 1_000][(round / 2 % 4) as usize];
-        run(seed, lateness, Stream { keys, rows, jitter: 200, step });
+        spilled += run(seed, lateness, Stream { keys, rows, jitter: 200, step });
     }
+    spilled
 }
 
 #[test]
 fn tumbling_windows() {
-    runs(8, |seed, lateness, stream| {
+    let spilled = runs(8, |seed, lateness, stream| {
         let windows = aligned(100, 100, 30);
-        compare(seed, None, windows, lateness, stream, tumbling(windows, lateness));
+        compare(seed, None, windows, lateness, stream, tumbling(windows, lateness))
     });
+    assert!(spilled > 0, "all stayed in memory");
 }
 
 /// Windows that were kept for late rows, of a program that allows for none any more.
@@ -399,7 +410,7 @@ fn sliding_windows_of_shared_panes() {
     for (size, slide) in [(100, 20), (100, 30), (70, 100), (640, 10), (25, 24), (101, 100)] {
         runs(8, |seed, lateness, stream| {
             let windows = aligned(size, slide, 7);
-            compare(seed, None, windows, lateness, stream, sliding(windows, lateness));
+            compare(seed, None, windows, lateness, stream, sliding(windows, lateness))
         });
     }
 }
@@ -408,7 +419,7 @@ fn sliding_windows_of_shared_panes() {
 fn sliding_windows_by_reduce() {
     runs(4, |seed, lateness, stream| {
         let windows = aligned(100, 30, 0);
-        compare(seed, None, windows, lateness, stream, reduced(windows, lateness));
+        compare(seed, None, windows, lateness, stream, reduced(windows, lateness))
     });
 }
 
@@ -418,17 +429,17 @@ fn aligned_windows_by_the_generic_operator() {
     runs(8, |seed, lateness, stream| {
         let assigner = TumblingWindows::of(ms(100)).offset(ms(30));
         let windows = aligned(100, 100, 30);
-        compare(seed, None, windows, lateness, stream, generic(assigner, lateness));
+        compare(seed, None, windows, lateness, stream, generic(assigner, lateness))
     });
     runs(8, |seed, lateness, stream| {
         let assigner = SlidingWindows::of(ms(100), ms(30));
         let windows = aligned(100, 30, 0);
-        compare(seed, None, windows, lateness, stream, buffered(assigner, lateness));
+        compare(seed, None, windows, lateness, stream, buffered(assigner, lateness))
     });
     runs(4, |seed, lateness, stream| {
         let assigner = SlidingWindows::of(ms(70), ms(100));
         let windows = aligned(70, 100, 0);
-        compare(seed, None, windows, lateness, stream, generic(assigner, lateness));
+        compare(seed, None, windows, lateness, stream, generic(assigner, lateness))
     });
 }
 
@@ -436,18 +447,19 @@ fn aligned_windows_by_the_generic_operator() {
 fn sessions() {
     let ms = Duration::from_millis;
     for gap in [1, 40, 500] {
-        runs(8, |seed, lateness, stream| {
+        let spilled = runs(8, |seed, lateness, stream| {
             let assigner = SessionWindows::with_gap(ms(gap as u64));
             let windows = aligned(1, 1, 0);
-            compare(seed, Some(gap), windows, lateness, stream, generic(assigner, lateness));
+            compare(seed, Some(gap), windows, lateness, stream, generic(assigner, lateness))
         });
+        assert!(spilled > 0, "all stayed in memory");
         runs(4, |seed, lateness, stream| {
             let assigner =
                 SessionWindows::with_dynamic_gap(
                     move |row: &Event| ms(gap_after(-gap, row) as u64),
                 );
             let windows = aligned(1, 1, 0);
-            compare(seed, Some(-gap), windows, lateness, stream, buffered(assigner, lateness));
+            compare(seed, Some(-gap), windows, lateness, stream, buffered(assigner, lateness))
         });
     }
 }

@@ -1,6 +1,6 @@
 //! Triggers, evictors, clocks, count windows and side outputs, step by step.
 
-use super::driver::{Driver, LATE, MAX, Place};
+use super::driver::{Driver, LATE, Place};
 use super::{Event, by_key};
 use crate::api::tags::{AnyTag, OutputTag};
 use crate::api::window::assign::{
@@ -21,7 +21,6 @@ use crate::operators::window::LateRows;
 use crate::operators::window::body::Buffered;
 use crate::operators::window::generic::{WindowOperator, WindowParts};
 use crate::runtime::operator::Operator;
-use crate::state::Table;
 use fastrand::Rng;
 use std::time::Duration;
 
@@ -71,9 +70,9 @@ where
             trigger: trigger.clone(),
             body: Buffered::new(evictor.clone(), WithRows(Values)),
             lateness,
-            late: LateRows { tag: Some(LATE), second: None, metrics: place.metrics },
+            late: LateRows { tag: Some(LATE), second: None, metrics: place.metrics.clone() },
             take_late: LateRows::take::<Event>,
-            table: Table::new(MAX, place.range),
+            table: place.table(),
             sides: place.sides,
         })
     })
@@ -375,7 +374,7 @@ fn late_rows_that_nobody_reads_are_counted() {
             lateness: 0,
             late: LateRows { tag: None, second: None, metrics: metrics.clone() },
             take_late: LateRows::take::<Event>,
-            table: Table::new(MAX, place.range),
+            table: place.table(),
             sides: place.sides,
         })
     });

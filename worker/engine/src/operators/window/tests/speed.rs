@@ -63,7 +63,6 @@ fn what_an_event_costs() {
             late: late(),
             sides: Sides::default(),
             panes: PaneTables::new(MAX, MAX.all()),
-            max: MAX,
         });
         run("tumbling 1 s", tumbling, keys);
     }
@@ -78,6 +77,7 @@ fn what_an_event_costs() {
             sides: Sides::default(),
             panes: PaneTables::new(MAX, MAX.all()),
             max: MAX,
+            budget: None,
         });
         run(&format!("sliding 1 s by {slide} ms"), sliding, 1_000);
     }
