@@ -75,8 +75,8 @@ e2e: ## Play the stories on a cluster of our own (root; the first time 10 min mo
 	MILLRACE_E2E=1 cargo test --package millrace-e2e --test scenarios -- $(ARGS)
 
 .PHONY: image
-image: ## OCI archives of the example and the operator, from release binaries
-	cargo build --release --package flight-delays --features millrace/cluster,millrace/s3
+image: ## OCI archives of the example and the operator, from release binaries; TIER=rocksdb: with that
+	$(if $(TIER),$(WITH_ROCKSDB)) cargo build --release --package flight-delays --features "millrace/cluster millrace/s3 $(TIER:%=millrace/%)"
 	cargo build --release --package millrace-operator
 	e2e/lab/image.sh $(CARGO_TARGET_DIR)/image/flight-delays.tar millrace.dev/examples/flight-delays:0.1.0 $(CARGO_TARGET_DIR)/release/flight-delays
 	e2e/lab/image.sh $(CARGO_TARGET_DIR)/image/operator.tar millrace.dev/operator:0.1.0 $(CARGO_TARGET_DIR)/release/millrace-operator
