@@ -167,7 +167,10 @@ pub fn a_job_goes_on_in_another_cluster_and_the_first_one_stays_away(
         let winner = name_of(&other.cluster, &other.job()?)?;
         stalls(|| s.get(&[jobs::JOB]), "TakenOver", &winner)?;
         // And it does not come back: not by itself, and not by an edit.
-        s.wait_ready(jobs::PODS, 0)?;
+        wait_for("its pods to be gone", PATIENCE, || {
+            let pods = s.get(&["pods", "--selector", jobs::PODS])?;
+            Ok(pods["items"].as_array().is_some_and(Vec::is_empty).then_some(()))
+        })?;
         jobs::merge(s, r#"{"spec":{"job":{"program":{"args":["--there-is-no-such-option"]}}}}"#)?;
         for _ in 0..3 {
             jobs::output_goes_on(s)?;

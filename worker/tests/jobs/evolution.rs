@@ -390,7 +390,12 @@ fn before(storage: &Path, closed: bool) -> Outputs {
         }
         if closed {
             // Two checkpoints later what was prepared is in a complete one.
-            std::thread::sleep(Duration::from_millis(100));
+            let complete =
+                || stopper.status().checkpoint.map_or(0, |(report, _)| report.checkpoint.0);
+            let begun = complete();
+            while complete() < begun + 2 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
             fails.store(true, Ordering::SeqCst);
         } else {
             stopper.stop(StopMode::Suspend);

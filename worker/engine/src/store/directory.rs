@@ -39,7 +39,7 @@ impl DirectoryStore {
         fs::create_dir_all(place.temporary()).map_err(error)?;
         let (path, file) = place.temporary_file().map_err(error)?;
         drop(file);
-        fs::remove_file(path).map_err(error)?;
+        remove_if_there(&path).map_err(error)?;
         Ok(Self { place: Arc::new(place) })
     }
 
@@ -54,7 +54,8 @@ impl DirectoryStore {
     }
 
     /// Removes what dead processes left half-written. The lock proves that no
-    /// other process is at it.
+    /// other process leads the job; those that only open the directory now may lose
+    /// what they try it with.
     pub fn remove_leftovers(&self, lock: &OwnerLock) -> StoreResult<()> {
         if lock.directory() != self.place.root {
             return Ok(());
@@ -62,9 +63,16 @@ impl DirectoryStore {
         let directory = self.place.temporary();
         let error = |error| failed("clean", &directory, error);
         for entry in fs::read_dir(&directory).map_err(error)? {
-            fs::remove_file(entry.map_err(error)?.path()).map_err(error)?;
+            remove_if_there(&entry.map_err(error)?.path()).map_err(error)?;
         }
         Ok(())
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -344,6 +352,24 @@ mod tests {
         contract::check(&|| {
             let n = count.fetch_add(1, Ordering::Relaxed);
             Arc::new(DirectoryStore::open(&directory.path().join(n.to_string())).unwrap())
+        });
+    }
+
+    /// All processes of a job start together: one cleans up while others open.
+    #[test]
+    fn it_is_opened_while_the_owner_cleans_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = DirectoryStore::open(directory.path()).unwrap();
+        let lock = OwnerLock::acquire(directory.path()).unwrap();
+        std::thread::scope(|scope| {
+            let opens = scope.spawn(|| {
+                for _ in 0..3_000 {
+                    DirectoryStore::open(directory.path()).unwrap();
+                }
+            });
+            while !opens.is_finished() {
+                store.remove_leftovers(&lock).unwrap();
+            }
         });
     }
 
