@@ -108,9 +108,13 @@ impl Place {
         self.make_parents(parent)?;
         match fs::create_dir(parent) {
             Ok(()) => parent.parent().map_or(Ok(()), sync),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists && parent.is_dir() => Ok(()),
+            // Gone again by now (`NotFound`) is no file in the way: it is tried again.
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                Err(ErrorKind::NotADirectory.into())
+                if fs::metadata(parent)?.is_dir() {
+                    Ok(())
+                } else {
+                    Err(ErrorKind::NotADirectory.into())
+                }
             }
             Err(error) => Err(error),
         }
@@ -370,6 +374,25 @@ mod tests {
             while !opens.is_finished() {
                 store.remove_leftovers(&lock).unwrap();
             }
+        });
+    }
+
+    /// A directory that others made and removed meanwhile is no file in the way: the
+    /// put tries again. A link to nowhere is the same moment, held still: it cannot be
+    /// made, for it is there, and it is not there when one looks.
+    #[test]
+    #[cfg(unix)]
+    fn a_directory_that_comes_and_goes_is_made_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = DirectoryStore::open(directory.path()).unwrap();
+        let parent = directory.path().join("a");
+        std::os::unix::fs::symlink(directory.path().join("nowhere"), &parent).unwrap();
+        let made = store.place.make_parents(&parent.join("b"));
+        assert_eq!(made.unwrap_err().kind(), ErrorKind::NotFound);
+        std::thread::scope(|scope| {
+            let put = scope.spawn(|| store.put_if_absent(&key("a/b"), b"x"));
+            fs::remove_file(&parent).unwrap();
+            assert_eq!(put.join().unwrap().unwrap(), Put::Created);
         });
     }
 
