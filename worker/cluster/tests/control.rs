@@ -10,8 +10,7 @@ use millrace_engine::job::JobOptions;
 use millrace_engine::store::DirectoryStore;
 use millrace_protocol::control::Proposal;
 use millrace_protocol::control::control_client::ControlClient;
-use millrace_protocol::pinned::Pinned;
-use std::error::Error;
+use millrace_protocol::pinned::{Pinned, is_stranger};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -48,7 +47,7 @@ async fn ask(
     address: &str,
     pinned: Option<&str>,
     token: Option<&str>,
-) -> Result<Result<(), Status>, String> {
+) -> Result<Result<(), Status>, tonic::transport::Error> {
     let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
         .unwrap()
         .connect_timeout(Duration::from_secs(60))
@@ -56,13 +55,7 @@ async fn ask(
     if let Some(pinned) = pinned {
         endpoint = endpoint.tls_config(Pinned::of(pinned).unwrap().client()).unwrap();
     }
-    let channel = endpoint.connect().await.map_err(|error| {
-        let mut cause: &dyn Error = &error;
-        while let Some(next) = cause.source() {
-            cause = next;
-        }
-        cause.to_string()
-    })?;
+    let channel = endpoint.connect().await?;
     let mut request = Request::new(Proposal::default());
     if let Some(token) = token {
         request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
@@ -86,7 +79,7 @@ async fn only_who_knows_the_secret_is_let_in_and_sees_the_token() {
 
     // Another's key: the client turns away before it shows its token.
     let why = ask("https", &at, Some("the-secret-of-another"), Some(SECRET)).await.unwrap_err();
-    assert!(why.contains("certificate"), "{why}");
+    assert!(is_stranger(&why), "{why:?}");
     // Without TLS nothing is answered.
     let plain = ask("http", &at, None, Some(SECRET)).await;
     assert!(!matches!(plain, Ok(Ok(()))), "{plain:?}");

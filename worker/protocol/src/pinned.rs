@@ -8,6 +8,8 @@
 
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
 use sha2::{Digest, Sha256};
+use std::error::Error;
+use std::io;
 use std::time::Duration;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
 
@@ -60,6 +62,19 @@ impl Pinned {
             .ca_certificate(Certificate::from_pem(&self.certificate))
             .domain_name(NAME)
     }
+}
+
+/// Whether a connection failed because what answered has another key, or speaks no TLS.
+pub fn is_stranger(error: &(dyn Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |&error| error.source()).any(|error| {
+        // As a source, an `io::Error` names what is below the error that it wraps.
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let tls = wrapped.map_or_else(
+            || error.downcast_ref::<rustls::Error>(),
+            |wrapped| wrapped.downcast_ref::<rustls::Error>(),
+        );
+        matches!(tls, Some(rustls::Error::InvalidCertificate(_) | rustls::Error::InvalidMessage(_)))
+    })
 }
 
 /// Without the key.
