@@ -248,6 +248,33 @@ mod tests {
         assert_eq!(live.checkpoint, config::CheckpointSettings::default());
     }
 
+    /// Workers refuse fields that they do not know, and an image is often older than the
+    /// controller. These are the fields of format 1; one that comes later has to be left out
+    /// while its value is the default, so that only jobs which use it need a newer image.
+    #[test]
+    fn a_job_that_uses_nothing_new_is_told_only_what_its_first_workers_knew() {
+        let spec = spec(json!({"workers": 2}));
+        let revision = serde_json::to_value(revision(&id(), &spec).unwrap()).unwrap();
+        assert_eq!(
+            revision,
+            json!({"format": 1, "name": "shop/orders", "job": "u", "cluster": "c", "args": ["a"],
+                "max_parallelism": 1024, "slots_per_worker": 1,
+                "storage": {"s3": {"bucket": "b", "prefix": "p/shop/orders"}},
+                "backend": "Memory", "exchange": "plaintext", "drop_state": [],
+                "on_existing_state": "Refuse"})
+        );
+        let live = live(&spec, 3, "r".to_owned(), None, false).unwrap();
+        assert_eq!(
+            serde_json::to_value(live).unwrap(),
+            json!({"format": 1, "generation": 3, "revision": "r", "workers": 2, "parallelism": 2,
+                "desired": "Running",
+                "checkpoint": {"interval_ms": 10_000, "timeout_ms": 600_000, "min_pause_ms": 0,
+                    "retained": 3, "tolerated_failures": 3, "unaligned_after_ms": 30_000},
+                "restart": {"initial_delay_ms": 1_000, "max_delay_ms": 60_000,
+                    "reset_after_ms": 600_000}})
+        );
+    }
+
     #[test]
     fn alignment_becomes_one_number() {
         for (alignment, expected) in [
