@@ -17,6 +17,8 @@ pub enum Image {
     CountsNext,
     /// The first example (`examples/flight-delays`).
     FlightDelays,
+    /// The second: a program of one's own (`examples/card-alerts`).
+    CardAlerts,
     /// The controller.
     Operator,
     /// The same under its next name.
@@ -29,8 +31,9 @@ impl Image {
         match self {
             Self::Counts => "lab.millrace.dev/counts:1",
             Self::CountsNext => "lab.millrace.dev/counts:2",
-            // The name in the example's YAML, which is applied as it stands.
+            // The names in the examples' YAML.
             Self::FlightDelays => "millrace.dev/examples/flight-delays:0.1.0",
+            Self::CardAlerts => "registry.example/shop/card-alerts:0.1.0",
             Self::Operator => "lab.millrace.dev/operator:1",
             Self::OperatorNext => "lab.millrace.dev/operator:2",
         }
@@ -40,6 +43,7 @@ impl Image {
         match self {
             Self::Counts | Self::CountsNext => "counts",
             Self::FlightDelays => "flight-delays",
+            Self::CardAlerts => "card-alerts",
             Self::Operator | Self::OperatorNext => "millrace-operator",
         }
     }
@@ -47,7 +51,7 @@ impl Image {
     /// What a program needs to run in a cluster with its state in S3.
     fn features(self) -> &'static [&'static str] {
         match self {
-            Self::Counts | Self::CountsNext | Self::FlightDelays => {
+            Self::Counts | Self::CountsNext | Self::FlightDelays | Self::CardAlerts => {
                 &["--features", "millrace/cluster,millrace/s3"]
             }
             Self::Operator | Self::OperatorNext => &[],
@@ -58,6 +62,7 @@ impl Image {
     pub fn executable(self) -> Result<PathBuf> {
         executable(self.package(), self.features())
     }
+
     /// An archive of it.
     fn build(self) -> Result<PathBuf> {
         let (package, executable) = (self.package(), self.executable()?);

@@ -19,7 +19,7 @@ mod wait;
 pub use background::Background;
 pub use cluster::{Cluster, Part};
 pub use images::{Image, Images, executable};
-pub use rows::{Numbers, csv_rows};
+pub use rows::{Numbers, csv_rows, lines};
 pub use s3::S3;
 pub use scenario::Scenario;
 pub use shell::checkout;

@@ -38,6 +38,18 @@ pub fn csv_rows(dir: &Path) -> Result<Vec<Vec<String>>> {
     Ok(rows)
 }
 
+/// The lines of all files below a directory, sorted.
+pub fn lines(dir: &Path) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for file in files(dir)? {
+        let text = fs::read_to_string(&file);
+        let text = text.with_context(|| format!("cannot read {}", file.display()))?;
+        lines.extend(text.lines().map(str::to_owned));
+    }
+    lines.sort();
+    Ok(lines)
+}
+
 /// The output of the job `counts`: how often each key has each number.
 #[derive(Debug, Default)]
 pub struct Numbers {

@@ -2,7 +2,7 @@
 
 use crate::jobs;
 use anyhow::{Result, ensure};
-use millrace_e2e::{Image, Scenario, checkout, csv_rows};
+use millrace_e2e::{Image, Scenario, checkout, csv_rows, lines};
 use std::process::Command;
 
 /// The bucket in the example's YAML.
@@ -43,6 +43,43 @@ fn compare(s: &mut Scenario<'_>, local: &std::path::Path) -> Result<()> {
         let (n, m) = (found.len(), expected.len());
         ensure!(found == expected, "{output}: {n} rows in the cluster, {m} of a local run differ");
     }
+    Ok(())
+}
+
+/// The second example, as its README tells: a program becomes an image and a job, and the
+/// job is scaled while it runs.
+pub fn a_program_of_ones_own_becomes_an_image_and_a_job(s: &mut Scenario<'_>) -> Result<()> {
+    const ALERTS: &str = "streamjob/card-alerts";
+    s.provide(Image::CardAlerts)?;
+    jobs::operator(s)?;
+    jobs::object_store(s, "alerts")?;
+    let mut yaml =
+        std::fs::read_to_string(checkout().join("examples/card-alerts/k8s/streamjob.yaml"))?;
+    // A store of our own, and an end, to compare at.
+    for (theirs, ours) in [
+        ("region: eu-central-1", "region: eu-central-1\n      endpoint: http://s3:9000"),
+        ("--rate=10000", "--rate=10000, --payments=900000"),
+    ] {
+        ensure!(yaml.contains(theirs), "the example does not say {theirs}");
+        yaml = yaml.replace(theirs, ours);
+    }
+    s.apply(&yaml)?;
+    s.wait(ALERTS, "condition=Ready")?;
+    s.kubectl(&["scale", ALERTS, "--replicas=4"])?;
+    s.wait_ready("app.kubernetes.io/component=worker", 4)?;
+    s.wait(ALERTS, "condition=Complete")?;
+
+    let local = std::env::temp_dir().join(s.namespace());
+    let run = Command::new(Image::CardAlerts.executable()?)
+        .args(["run", "--payments", "900000", "--rate", "10000000", "--output"])
+        .arg(&local)
+        .output()?;
+    ensure!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let (found, expected) = (lines(&s.s3()?.bucket("alerts").join("out"))?, lines(&local)?);
+    std::fs::remove_dir_all(&local)?;
+    ensure!(!expected.is_empty(), "a local run raises no alert");
+    let (n, m) = (found.len(), expected.len());
+    ensure!(found == expected, "{n} alerts in the cluster, {m} of a local run differ");
     Ok(())
 }
 

@@ -62,6 +62,7 @@ fn stories() -> impl IntoIterator<Item = Story> {
         smoke::the_pod_of_a_dead_node_is_freed_by_force_and_comes_back_elsewhere, lab;
         image::a_program_runs_without_privileges_and_with_nothing_beside_it, lab;
         first::the_example_is_applied_and_its_output_is_that_of_a_local_run, lab;
+        first::a_program_of_ones_own_becomes_an_image_and_a_job, lab;
         first::what_kubectl_says_of_a_job_is_true_at_every_stage, lab;
         failures::a_deleted_worker_restarts_the_job_and_nothing_is_lost_or_doubled, lab;
         failures::the_job_survives_its_coordinator, lab;
