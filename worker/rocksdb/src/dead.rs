@@ -1,23 +1,44 @@
-//! What of a column family is dead: everything below a key. Files that hold nothing else go
-//! at once; what is left of it goes as compactions come across it.
+//! What of a column family is dead: everything below a key, and values whose time has come.
+//! Files that hold nothing else but the former go at once; what is left goes as compactions
+//! come across it.
 
+use millrace_engine::data::Ts;
+use millrace_engine::state::tier::timed;
 use rocksdb::CompactionDecision;
 use rocksdb::compaction_filter::CompactionFilter;
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 use std::ffi::CStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The key below which all is dead.
+/// What is dead by now.
 #[derive(Clone, Default)]
-pub(crate) struct Dead(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Dead(Arc<Mutex<Limits>>);
+
+#[derive(Clone, Default)]
+struct Limits {
+    /// All below this key.
+    below: Vec<u8>,
+    /// All values whose time is not after this. None: values have no times.
+    expired: Option<Ts>,
+}
 
 impl Dead {
+    fn limits(&self) -> MutexGuard<'_, Limits> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// All below `until` is dead.
     pub fn below(&self, until: &[u8]) {
-        let mut dead = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if dead.as_slice() < until {
-            until.clone_into(&mut dead);
+        let mut limits = self.limits();
+        if limits.below.as_slice() < until {
+            until.clone_into(&mut limits.below);
         }
+    }
+
+    /// What expires at `now` or before is dead.
+    pub fn expired(&self, now: Ts) {
+        let mut limits = self.limits();
+        limits.expired = limits.expired.max(Some(now));
     }
 }
 
@@ -33,11 +54,16 @@ pub(crate) fn last_below(until: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Removes what was dead when the compaction began.
-pub(crate) struct RemoveDead(Vec<u8>);
+pub(crate) struct RemoveDead(Limits);
 
 impl CompactionFilter for RemoveDead {
-    fn filter(&mut self, _level: u32, key: &[u8], _value: &[u8]) -> CompactionDecision {
-        if key < self.0.as_slice() { CompactionDecision::Remove } else { CompactionDecision::Keep }
+    fn filter(&mut self, _level: u32, key: &[u8], value: &[u8]) -> CompactionDecision {
+        let Limits { below, expired } = &self.0;
+        let late = |now: Ts| timed(value).is_some_and(|(time, _)| time <= now);
+        match key < below.as_slice() || expired.is_some_and(late) {
+            true => CompactionDecision::Remove,
+            false => CompactionDecision::Keep,
+        }
     }
 
     fn name(&self) -> &CStr {
@@ -49,7 +75,7 @@ impl CompactionFilterFactory for Dead {
     type Filter = RemoveDead;
 
     fn create(&mut self, _: CompactionFilterContext) -> RemoveDead {
-        RemoveDead(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        RemoveDead(self.limits().clone())
     }
 
     fn name(&self) -> &CStr {

@@ -2,7 +2,7 @@
 
 use crate::dead::{Dead, last_below};
 use crate::{Db, Shared, failed};
-use millrace_engine::data::Res;
+use millrace_engine::data::{Res, Ts};
 use millrace_engine::state::tier::{OnEntry, Packed, Tier};
 use rocksdb::{BoundColumnFamily, Options, ReadOptions, WriteBatch, WriteOptions};
 use std::sync::Arc;
@@ -81,6 +81,10 @@ impl Tier for TableTier {
         self.with(|db, family| {
             db.delete_file_in_range_cf(family, [].as_slice(), &last).map_err(failed)
         })
+    }
+
+    fn expire(&self, now: Ts) {
+        self.dead.expired(now);
     }
 }
 

@@ -128,6 +128,7 @@ impl<K: Key, R: Row> Table<K, R> {
         if !R::EXPIRES || self.firing.is_some() {
             return 0;
         }
+        self.expire_spilled(now);
         let (mut left, mut gone) = (budget, 0);
         let (max, epochs) = (self.max, &self.epochs);
         let (at, bucket) = &mut self.swept;

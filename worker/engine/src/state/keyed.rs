@@ -162,8 +162,8 @@ impl<S: State> Row for Keyed<S> {
     const EXPIRES: bool = S::TTL.is_some();
 
     #[inline]
-    fn expired(&self, now: Ts) -> bool {
-        Self::EXPIRES && self.expires <= now
+    fn expires_at(&self) -> Ts {
+        self.expires
     }
 
     fn heap_bytes(&self) -> usize {

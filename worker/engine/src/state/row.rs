@@ -18,14 +18,20 @@ pub trait Row: Sized + Send + 'static {
     /// The shape of the bytes that [`Row::write`] gives.
     fn shape() -> Result<RowShape, ShapeError>;
 
-    /// Whether the row is past its time to live; such rows are swept.
-    #[inline]
-    fn expired(&self, _now: Ts) -> bool {
-        false
-    }
-
     /// Whether rows of this type ever expire.
     const EXPIRES: bool = false;
+
+    /// The time from which the row is past its time to live, if nobody touches it before.
+    #[inline]
+    fn expires_at(&self) -> Ts {
+        Ts::MAX
+    }
+
+    /// Whether the row is past its time to live; such rows are swept.
+    #[inline]
+    fn expired(&self, now: Ts) -> bool {
+        Self::EXPIRES && self.expires_at() <= now
+    }
 
     /// Whether a row has more to it than what checkpoints hold: then the tier holds
     /// what [`Row::write_beside`] gives, at most 255 bytes.

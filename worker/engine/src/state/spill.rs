@@ -1,5 +1,5 @@
-//! A table's traffic with the tier below it: which entries leave, how they come back,
-//! and what a snapshot finds there. Pure but for the [`Tier`].
+//! A table's traffic with the tier below it: which entries leave (see `leave`), how they
+//! come back, and what a snapshot finds there. Pure but for the [`Tier`].
 //!
 //! **Where an entry is.** An entry that is in the table is not looked for in the tier:
 //! the tier may still hold its bytes, even outdated ones. A key that is not in the table
@@ -11,34 +11,23 @@
 //! writes everything. So what is in the tier is owed only to a snapshot that writes its
 //! key group whole, which goes through the tier as it passes a segment. While it is
 //! inside a segment no entry of it leaves, and one that comes back is copied aside.
-//!
-//! **When.** A segment that is full asks the budget before it grows. If that says no, a
-//! part of its entries leaves, those first whose last write is the longest ago.
+
+mod leave;
+
+pub(super) use leave::{growth, hold_back};
 
 use super::budget::{Budget, Reservation};
 use super::delta::DeltaWriter;
 use super::row::{Row, RowReader};
 use super::segment::{Entry, Owing, Segment, Stamp, preserve};
 use super::table::Table;
-use super::tier::{Packed, Tier};
-use crate::data::{Fail, Res};
+use super::tier::{Packed, Tier, timed};
+use crate::data::{Fail, Res, Ts};
 use hashbrown::HashTable;
 use millrace_protocol::key::Key;
 use millrace_protocol::keygroup::{KeyGroup, KeyGroupRange};
 use std::rc::Rc;
 use std::sync::Arc;
-
-/// The part of a full segment that leaves at once, as a divisor.
-const PART: usize = 16;
-/// Housekeeping calls between two exact looks at what the table holds, at most.
-const LOOK: u64 = 16;
-
-/// What tables may hold for each of these: a look takes the longer the more they hold, and
-/// the less they may, the sooner it is too much.
-const LOOK_SHARE: u64 = 16 << 20;
-
-/// Segments that shed entries in one housekeeping call if too much is held.
-const AT_ONCE: usize = 4;
 
 /// What an entry of the tier counts in a snapshot's turn, in entries of a table.
 const READ_COST: usize = 8;
@@ -81,6 +70,8 @@ pub(crate) struct Spill<K> {
     /// About the bytes of these.
     pub bytes: u64,
     looked: u64,
+    /// What expired by then the tier may have dropped.
+    expired: Ts,
     /// The segment that sheds next.
     next: usize,
     /// Whether the table has been consumed: what the tier still has is of no key any more,
@@ -103,6 +94,7 @@ impl<K: Key> Spill<K> {
             count: 0,
             bytes: 0,
             looked: 0,
+            expired: Ts::MIN,
             next: 0,
             over: false,
             failed: None,
@@ -185,6 +177,10 @@ struct Value<'a> {
 
 impl<'a> Value<'a> {
     fn of<R: Row>(bytes: &'a [u8]) -> Res<Self> {
+        let bytes = match R::EXPIRES {
+            true => timed(bytes).ok_or("a value without its time in the tier")?.1,
+            false => bytes,
+        };
         if !R::BESIDE {
             return Ok(Self { row: bytes, beside: &[] });
         }
@@ -208,6 +204,9 @@ impl<'a> Value<'a> {
 }
 
 fn write_value<R: Row>(row: &R, out: &mut Vec<u8>) -> Res {
+    if R::EXPIRES {
+        out.extend_from_slice(&row.expires_at().to_le_bytes());
+    }
     row.write(out)?;
     if R::BESIDE {
         let before = out.len();
@@ -344,193 +343,6 @@ impl<K: Key, R: Row> Table<K, R> {
         true
     }
 
-    /// Entries last written up to this epoch may leave.
-    pub(super) fn oldest_kept(&self) -> u32 {
-        self.epochs.complete.max(1)
-    }
-
-    /// Whether a full segment is to shed entries rather than grow by `more` bytes.
-    pub(super) fn must_shed(&mut self, more: usize) -> bool {
-        match &mut self.spill {
-            Some(spill) if !spill.over => !spill.held.take(more as u64),
-            _ => false,
-        }
-    }
-
-    /// Lets a part of a segment's entries leave; whether any did.
-    pub(super) fn shed(&mut self, at: usize) -> bool {
-        let part = self.segments.get(at).map_or(0, |s| s.entries.len() / PART + 1);
-        self.shed_some(at, part) > 0
-    }
-
-    /// Lets up to `many` of a segment's entries leave; how many did.
-    pub(super) fn shed_some(&mut self, at: usize, many: usize) -> usize {
-        let Some(mut spill) = self.spill.take() else { return 0 };
-        let shed = self.shed_to(&mut spill, at, many);
-        let shed = shed.unwrap_or_else(|error| {
-            spill.failed.get_or_insert(error);
-            0
-        });
-        self.spill = Some(spill);
-        shed
-    }
-
-    fn shed_to(&mut self, spill: &mut Spill<K>, at: usize, many: usize) -> Res<usize> {
-        let oldest_kept = self.oldest_kept();
-        let (max, inside) = (self.max, self.is_inside(at));
-        let Some(segment) = self.segments.get_mut(at) else { return Ok(0) };
-        if inside || many == 0 || spill.over || spill.failed.is_some() {
-            return Ok(0);
-        }
-        let mut ages: Vec<u32> =
-            segment.entries.iter().map(|e| e.stamp.epoch()).filter(|e| *e <= oldest_kept).collect();
-        let many = many.min(ages.len());
-        if many == 0 {
-            return Ok(0);
-        }
-        let (_, &mut youngest, _) = ages.select_nth_unstable(many - 1);
-        let (mut keys, mut values) = (Packed::default(), Packed::default());
-        let leaves = |e: &Entry<K, R>| e.stamp.epoch() <= youngest;
-        let mut leaving = Vec::with_capacity(many);
-        for bucket in 0..segment.entries.num_buckets() {
-            if leaving.len() == many {
-                break;
-            }
-            let Some(entry) = segment.entries.get_bucket(bucket).filter(|e| leaves(e)) else {
-                continue;
-            };
-            leaving.push(bucket);
-            if !entry.stamp.is_in_tier() {
-                values.push(|out| write_value(&entry.row, out))?;
-                let (prefix, group) = (spill.prefix, max.group(entry.key.hash64()));
-                keys.push(|out| write_key(prefix, group, &entry.key, out));
-            }
-        }
-        // They stay until the tier has them.
-        spill.put(&keys, &values)?;
-        let (mut heap, mut left) = (0, many);
-        for bucket in leaving {
-            if let Ok(found) = segment.entries.get_bucket_entry(bucket) {
-                heap += found.remove().0.row.heap_bytes() as u64;
-                left -= 1;
-            }
-        }
-        spill.held.set(spill.held.held().saturating_sub(heap));
-        spill.count += (many - left) as u64;
-        let each = (values.bytes() + keys.bytes()) as u64 / keys.len().max(1) as u64;
-        spill.bytes += each * (many - left) as u64;
-        tidy(segment);
-        Ok(many - left)
-    }
-
-    /// Whether the snapshot stands in this segment.
-    pub(super) fn is_inside(&self, at: usize) -> bool {
-        let inside = self.epochs.draining.as_ref().filter(|d| d.inside.is_some());
-        let segment = self.segments.get(at);
-        inside.zip(segment).is_some_and(|(d, s)| d.owing.passed == s.groups.start)
-    }
-
-    /// Now and then: says what the table holds, and lets entries leave if all tables
-    /// together hold too much, as rows that grow by themselves may bring about. Where that
-    /// does not suffice, sources are held back.
-    pub(super) fn tend_spill(&mut self) {
-        if !self.keep_within()
-            && let Some(spill) = &self.spill
-        {
-            hold_back(spill.held.budget());
-        }
-    }
-
-    /// As [`Table::tend_spill`], but that the caller sees to the rest where it does not
-    /// suffice: answers false then.
-    pub(super) fn keep_within(&mut self) -> bool {
-        let Some(spill) = &mut self.spill else { return true };
-        spill.looked += 1;
-        if spill.looked >= (spill.held.budget().limit() / LOOK_SHARE).clamp(1, LOOK) {
-            spill.looked = 0;
-            self.look();
-        }
-        for _ in 0..AT_ONCE.min(self.segments.len()) {
-            if !self.holds_too_much() {
-                return true;
-            }
-            self.shed_next();
-        }
-        // A part was not enough: everything that may leave, before sources are held back.
-        !self.is_far_over() || self.relieve(false)
-    }
-
-    /// Lets a part of the next segment in turn leave.
-    fn shed_next(&mut self) {
-        let segments = self.segments.len();
-        if let Some(spill) = &mut self.spill {
-            let at = spill.next % segments.max(1);
-            spill.next = at + 1;
-            self.shed(at);
-        }
-    }
-
-    /// Lets as much leave as is too much, and says what is held exactly; whether that
-    /// sufficed. `room`: until there is some for a while.
-    pub(super) fn relieve(&mut self, room: bool) -> bool {
-        for at in 0..self.segments.len() {
-            self.look();
-            // By parts, for what leaves is copied on its way.
-            loop {
-                let Some(spill) = &self.spill else { return true };
-                let (used, limit) = (spill.held.budget().used(), spill.held.budget().limit());
-                if used <= if room { limit - limit / 16 } else { limit } {
-                    return true;
-                }
-                if !self.shed(at) {
-                    break;
-                }
-            }
-        }
-        self.look();
-        !self.holds_too_much()
-    }
-
-    /// A checkpoint has ended: if it is complete, what it holds may leave.
-    pub(super) fn relieve_after(&mut self, complete: bool) {
-        if complete && self.holds_too_much() {
-            self.relieve(true);
-        }
-        if let Some(spill) = &self.spill {
-            spill.held.budget().checkpoint_ended(complete);
-        }
-    }
-
-    fn is_far_over(&self) -> bool {
-        self.spill.as_ref().is_some_and(|s| s.held.budget().far_over())
-    }
-
-    /// While files are loaded: rows hold memory of their own, which nothing asks for.
-    pub(super) fn load_spill(&mut self) -> Res {
-        if self.spill.is_some() {
-            self.look();
-            for at in 0..self.segments.len() {
-                if !self.holds_too_much() {
-                    break;
-                }
-                self.shed_some(at, usize::MAX);
-            }
-        }
-        self.check_spill()
-    }
-
-    fn holds_too_much(&self) -> bool {
-        self.spill.as_ref().is_some_and(|s| s.held.budget().over())
-    }
-
-    /// Says what the table holds.
-    fn look(&mut self) {
-        let held = self.bytes() as u64;
-        if let Some(spill) = &mut self.spill {
-            spill.held.set(held);
-        }
-    }
-
     /// Calls `f` with every key, row and hash that only the tier has, in order of key
     /// group and key.
     pub fn for_each_spilled(&mut self, mut f: impl FnMut(&K, &R, u64)) -> Res {
@@ -558,6 +370,15 @@ impl<K: Key, R: Row> Table<K, R> {
         }
     }
 
+    /// Rows that only the tier has and that have expired may go. They leave no mark in
+    /// checkpoints: in older files they stand as what they are, expired.
+    pub(super) fn expire_spilled(&mut self, now: Ts) {
+        if let Some(spill) = self.spill.as_mut().filter(|s| s.used && s.expired < now) {
+            spill.expired = now;
+            spill.tier.expire(now);
+        }
+    }
+
     /// What a snapshot of the consumed table would still need is not needed any more.
     pub(super) fn drop_consumed(&mut self) {
         self.spill.take_if(|s| s.over);
@@ -582,20 +403,6 @@ impl<K: Key, R: Row> Table<K, R> {
     /// Fails if something went wrong earlier where no error could be returned.
     pub(super) fn check_spill(&mut self) -> Res {
         self.spill.as_mut().map_or(Ok(()), |s| s.check())
-    }
-}
-
-/// Holds sources back until a checkpoint is complete.
-pub(super) fn hold_back(budget: &Budget) {
-    budget.press();
-    if budget.first_warning() {
-        tracing::warn!(
-            used = budget.used(),
-            limit = budget.limit(),
-            "more state was written since the last checkpoint than the memory budget holds: \
-             sources wait for checkpoints, which are taken early; give the job more memory, or \
-             a shorter interval"
-        );
     }
 }
 
@@ -633,25 +440,4 @@ pub(super) fn write_spilled<K: Key, R: Row>(
     })?;
     *from = stopped;
     Ok(from.is_none())
-}
-
-/// Removed entries leave marks that take room: a segment with many is made anew.
-fn tidy<K: Key, R>(segment: &mut Segment<K, R>) {
-    let full = segment.entries.num_buckets() / 8 * 7;
-    let sparse = segment.entries.len() < full / 4;
-    if !sparse && segment.entries.capacity() >= full / 8 * 7 {
-        return;
-    }
-    let room = if sparse { segment.entries.len() * 2 } else { full };
-    let mut anew = HashTable::with_capacity(room);
-    for entry in segment.entries.drain() {
-        anew.insert_unique(entry.key.hash64(), entry, |e: &Entry<K, R>| e.key.hash64());
-    }
-    segment.entries = anew;
-    segment.moves += 1;
-}
-
-/// Bytes by which a segment grows.
-pub(super) fn growth<K, R>(segment: &Segment<K, R>) -> usize {
-    segment.entries.allocation_size()
 }

@@ -8,7 +8,7 @@
 //! so a range of key groups is a range of keys. Where tables of several namespaces share
 //! a tier, the namespace stands before that: so those that are dead are a range too.
 
-use crate::data::Res;
+use crate::data::{Res, Ts};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -83,6 +83,21 @@ pub trait Tier {
     /// Keys below `until` are neither asked for nor written from now on: what they hold may
     /// go, at a time of the tier's choosing.
     fn forget(&self, until: &[u8]) -> Res;
+
+    /// Each value begins with a time, [`TIME`] bytes, little endian: those whose time is not
+    /// after `now` may go, at a time of the tier's choosing. Where this is never called,
+    /// values begin with what they like.
+    fn expire(&self, now: Ts);
+}
+
+/// Bytes of the time before a value: see [`Tier::expire`].
+pub const TIME: usize = size_of::<Ts>();
+
+/// The time before a value, and the rest: see [`Tier::expire`].
+#[must_use]
+pub fn timed(value: &[u8]) -> Option<(Ts, &[u8])> {
+    let (time, rest) = value.split_first_chunk::<TIME>()?;
+    Some((Ts::from_le_bytes(*time), rest))
 }
 
 /// Makes the tiers of a process.
@@ -152,6 +167,13 @@ impl Tier for MemoryTier {
             *entries = rest;
         }
         Ok(())
+    }
+
+    fn expire(&self, now: Ts) {
+        if !self.keeps {
+            let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+            entries.retain(|_, value| timed(value).is_none_or(|(time, _)| time > now));
+        }
     }
 }
 

@@ -66,8 +66,8 @@ impl<S: State> Row for TimedRow<S> {
     const EXPIRES: bool = Keyed::<S>::EXPIRES;
 
     #[inline]
-    fn expired(&self, now: Ts) -> bool {
-        self.user.expired(now) && self.timers.is_empty()
+    fn expires_at(&self) -> Ts {
+        if self.timers.is_empty() { self.user.expires_at() } else { Ts::MAX }
     }
 
     /// When the index of timers looks at the key: it keeps what it has of keys whose

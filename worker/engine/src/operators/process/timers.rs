@@ -12,6 +12,7 @@
 //! that become part of the heap when their turn comes. Pure.
 
 use crate::data::{Res, Ts};
+use crate::operators::due;
 use crate::state::Field;
 use crate::state::row::{FieldKind, FieldShape, decode, encode};
 use millrace_protocol::key::Key;
@@ -153,10 +154,7 @@ impl Timers {
 impl Timers {
     pub fn write_indexed(&self, out: &mut Vec<u8>) {
         let Some(standing) = &self.0 else { return };
-        for at in standing.indexed {
-            out.push(u8::from(at.is_some()));
-            out.extend_from_slice(&at.unwrap_or(0).to_le_bytes());
-        }
+        due::write(standing.indexed, out);
     }
 
     /// Undoes [`Timers::write_indexed`], of timers that have just been read.
@@ -165,16 +163,10 @@ impl Timers {
             self.0 = None;
             return Ok(());
         }
-        let (each, rest) = bytes.as_chunks::<9>();
-        let [event, processing] = each else { return Err("not two times of an index".into()) };
-        if !rest.is_empty() {
-            return Err("more than two times of an index".into());
-        }
-        let time = |[some, at @ ..]: [u8; 9]| (some != 0).then(|| Ts::from_le_bytes(at));
         let standing = self
             .0
             .get_or_insert_with(|| Box::new(Standing { set: Vec::new(), indexed: [None; 2] }));
-        standing.indexed = [time(*event), time(*processing)];
+        standing.indexed = due::read(bytes)?;
         Ok(())
     }
 }

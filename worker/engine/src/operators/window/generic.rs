@@ -16,7 +16,7 @@ use super::ahead::{FETCH, fetch, fetch_due};
 use super::body::Body;
 use super::held::Held;
 use super::slots::{Ends, Slots, SlotsRow};
-use super::timers::{Timers, Wake};
+use super::timers::{Clocks, Wake};
 use super::{LateRows, WINDOWS, no_timestamp};
 use crate::api::keyed::KeySelector;
 use crate::api::window::assign::{TimeDomain, Window, WindowAssigner};
@@ -67,8 +67,7 @@ where
     ends: Ends,
     time: EventTime,
     now: Ts,
-    event: Timers<S::Key>,
-    processing: Timers<S::Key>,
+    timers: Clocks<S::Key>,
     /// Memory of timers.
     held: Held,
     /// Windows of the row in hand, with what their trigger said.
@@ -96,8 +95,7 @@ where
             ends,
             time: EventTime::START,
             now: 0,
-            event: Timers::new(),
-            processing: Timers::new(),
+            timers: Clocks::new(),
             held: Held::new(parts.table.budget()),
             parts,
             windows: Vec::new(),
@@ -119,7 +117,7 @@ where
             self.row(ts, hash, wrap(row), out)?;
         }
         self.parts.table.tend();
-        self.held.note(|| self.event.bytes() + self.processing.bytes());
+        self.held.note(|| self.timers.bytes());
         Ok(())
     }
 
@@ -191,15 +189,13 @@ where
 
         // The key is only cloned for who needs it.
         let mut key = None;
-        for (domain, timers) in
-            [(TimeDomain::Event, &mut self.event), (TimeDomain::Processing, &mut self.processing)]
-        {
+        for domain in [TimeDomain::Event, TimeDomain::Processing] {
             let Some(due) = slots.due(domain, ends, watermark) else { continue };
             let wake = slots.wake_mut(domain);
             if wake.is_none_or(|wake| due < wake) {
                 *wake = Some(due);
                 let key = key.get_or_insert_with(|| selector.owned(&row));
-                timers.push(Wake { time: due, hash, key: key.clone() });
+                self.timers.of(domain).push(Wake { time: due, hash, key: key.clone() });
             }
         }
         if results.iter().any(|(_, r)| *r != TriggerResult::Continue) && key.is_none() {
@@ -251,10 +247,7 @@ where
     fn fire(&mut self, domain: TimeDomain, time: Ts, out: &mut Emitter<B::Out>) -> Res<Flow> {
         let mut fetched = 0;
         while self.has_room(out)? {
-            let timers = match domain {
-                TimeDomain::Event => &mut self.event,
-                TimeDomain::Processing => &mut self.processing,
-            };
+            let timers = self.timers.of(domain);
             if fetched == 0 {
                 fetched = fetch_due(&mut self.parts.table, timers, time)?;
             }
@@ -362,19 +355,11 @@ where
             .filter(|due| slots.wake(other).is_none_or(|wake| *due < wake));
         if let Some(due) = crossed {
             *slots.wake_mut(other) = Some(due);
-            let timers = match other {
-                TimeDomain::Event => &mut self.event,
-                TimeDomain::Processing => &mut self.processing,
-            };
-            timers.push(Wake { time: due, hash: wake.hash, key: wake.key.clone() });
+            self.timers.of(other).push(Wake { time: due, hash: wake.hash, key: wake.key.clone() });
         }
         if let Some(next) = next {
             wake.time = next;
-            let timers = match domain {
-                TimeDomain::Event => &mut self.event,
-                TimeDomain::Processing => &mut self.processing,
-            };
-            timers.push(wake);
+            self.timers.of(domain).push(wake);
         }
         Ok(())
     }
@@ -387,13 +372,9 @@ where
             *slots.wake_mut(domain) = due;
             ((), Change::Kept)
         });
-        let timers = match domain {
-            TimeDomain::Event => &mut self.event,
-            TimeDomain::Processing => &mut self.processing,
-        };
         if let Some(due) = due {
             wake.time = due;
-            timers.push(wake);
+            self.timers.of(domain).push(wake);
         }
     }
 
@@ -456,7 +437,7 @@ where
     }
 
     fn next_processing_time(&self) -> Option<Ts> {
-        self.processing.next()
+        self.timers.processing.next()
     }
 
     fn is_settled(&self) -> bool {
@@ -473,22 +454,21 @@ where
 
     fn restored(&mut self, time: EventTime) -> Res {
         self.time = time;
-        self.event.clear();
-        self.processing.clear();
+        self.timers.clear();
         // A program with a shorter lateness may want keys to be woken earlier.
         let mut earlier = Vec::new();
-        let Self { parts, ends, time, event, processing, .. } = self;
+        let Self { parts, ends, time, timers, .. } = self;
         let mut index = |key: &S::Key, slots: &SlotsRow<B::Acc, G::State>, hash| {
-            for (domain, timers) in
-                [(TimeDomain::Event, &mut *event), (TimeDomain::Processing, &mut *processing)]
-            {
+            for domain in [TimeDomain::Event, TimeDomain::Processing] {
                 let due = slots.0.due(domain, ends, time.of(hash));
                 let wake = slots.0.wake(domain);
                 match (due, wake) {
                     (Some(due), wake) if wake.is_none_or(|wake| due < wake) => {
                         earlier.push((domain, Wake { time: due, hash, key: key.clone() }));
                     }
-                    (_, Some(time)) => timers.push(Wake { time, hash, key: key.clone() }),
+                    (_, Some(time)) => {
+                        timers.of(domain).push(Wake { time, hash, key: key.clone() })
+                    }
                     (_, None) => {}
                 }
             }
@@ -501,10 +481,7 @@ where
                 if let Some(slots) = parts.table.get_mut(wake.hash, &wake.key) {
                     *slots.0.wake_mut(*domain) = Some(wake.time);
                 }
-                match domain {
-                    TimeDomain::Event => event.push(wake.clone()),
-                    TimeDomain::Processing => processing.push(wake.clone()),
-                }
+                timers.of(*domain).push(wake.clone());
             }
         }
         Ok(())
@@ -536,10 +513,10 @@ where
         let mut fetched = 0;
         while self.has_room(out)? {
             if fetched == 0 {
-                fetched = fetch_due(&mut self.parts.table, &mut self.processing, TS_MAX)?;
+                fetched = fetch_due(&mut self.parts.table, &mut self.timers.processing, TS_MAX)?;
             }
             fetched -= 1;
-            let Some(mut wake) = self.processing.pop(TS_MAX) else { return Ok(Flow::Done) };
+            let Some(mut wake) = self.timers.processing.pop(TS_MAX) else { return Ok(Flow::Done) };
             let known = self.parts.table.get(wake.hash, &wake.key);
             if known.and_then(|slots| slots.0.wake_processing) != Some(wake.time) {
                 continue;
@@ -556,7 +533,7 @@ where
                 }
                 Some(due) => {
                     wake.time = due;
-                    self.processing.push(wake);
+                    self.timers.processing.push(wake);
                 }
                 None => {}
             }

@@ -4,6 +4,7 @@
 use crate::api::window::assign::{TimeDomain, Window};
 use crate::api::window::trigger::Timer;
 use crate::data::{Data, Res, Ts};
+use crate::operators::due;
 use crate::state::Plain;
 use crate::state::row::{Row, RowReader, RowShape, heap_of};
 use millrace_protocol::shape::ShapeError;
@@ -52,18 +53,11 @@ impl<A: Data, G: Data> Row for SlotsRow<A, G> {
     const BESIDE: bool = true;
 
     fn write_beside(&self, out: &mut Vec<u8>) {
-        for wake in [self.0.wake, self.0.wake_processing] {
-            out.push(u8::from(wake.is_some()));
-            out.extend_from_slice(&wake.unwrap_or(0).to_le_bytes());
-        }
+        due::write([self.0.wake, self.0.wake_processing], out);
     }
 
     fn read_beside(&mut self, bytes: &[u8]) -> Res {
-        let ([event, processing], []) = bytes.as_chunks::<9>() else {
-            return Err("not two times of a key's windows".into());
-        };
-        let time = |[some, at @ ..]: &[u8; 9]| (*some != 0).then(|| Ts::from_le_bytes(*at));
-        (self.0.wake, self.0.wake_processing) = (time(event), time(processing));
+        [self.0.wake, self.0.wake_processing] = due::read(bytes)?;
         Ok(())
     }
 

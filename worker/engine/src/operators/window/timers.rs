@@ -8,6 +8,7 @@
 //! Far entries lie unordered in buckets of time; the bucket that is due becomes a heap.
 
 use super::key_bytes;
+use crate::api::window::TimeDomain;
 use crate::data::Ts;
 use millrace_protocol::key::Key;
 use std::cmp::{Ordering, Reverse};
@@ -48,6 +49,33 @@ impl<K: Key> PartialEq for Wake<K> {
 }
 
 impl<K: Key> Eq for Wake<K> {}
+
+/// Timers of event time and of processing time.
+pub(crate) struct Clocks<K: Key> {
+    pub event: Timers<K>,
+    pub processing: Timers<K>,
+}
+
+impl<K: Key> Clocks<K> {
+    pub fn new() -> Self {
+        Self { event: Timers::new(), processing: Timers::new() }
+    }
+
+    pub fn of(&mut self, domain: TimeDomain) -> &mut Timers<K> {
+        match domain {
+            TimeDomain::Event => &mut self.event,
+            TimeDomain::Processing => &mut self.processing,
+        }
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.event.bytes() + self.processing.bytes()
+    }
+
+    pub fn clear(&mut self) {
+        *self = Self::new();
+    }
+}
 
 pub(crate) struct Timers<K: Key> {
     /// Entries of the buckets up to `opened`.
@@ -103,10 +131,6 @@ impl<K: Key> Timers<K> {
     /// About the bytes of memory held, but for what keys hold outside themselves.
     pub fn bytes(&self) -> usize {
         (self.near.capacity() + self.later + self.later / 2) * size_of::<Wake<K>>()
-    }
-
-    pub fn clear(&mut self) {
-        *self = Self::new();
     }
 }
 

@@ -1,7 +1,9 @@
 //! Rows of user state: dirtiness, emptiness, time to live, evolution.
 
 use super::{Output, rng};
+use crate::state::budget::Budget;
 use crate::state::restore::{Restore, RestoreFile};
+use crate::state::tier::{MemoryTiers, TierFactory};
 use crate::state::*;
 use millrace_derive::{Key, State};
 use millrace_protocol::ids::{CheckpointId, Uid};
@@ -239,6 +241,59 @@ fn what_expired_is_swept_with_tombstones() {
     assert_eq!(back.len(), 2_000);
     assert!(back.get(2_999_u64.hash64(), &2_999).unwrap().view(4_598).is_some());
     assert!(back.get(2_999_u64.hash64(), &2_999).unwrap().view(4_599).is_none());
+}
+
+#[test]
+fn what_expired_in_the_tier_is_not_seen_again_and_may_leave_it() {
+    for (tiers, drops) in [(MemoryTiers::default(), true), (MemoryTiers::that_keep(), false)] {
+        let mut table = keyed::<Brief>();
+        table.spill_to(tiers.open("s").unwrap(), &Budget::new(1));
+        let act = |table: &mut Table<u64, Keyed<Brief>>, key: u64, now: i64, value: u64| {
+            table.want(key.hash64(), &key);
+            table.fetch().unwrap();
+            table.update(key.hash64(), &key, Keyed::new, |row| {
+                let count = &mut row.open(now).count;
+                let found = count.get().copied();
+                count.set(value);
+                (found, row.close(now))
+            })
+        };
+        for key in 0..3_000 {
+            assert_eq!(act(&mut table, key, key as i64, key), None);
+        }
+        let (file, _) = snapshot(&mut table, 1, None);
+        for at in 0..table.segments() {
+            table.shed_some(at, usize::MAX);
+        }
+        assert_eq!((table.len(), table.spills()), (0, true));
+        let spilled = |table: &mut Table<u64, Keyed<Brief>>| {
+            let mut keys = Vec::new();
+            table.for_each_spilled(|key, _, _| keys.push(*key)).unwrap();
+            keys.sort_unstable();
+            keys
+        };
+        table.sweep(1_599, 10);
+        assert_eq!(spilled(&mut table).len(), 3_000, "nothing has expired");
+        table.sweep(2_599, 10);
+        let kept = spilled(&mut table);
+        assert!(kept.ends_with(&(1_000..3_000).collect::<Vec<_>>()), "what has not, stays");
+        assert_eq!(kept.len(), if drops { 2_000 } else { 3_000 });
+        // One that expired begins anew, one that did not goes on.
+        assert_eq!(act(&mut table, 7, 2_599, 70), None);
+        assert_eq!(act(&mut table, 1_000, 2_599, 71), Some(1_000));
+        let (delta, _) = snapshot(&mut table, 2, Some(1));
+        let mut back = keyed::<Brief>();
+        restore(&[file, delta], &mut back).unwrap();
+        let count = |key: u64| {
+            let row = back.get(key.hash64(), &key)?;
+            row.view(2_599)?.count.get().copied()
+        };
+        for (key, expected) in
+            [(7, Some(70)), (8, None), (999, None), (1_000, Some(71)), (1_001, Some(1_001))]
+        {
+            assert_eq!(count(key), expected, "{key}");
+        }
+    }
 }
 
 mod later {

@@ -3,7 +3,7 @@ use crate::api::process::{Cx, KeyedProcess, Timer};
 use crate::api::tags::{AnyTag, OutputTag};
 use crate::data::{Res, Ts};
 use crate::state::{MapState, Value};
-use crate::testing::{Element, Harness};
+use crate::testing::{Element, Harness, SPILLS};
 use millrace_derive::State;
 use millrace_protocol::key::Key;
 use std::collections::{BTreeMap, BTreeSet};
@@ -262,27 +262,31 @@ impl KeyedProcess<u64, (u64, Ts)> for Counts {
 
 #[test]
 fn expired_state_is_empty_and_its_timers_still_fire() {
-    let (mut harness, (input, out)) = Harness::new(|t| {
-        let (input, rows) = t.input::<(u64, Ts)>("rows");
-        (input, t.output(rows.key_by(|r| r.0).process("counts", Counts)))
-    })
-    .unwrap();
-    input.push(0, (1, 5000)).push(0, (1, 0)).push(0, (2, 0)).push(0, (3, 900));
-    harness.run().unwrap();
-    let counts = vec![(1, 1, false), (1, 2, false), (2, 1, false), (3, 1, false)];
-    assert_eq!(out.take(), counts);
-    harness.advance_to(900).unwrap();
-    assert_eq!(out.take(), vec![(3, 1, true)]);
-    harness.advance_to(Duration::from_secs(2).as_millis() as Ts).unwrap();
-    let snapshot = harness.snapshot().unwrap();
-    harness.restore(&snapshot, 3).unwrap();
-    input.push(0, (2, 0)).push(0, (3, 0));
-    harness.run().unwrap();
-    let mut counts = out.take();
-    counts.sort();
-    assert_eq!(counts, vec![(2, 1, false), (3, 1, false)]);
-    harness.advance_to(5000).unwrap();
-    assert_eq!(out.take(), vec![(1, 0, true)]);
+    for spills in [false, true] {
+        SPILLS.set(spills);
+        let (mut harness, (input, out)) = Harness::new(|t| {
+            let (input, rows) = t.input::<(u64, Ts)>("rows");
+            (input, t.output(rows.key_by(|r| r.0).process("counts", Counts)))
+        })
+        .unwrap();
+        input.push(0, (1, 5000)).push(0, (1, 0)).push(0, (2, 0)).push(0, (3, 900));
+        harness.run().unwrap();
+        let counts = vec![(1, 1, false), (1, 2, false), (2, 1, false), (3, 1, false)];
+        assert_eq!(out.take(), counts);
+        harness.advance_to(900).unwrap();
+        assert_eq!(out.take(), vec![(3, 1, true)]);
+        harness.advance_to(Duration::from_secs(2).as_millis() as Ts).unwrap();
+        let snapshot = harness.snapshot().unwrap();
+        harness.restore(&snapshot, 3).unwrap();
+        input.push(0, (2, 0)).push(0, (3, 0));
+        harness.run().unwrap();
+        let mut counts = out.take();
+        counts.sort();
+        assert_eq!(counts, vec![(2, 1, false), (3, 1, false)]);
+        harness.advance_to(5000).unwrap();
+        assert_eq!(out.take(), vec![(1, 0, true)]);
+    }
+    SPILLS.set(false);
 }
 
 #[derive(Clone)]
