@@ -80,6 +80,7 @@ pub fn revision(id: &Identity, spec: &StreamJobSpec) -> Result<config::Revision,
         storage: storage(id, &spec.storage)?,
         backend: match spec.state.as_ref().and_then(|state| state.backend) {
             None | Some(Backend::Memory) => config::Backend::Memory,
+            Some(Backend::Disk) => config::Backend::Disk,
             Some(Backend::RocksDB) => config::Backend::RocksDB,
         },
         exchange: match spec.tls.as_ref().and_then(|tls| tls.exchange) {

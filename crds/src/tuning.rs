@@ -20,7 +20,9 @@ pub struct State {
 pub enum Backend {
     /// In memory.
     Memory,
-    /// In memory as far as the budget goes, the rest on the pod's local disk.
+    /// In memory as far as the budget goes, the rest in files on the pod's local disk.
+    Disk,
+    /// In memory as far as the budget goes, the rest in RocksDB on the pod's local disk.
     RocksDB,
 }
 

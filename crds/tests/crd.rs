@@ -49,7 +49,7 @@ fn where_null_is_taken_values_are_a_rule_and_no_list() {
         rules(&definition, &mut found);
     }
     assert_eq!(found.len(), 4, "{found:?}");
-    assert!(found.contains(&"self in ['Memory', 'RocksDB']".to_owned()), "{found:?}");
+    assert!(found.contains(&"self in ['Memory', 'Disk', 'RocksDB']".to_owned()), "{found:?}");
 }
 
 #[test]

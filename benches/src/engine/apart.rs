@@ -40,7 +40,7 @@ pub fn main(mut args: impl Iterator<Item = String>) -> Result<()> {
         (Some(IDLE), None) => be_idle(),
         (Some(MEMORY), Some(keys)) => be_large(keys.parse()?),
         #[cfg(feature = "rocksdb")]
-        (Some(half @ (spilled::OURS | spilled::BARE)), Some(keys)) => {
+        (Some(half @ (spilled::FILES | spilled::ROCKSDB | spilled::BARE)), Some(keys)) => {
             spilled::main(half, &keys, &args.next().context("no skew")?)
         }
         _ => bail!("{FLAG} is for this program's own use"),

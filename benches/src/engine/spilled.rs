@@ -10,14 +10,18 @@ use crate::events::splitmix;
 use crate::measure::resident_bytes;
 use anyhow::{Context, Result, bail, ensure};
 use millrace::prelude::*;
+use millrace_disk::DiskTiers;
 use millrace_engine::graph::SpillTo;
 use millrace_engine::state::budget::{Budget, FIXED, LEAST, Shares};
+use millrace_engine::state::tier::TierFactory;
 use millrace_rocksdb::{LocalDir, RocksTiers};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The first argument of the engine's process.
-pub const OURS: &str = "spilled";
+/// The first argument of the engine's process, with the tier of files.
+pub const FILES: &str = "spilled-files";
+/// The first argument of the engine's process, with the RocksDB tier.
+pub const ROCKSDB: &str = "spilled-rocksdb";
 /// The first argument of the other.
 pub const BARE: &str = "bare-rocksdb";
 
@@ -88,9 +92,9 @@ impl Keys {
     }
 }
 
-/// Both halves, of so many keys: ours, then bare.
-pub fn spilled(keys: u64, skew: Skew) -> Result<(Spilled, Spilled)> {
-    Ok((apart(OURS, keys, skew)?, apart(BARE, keys, skew)?))
+/// With so many keys: with the tier of files, with the RocksDB tier, and bare RocksDB.
+pub fn spilled(keys: u64, skew: Skew) -> Result<[Spilled; 3]> {
+    Ok([apart(FILES, keys, skew)?, apart(ROCKSDB, keys, skew)?, apart(BARE, keys, skew)?])
 }
 
 fn apart(half: &str, keys: u64, skew: Skew) -> Result<Spilled> {
@@ -109,7 +113,7 @@ pub fn main(half: &str, keys: &str, skew: &str) -> Result<()> {
     let total = FIXED + tables / 35 * 100;
     ensure!(total >= LEAST, "too few keys: the memory for them would be too small to work");
     let result = match half {
-        OURS => ours(keys, total)?,
+        FILES | ROCKSDB => ours(keys, total, half)?,
         BARE => bare(keys, total)?,
         _ => bail!("{half} is no half"),
     };
@@ -117,13 +121,17 @@ pub fn main(half: &str, keys: &str, skew: &str) -> Result<()> {
     Ok(())
 }
 
-fn ours(keys: Keys, total: u64) -> Result<Spilled> {
+fn ours(keys: Keys, total: u64, half: &str) -> Result<Spilled> {
     let shares = Shares::of(total);
     let local = tempfile::tempdir()?;
-    let open = |e| anyhow::anyhow!("RocksDB: {e}");
-    let directory = LocalDir::within(local.path()).map_err(open)?;
-    let tiers = RocksTiers::open(directory, shares.tier).map_err(open)?;
-    let spill = SpillTo { tiers: Arc::new(tiers), budget: Budget::new(shares.tables) };
+    let open = |e| anyhow::anyhow!("the tier: {e}");
+    let tiers: Arc<dyn TierFactory> = if half == FILES {
+        Arc::new(DiskTiers::open(local.path(), shares.tier).map_err(open)?)
+    } else {
+        let directory = LocalDir::within(local.path()).map_err(open)?;
+        Arc::new(RocksTiers::open(directory, shares.tier).map_err(open)?)
+    };
+    let spill = SpillTo { tiers, budget: Budget::new(shares.tables) };
     millrace_engine::runtime::memory::hold(&spill.budget, total)?;
     let (env, pace) = (Env::new(), Pace::default());
     let row = move |i| if i < keys.keys { (i, i | 1 << 40) } else { (keys.at(i), i & 0xff) };

@@ -130,6 +130,8 @@ pub enum Backend {
     /// In memory.
     #[default]
     Memory,
+    /// In memory, as far as the budget goes; the rest in files on a local disk.
+    Disk,
     /// In memory, as far as the budget goes; the rest in RocksDB on a local disk.
     RocksDB,
 }

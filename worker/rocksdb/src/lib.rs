@@ -28,11 +28,6 @@ use table::TableTier;
 
 pub(crate) type Db = DBWithThreadMode<MultiThreaded>;
 
-/// The allocator of a program that is linked with this crate, of RocksDB's C++ too: glibc's
-/// kept half as much again as was in use (40 MiB of 128), jemalloc keeps a fifth.
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
 /// The least that RocksDB is given: below it, it would spend its time on tiny files.
 const LEAST: u64 = 8 << 20;
 

@@ -2,8 +2,9 @@
 
 use crate::cli::trouble::Trouble;
 use millrace_engine::graph::SpillTo;
+use millrace_protocol::config::Backend;
 #[cfg(feature = "cluster")]
-use millrace_protocol::config::{Backend, Revision};
+use millrace_protocol::config::Revision;
 use std::path::{Path, PathBuf};
 
 /// The memory of a process that nobody started by `run`, such as a pod's.
@@ -15,8 +16,29 @@ const MEMORY_LIMIT: &str = "MILLRACE_MEMORY_LIMIT";
 pub enum StateBackend {
     /// In memory.
     Memory,
+    /// In memory, as far as the budget goes; the rest in files on a local disk.
+    Disk,
     /// In memory, as far as the budget goes; the rest in RocksDB on a local disk.
     Rocksdb,
+}
+
+impl From<StateBackend> for Backend {
+    fn from(backend: StateBackend) -> Self {
+        match backend {
+            StateBackend::Memory => Self::Memory,
+            StateBackend::Disk => Self::Disk,
+            StateBackend::Rocksdb => Self::RocksDB,
+        }
+    }
+}
+
+/// The features that this program would need for a backend, but was built without.
+pub fn missing_for(backend: Backend) -> Option<&'static str> {
+    match backend {
+        Backend::Disk if !cfg!(feature = "disk") => Some("disk"),
+        Backend::RocksDB if !cfg!(feature = "rocksdb") => Some("rocksdb"),
+        _ => None,
+    }
 }
 
 /// The options about it.
@@ -25,12 +47,11 @@ pub struct StateOptions {
     /// Where keyed state lives
     #[arg(long, value_name = "BACKEND", value_enum, default_value = "memory")]
     pub backend: StateBackend,
-    /// Memory of each process, for --backend rocksdb: 512MiB, 4GiB [default: the limit of the
+    /// Memory of each process, for --backend disk: 512MiB, 4GiB [default: the limit of the
     /// cgroup, or what the machine has, divided among the processes]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub memory: Option<u64>,
-    /// Directory in which state that memory has no room for gets a directory of its own
-    /// [default: that for temporary files]
+    /// Directory for state that memory has no room for [default: that for temporary files]
     #[arg(long, value_name = "DIR")]
     pub local_dir: Option<PathBuf>,
 }
@@ -38,13 +59,8 @@ pub struct StateOptions {
 /// What the tables of a job in this process alone spill to, if they do.
 pub fn spill(options: &StateOptions) -> Result<Option<SpillTo>, Trouble> {
     options.check()?;
-    match options.backend {
-        StateBackend::Memory => Ok(None),
-        StateBackend::Rocksdb => {
-            let room = Room { asked: options.memory, processes: 1 };
-            rocksdb(room, options.local_dir.as_deref()).map(Some)
-        }
-    }
+    let room = Room { asked: options.memory, processes: 1 };
+    spill_to(options.backend.into(), room, options.local_dir.as_deref())
 }
 
 /// As [`spill`], of one process of several. `options`: those of `run`, where there are
@@ -57,18 +73,16 @@ pub fn spill_of_worker(
     (index, neighbours): (u16, u16),
     here: &Path,
 ) -> Result<Option<SpillTo>, Trouble> {
-    match revision.backend {
-        Backend::Memory => Ok(None),
-        Backend::RocksDB => {
-            let asked = match options.and_then(|o| o.memory) {
-                Some(bytes) => Some(bytes),
-                None => memory_in_environment()?,
-            };
-            let parent = options.and_then(|o| o.local_dir.as_deref()).unwrap_or(here);
-            let directory = parent.join(format!("state-{index}"));
-            rocksdb(Room { asked, processes: neighbours }, Some(&directory)).map(Some)
-        }
+    if revision.backend == Backend::Memory {
+        return Ok(None);
     }
+    let asked = match options.and_then(|o| o.memory) {
+        Some(bytes) => Some(bytes),
+        None => memory_in_environment()?,
+    };
+    let parent = options.and_then(|o| o.local_dir.as_deref()).unwrap_or(here);
+    let directory = parent.join(format!("state-{index}"));
+    spill_to(revision.backend, Room { asked, processes: neighbours }, Some(&directory))
 }
 
 /// What whoever started this process says of its memory.
@@ -83,21 +97,23 @@ fn memory_in_environment() -> Result<Option<u64>, Trouble> {
 impl StateOptions {
     /// Whether they go together.
     pub fn check(&self) -> Result<(), Trouble> {
-        match self.backend {
-            StateBackend::Memory if self.memory.is_some() || self.local_dir.is_some() => {
-                Err(Trouble::user(
-                    "--memory and --local-dir bound what --backend rocksdb keeps in memory: add \
-                     it, or leave them out",
-                ))
-            }
-            StateBackend::Rocksdb if !cfg!(feature = "rocksdb") => Err(without()),
-            _ => Ok(()),
+        if self.backend == StateBackend::Memory
+            && (self.memory.is_some() || self.local_dir.is_some())
+        {
+            return Err(Trouble::user(
+                "--memory and --local-dir bound what --backend disk keeps in memory: add it, or \
+                 leave them out",
+            ));
+        }
+        match missing_for(self.backend.into()) {
+            Some(feature) => Err(without(feature)),
+            None => Ok(()),
         }
     }
 }
 
 /// What memory a process may take.
-#[cfg_attr(not(feature = "rocksdb"), allow(dead_code))]
+#[cfg_attr(not(feature = "disk"), allow(dead_code))]
 struct Room {
     /// Said by the user.
     asked: Option<u64>,
@@ -105,61 +121,101 @@ struct Room {
     processes: u16,
 }
 
-fn without() -> Trouble {
-    Trouble::user(
-        "this program was built without RocksDB: build it with the feature \"rocksdb\" of the \
-         crate millrace, or use the memory backend",
-    )
+fn without(feature: &str) -> Trouble {
+    Trouble::user(format!(
+        "this program was built without this backend: build it with the feature {feature:?} of \
+         the crate millrace, or use another"
+    ))
 }
 
-#[cfg(not(feature = "rocksdb"))]
-fn rocksdb(_: Room, _: Option<&Path>) -> Result<SpillTo, Trouble> {
-    Err(without())
+#[cfg(not(feature = "disk"))]
+fn spill_to(backend: Backend, _: Room, _: Option<&Path>) -> Result<Option<SpillTo>, Trouble> {
+    missing_for(backend).map_or(Ok(None), |feature| Err(without(feature)))
 }
 
-#[cfg(feature = "rocksdb")]
-fn rocksdb(room: Room, directory: Option<&Path>) -> Result<SpillTo, Trouble> {
+#[cfg(feature = "disk")]
+fn spill_to(
+    backend: Backend,
+    room: Room,
+    directory: Option<&Path>,
+) -> Result<Option<SpillTo>, Trouble> {
     use millrace_engine::runtime::memory;
-    use millrace_engine::state::budget::{Budget, LEAST, Shares};
-    use millrace_rocksdb::{LocalDir, RocksTiers};
-    use std::sync::Arc;
+    use millrace_engine::state::budget::{Budget, Shares};
 
-    let limit = memory::limit();
-    let total = match (room.asked, &limit) {
-        (Some(bytes), _) => bytes,
-        (None, Some(limit)) => limit.bytes / u64::from(room.processes.max(1)),
-        (None, None) => {
-            return Err(Trouble::user(
-                "how much memory there is cannot be found out here: say it with --memory SIZE",
-            ));
-        }
-    };
-    if total < LEAST {
-        return Err(Trouble::user(format!(
-            "{} MiB of memory are too few: give at least {}",
-            total >> 20,
-            LEAST >> 20
-        )));
+    if backend == Backend::Memory {
+        return Ok(None);
     }
-    if let Some(limit) = limit.filter(|l| l.bytes < total) {
-        return Err(Trouble::user(format!(
-            "{} MiB of memory are more than the {} allows ({} MiB)",
-            total >> 20,
-            limit.of,
-            limit.bytes >> 20
-        )));
-    }
+    let total = room.bytes()?;
     let shares = Shares::of(total);
-    let directory = match directory {
-        Some(directory) => LocalDir::within(directory),
-        None => LocalDir::temporary(),
-    };
-    let directory = directory.map_err(Trouble::user)?;
-    tracing::info!(memory = %shares, local = %directory.path().display(), "memory budget");
-    let tiers = RocksTiers::open(directory, shares.tier).map_err(Trouble::user)?;
+    tracing::info!(memory = %shares, "memory budget");
+    let tiers = tiers(backend, directory, shares.tier)?;
     let budget = Budget::new(shares.tables);
     memory::hold(&budget, total).map_err(Trouble::failed)?;
-    Ok(SpillTo { tiers: Arc::new(tiers), budget })
+    Ok(Some(SpillTo { tiers, budget }))
+}
+
+#[cfg(feature = "disk")]
+impl Room {
+    /// What the process may take.
+    fn bytes(&self) -> Result<u64, Trouble> {
+        use millrace_engine::runtime::memory;
+        use millrace_engine::state::budget::LEAST;
+
+        let limit = memory::limit();
+        let total = match (self.asked, &limit) {
+            (Some(bytes), _) => bytes,
+            (None, Some(limit)) => limit.bytes / u64::from(self.processes.max(1)),
+            (None, None) => {
+                return Err(Trouble::user(
+                    "how much memory there is cannot be found out here: say it with --memory SIZE",
+                ));
+            }
+        };
+        if total < LEAST {
+            return Err(Trouble::user(format!(
+                "{} MiB of memory are too few: give at least {}",
+                total >> 20,
+                LEAST >> 20
+            )));
+        }
+        match limit.filter(|limit| limit.bytes < total) {
+            None => Ok(total),
+            Some(limit) => Err(Trouble::user(format!(
+                "{} MiB of memory are more than the {} allows ({} MiB)",
+                total >> 20,
+                limit.of,
+                limit.bytes >> 20
+            ))),
+        }
+    }
+}
+
+/// Where state goes that memory has no room for.
+#[cfg(feature = "disk")]
+fn tiers(
+    backend: Backend,
+    directory: Option<&Path>,
+    memory: u64,
+) -> Result<std::sync::Arc<dyn millrace_engine::state::tier::TierFactory>, Trouble> {
+    use std::sync::Arc;
+
+    #[cfg(feature = "rocksdb")]
+    if backend == Backend::RocksDB {
+        use millrace_rocksdb::{LocalDir, RocksTiers};
+        let directory = match directory {
+            Some(directory) => LocalDir::within(directory),
+            None => LocalDir::temporary(),
+        };
+        let directory = directory.map_err(Trouble::user)?;
+        return Ok(Arc::new(RocksTiers::open(directory, memory).map_err(Trouble::user)?));
+    }
+    if let Some(feature) = missing_for(backend) {
+        return Err(without(feature));
+    }
+    let temporary = std::env::temp_dir();
+    let directory = directory.unwrap_or(&temporary);
+    let tiers = millrace_disk::DiskTiers::open(directory, memory).map_err(Trouble::user)?;
+    Ok(Arc::new(tiers))
 }
 
 /// `512MiB`, `4GiB`, `1073741824`.

@@ -39,6 +39,17 @@ impl Packed {
         })
     }
 
+    /// One of them.
+    #[must_use]
+    #[inline]
+    pub fn get(&self, at: usize) -> Option<&[u8]> {
+        let start = match at.checked_sub(1) {
+            Some(before) => *self.ends.get(before)?,
+            None => 0,
+        };
+        self.bytes.get(start..*self.ends.get(at)?)
+    }
+
     /// How many.
     #[must_use]
     pub fn len(&self) -> usize {

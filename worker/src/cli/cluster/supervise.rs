@@ -8,15 +8,14 @@ use crate::cli::place::Place;
 use crate::cli::progress::Progress;
 use crate::cli::savepoint::look;
 use crate::cli::screen::Screen;
-use crate::cli::state::StateBackend;
 use crate::cli::trouble::Trouble;
 use crate::cli::view::{Doing, View};
 use crate::cli::{FAILED, USER_ERROR, run};
 use millrace_cluster::token::Token;
 use millrace_engine::coordinator::RestoreChoice;
 use millrace_protocol::config::{
-    Backend, CONFIG_FORMAT, CheckpointSettings, DesiredState, ExchangeSecurity, Live,
-    OnExistingState, RestartSettings, RestoreFrom, Revision,
+    CONFIG_FORMAT, CheckpointSettings, DesiredState, ExchangeSecurity, Live, OnExistingState,
+    RestartSettings, RestoreFrom, Revision,
 };
 use millrace_protocol::ids::JobUid;
 use rustix::process::{Pid, Signal, kill_process};
@@ -152,10 +151,7 @@ fn configuration(
         max_parallelism: options.max_parallelism,
         slots_per_worker: slots,
         storage: place.storage(),
-        backend: match options.state.backend {
-            StateBackend::Memory => Backend::Memory,
-            StateBackend::Rocksdb => Backend::RocksDB,
-        },
+        backend: options.state.backend.into(),
         exchange,
         drop_state: Vec::new(),
         on_existing_state: OnExistingState::Resume,

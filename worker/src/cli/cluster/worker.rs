@@ -7,7 +7,7 @@ use crate::cli::place::Place;
 use crate::cli::run;
 use crate::cli::screen::Screen;
 use crate::cli::server::{Running, serve};
-use crate::cli::state::spill_of_worker;
+use crate::cli::state::{missing_for, spill_of_worker};
 use crate::cli::trouble::Trouble;
 use clap::Args;
 use millrace_cluster::Heartbeat;
@@ -22,7 +22,7 @@ use millrace_engine::exchange::tls::Certificates;
 use millrace_engine::job::{Handle, JobOptions, Lead, Proposed};
 use millrace_engine::store::opener::is_url;
 use millrace_engine::store::{Access, DirectoryStore, OwnerLock, StoreError};
-use millrace_protocol::config::{Backend, ExchangeSecurity, Live, OnExistingState, Revision};
+use millrace_protocol::config::{ExchangeSecurity, Live, OnExistingState, Revision};
 use millrace_protocol::head::Owner;
 use millrace_protocol::ids::Uid;
 use millrace_protocol::keygroup::MaxParallelism;
@@ -264,12 +264,14 @@ pub fn unclaimed(revision: &Revision) -> Unclaimed {
 
 /// What a configuration may ask for and this program cannot do: never something else instead.
 pub fn refuse_unsupported(revision: &Revision) -> Result<(), Trouble> {
-    if revision.backend == Backend::RocksDB && !cfg!(feature = "rocksdb") {
-        let why = "state.backend RocksDB: this program was built without it. Build it with the \
-                   feature \"rocksdb\" of the crate millrace, or leave the backend out";
-        return Err(Trouble::user(why));
+    match missing_for(revision.backend) {
+        None => Ok(()),
+        Some(feature) => Err(Trouble::user(format!(
+            "state.backend {:?}: this program was built without it. Build it with the feature \
+             {feature:?} of the crate millrace, or give it another backend",
+            revision.backend
+        ))),
     }
-    Ok(())
 }
 
 fn existing(revision: &Revision) -> Existing {
