@@ -190,6 +190,20 @@ impl Room {
     }
 }
 
+/// A table has up to two dozen files, and a process many tables: as many open files as it may
+/// have, where a shell gives it a few hundred of them.
+#[cfg(feature = "disk")]
+fn allow_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        tracing::warn!(%error, ?current, "cannot allow this process more open files");
+    }
+}
+
 /// Where state goes that memory has no room for.
 #[cfg(feature = "disk")]
 fn tiers(
@@ -212,6 +226,7 @@ fn tiers(
     if let Some(feature) = missing_for(backend) {
         return Err(without(feature));
     }
+    allow_open_files();
     let temporary = std::env::temp_dir();
     let directory = directory.unwrap_or(&temporary);
     let tiers = millrace_disk::DiskTiers::open(directory, memory).map_err(Trouble::user)?;

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 /// Below this a process cannot work.
 pub const LEAST: u64 = 64 << 20;
 
-/// What a process takes however much memory it has: its code and RocksDB's (17 MiB), stacks,
-/// and what RocksDB holds beside its cache, such as the files that it merges.
+/// What a process takes however much memory it has: its code (with RocksDB's 17 MiB), stacks,
+/// and what merges of the tier's files hold.
 pub const FIXED: u64 = 32 << 20;
 
 /// The shares of a process's memory, in bytes.
@@ -20,7 +20,7 @@ pub struct Shares {
     pub total: u64,
     /// Hash tables.
     pub tables: u64,
-    /// The tier's block cache and write buffers.
+    /// What the tier holds to write and to find entries.
     pub tier: u64,
     /// Batches between subtasks, and output buffers.
     pub network: u64,
