@@ -1,7 +1,8 @@
 //! A gate merges the channels of a task: watermarks, idleness, alignment, end.
 //!
 //! - The task's watermark is the minimum over channels that are neither idle nor
-//!   ended; it never goes back.
+//!   ended; it never goes back. While one is idle it is not the end of time, whatever the
+//!   others say: an end follows its watermark by a moment.
 //! - No row is given out before every channel has said something. So a bounded
 //!   source whose reader got no split says its end before the others' rows are
 //!   judged for lateness, and the outcome does not depend on thread timing.
@@ -17,7 +18,7 @@
 mod overtake;
 mod time;
 
-use crate::data::{AnyBatch, TS_MIN, Ts};
+use crate::data::{AnyBatch, TS_MAX, TS_MIN, Ts};
 use crate::runtime::channel::{Channel, Element};
 use crate::runtime::flight::{Flight, Restored, Tries};
 use crate::runtime::snapshot::Barrier;
@@ -40,6 +41,13 @@ struct Inlet {
     barrier: Option<Barrier>,
     /// An element that was taken while listening for the first word of all channels.
     held: Option<Element>,
+}
+
+impl Inlet {
+    /// Whether no row will come from it.
+    fn is_over(&self) -> bool {
+        self.ended || self.watermark == TS_MAX
+    }
 }
 
 /// What a task is to do next.
