@@ -1,16 +1,16 @@
 //! State larger than its budget, and what keeps it there: early checkpoints, for which
 //! sources wait.
 
-use crate::common::{options, run_watched};
-use millrace::connectors::{Blackhole, Generator};
+use crate::common::{Counts, How, assert_same, multiset, options, run_and_stop, run_watched, seed};
+use millrace::connectors::{Blackhole, Collected, Generator};
 use millrace::engine::coordinator::{CheckpointPolicy, Event, Outcome};
 use millrace::engine::graph::SpillTo;
 use millrace::engine::job::Handle;
 use millrace::engine::state::budget::Budget;
-use millrace::engine::state::tier::MemoryTiers;
+use millrace::engine::state::tier::{MemoryTiers, TierFactory};
 use millrace::prelude::*;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 const LIMIT: u64 = 4 << 20;
@@ -68,4 +68,51 @@ fn sources_wait_for_checkpoints_that_tables_ask_for() {
     // Batches that were under way are taken in while the checkpoint completes, however slow
     // the machine's disk is; what is not held back takes more than ten times as much.
     assert!(most < 3 * LIMIT, "{most}");
+}
+
+/// Failures, stops and other parallelisms, with next to no memory for tables: nearly all
+/// state is in files, and the output is that of a job which nobody disturbed.
+#[test]
+#[cfg(feature = "disk")]
+fn what_is_in_files_is_exact_through_failures_and_rescales() {
+    let mut rng = fastrand::Rng::with_seed(seed());
+    let job = Counts { rows: 60_000, keys: 4_001, rate: 60_000 };
+    let (storage, local) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (out, left) = (Collected::new(), Arc::new(AtomicU32::new(5)));
+    let spilled = Arc::new(AtomicU64::new(0));
+    for round in 0..20 {
+        let mut options = options(storage.path(), rng.u16(1..=3));
+        options.checkpoints.interval = Some(Duration::from_millis(30));
+        let tiers = millrace_disk::DiskTiers::open(local.path(), 64 << 10).unwrap();
+        let tiers: Arc<dyn TierFactory> = Arc::new(tiers);
+        options.spill = Some(SpillTo { tiers: Arc::clone(&tiers), budget: Budget::new(64 << 10) });
+        let (bad, left, most) = (rng.u64(..job.rows), Arc::clone(&left), Arc::clone(&spilled));
+        let handle = job.build(out.sink(), move |row| {
+            let take = |n: u32| n.checked_sub(1);
+            if row == bad && left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok() {
+                return Err("poison".into());
+            }
+            if row % 100 == 0 {
+                most.fetch_max(tiers.stats().disk, Ordering::Relaxed);
+            }
+            Ok(row)
+        });
+        let how = if rng.bool() { How::Suspend } else { How::Cancel };
+        let outcome = match round < 3 {
+            true => {
+                let after = Duration::from_millis(rng.u64(150..400));
+                run_and_stop(&handle, options, after, how)
+            }
+            false => run_watched(&handle, options),
+        };
+        match outcome.unwrap() {
+            Outcome::Finished | Outcome::FinishedBefore => break,
+            Outcome::Suspended => {}
+            other => panic!("round {round} ended with {other:?}"),
+        }
+    }
+    assert_same(&multiset(out.rows()), &job.expected(), "with state in files");
+    let spilled = spilled.load(Ordering::Relaxed);
+    println!("{spilled} bytes of files");
+    assert!(spilled > 64 << 10, "{spilled} bytes of files: too little state for this test");
 }
