@@ -57,7 +57,7 @@ pub fn a_program_of_ones_own_becomes_an_image_and_a_job(s: &mut Scenario<'_>) ->
         std::fs::read_to_string(checkout().join("examples/card-alerts/k8s/streamjob.yaml"))?;
     // A store of our own, and an end, to compare at.
     for (theirs, ours) in [
-        ("region: eu-central-1", "region: eu-central-1\n      endpoint: http://s3:9000"),
+        ("region: eu-central-1", "region: us-east-1\n      endpoint: http://s3:9000"),
         ("--rate=10000", "--rate=10000, --payments=900000"),
     ] {
         ensure!(yaml.contains(theirs), "the example does not say {theirs}");
