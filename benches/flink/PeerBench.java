@@ -91,19 +91,55 @@ public final class PeerBench {
 
         TypeInformation<Tuple3<Long, Long, Long>> row = TypeInformation.of(new TypeHint<>() {});
         KeyedStream<Tuple3<Long, Long, Long>, Long> keyed =
-                env.addSource(new Generator(keys, events), "generated", row)
+                env.addSource(new Generator(keys, events, args[1]), "generated", row)
                         .keyBy(event -> event.f0, Types.LONG);
         DataStream<Tuple3<Long, Long, Long>> results =
                 switch (args[1]) {
                     case "window-count" ->
                             keyed.window(TumblingEventTimeWindows.of(Duration.ofSeconds(1)))
                                     .aggregate(new Count(), new WithWindow(), Types.LONG, Types.LONG, row);
-                    case "running-reduce" -> keyed.reduce(new Sum());
+                    case "running-reduce", "loaded-zipf", "loaded-uniform" -> keyed.reduce(new Sum());
                     default -> throw new IllegalArgumentException("no job " + args[1]);
                 };
         results.filter(new Digest(args[1].equals("window-count"))).sinkTo(new DiscardingSink<>());
         env.execute(args[0]);
-        return events * 1e3 / (LAST_NS.get() - FIRST_NS.get());
+        long loaded = args[1].startsWith("loaded") ? keys : 0;
+        return (events - loaded) * 1e3 / (LAST_NS.get() - FIRST_NS.get());
+    }
+
+    static final double THETA = 0.99;
+
+    /**
+     * Keys by Zipf's law: Gray et al., "Quickly generating billion-record synthetic databases",
+     * 1994; as in ../src/engine/spilled.rs.
+     */
+    static final class Zipf implements java.io.Serializable {
+        private final long keys;
+        private final double zeta;
+        private final double eta;
+
+        Zipf(long keys) {
+            this.keys = keys;
+            double zeta = 0;
+            for (long i = 1; i <= keys; i++) {
+                zeta += Math.pow(i, -THETA);
+            }
+            double two = 1 + Math.pow(0.5, THETA);
+            this.zeta = zeta;
+            this.eta = (1 - Math.pow(2.0 / keys, 1 - THETA)) / (1 - two / zeta);
+        }
+
+        long at(long i) {
+            double u = (splitmix(i) >>> 11) * 0x1p-53;
+            if (u * zeta < 1) {
+                return 0;
+            }
+            if (u * zeta < 1 + Math.pow(0.5, THETA)) {
+                return 1;
+            }
+            long rank = (long) (keys * Math.pow(eta * u - eta + 1, 1 / (1 - THETA)));
+            return Math.min(rank, keys - 1);
+        }
     }
 
     static long splitmix(long i) {
@@ -118,13 +154,25 @@ public final class PeerBench {
             implements CheckpointedFunction {
         private final long keys;
         private final long events;
+        /** So many rows first, one of each key, before time is taken. */
+        private final long loaded;
+        private final Zipf zipf;
         private volatile boolean cancelled;
         private transient long next;
         private transient ListState<Long> position;
 
-        Generator(long keys, long events) {
+        Generator(long keys, long events, String job) {
             this.keys = keys;
             this.events = events;
+            this.loaded = job.startsWith("loaded") ? keys : 0;
+            this.zipf = job.equals("loaded-zipf") ? new Zipf(keys) : null;
+        }
+
+        private long key(long i) {
+            if (i < loaded) {
+                return i;
+            }
+            return zipf == null ? ((splitmix(i) >>> 32) * keys) >>> 32 : zipf.at(i);
         }
 
         @Override
@@ -134,11 +182,15 @@ public final class PeerBench {
                 next = getRuntimeContext().getTaskInfo().getIndexOfThisSubtask();
             }
             long watermark = Long.MIN_VALUE;
-            FIRST_NS.accumulate(System.nanoTime());
+            boolean begun = false;
             while (!cancelled && next < events) {
+                if (!begun && next >= loaded) {
+                    FIRST_NS.accumulate(System.nanoTime());
+                    begun = true;
+                }
                 synchronized (out.getCheckpointLock()) {
                     for (int n = 0; n < 256 && next < events; n++) {
-                        long key = ((splitmix(next) >>> 32) * keys) >>> 32;
+                        long key = key(next);
                         long ts = next / EVENTS_PER_MS;
                         if (ts - 1 > watermark) {
                             watermark = ts - 1;
