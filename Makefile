@@ -39,7 +39,7 @@ test: lint policy doc ## All that CI checks: lint, licences, docs, tests
 	cargo test $(WORKSPACE) $(FEATURES)
 
 .PHONY: test-rocksdb
-test-rocksdb: ## Lint and tests of state larger than memory; compiles RocksDB, once a quarter of an hour
+test-rocksdb: ## Lint and tests of the RocksDB tier; compiles RocksDB, once a quarter of an hour
 	$(WITH_ROCKSDB) cargo clippy --package millrace-rocksdb --package millrace --all-targets --features $(ROCKSDB) -- -D warnings
 	$(WITH_ROCKSDB) cargo test --package millrace-rocksdb --package millrace --features $(ROCKSDB)
 

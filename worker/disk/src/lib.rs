@@ -14,12 +14,14 @@
 //! In memory are the first key of each block of 4 KiB and ten bits for each key; where that is
 //! more than the tier is given, the oldest runs have no filters.
 //!
-//! Rooms: `young` what was written last, `run` files, `filter` which keys a run may have,
-//! `order` several sources as one, `work` the threads that write, `table` all of it as
-//! one table's tier.
+//! Rooms: `young` what was written last, `run` files, `block` what is read of them at once,
+//! `filter` which keys a run may have, `place` what they take, `order` several sources as one,
+//! `work` the threads that write, `table` all of it as one table's tier.
 
+mod block;
 mod filter;
 mod order;
+mod place;
 mod run;
 mod table;
 mod work;
@@ -27,7 +29,7 @@ mod young;
 
 use millrace_engine::data::{Fail, Res};
 use millrace_engine::state::tier::{Tier, TierFactory, TierStats};
-use run::Place;
+use place::Place;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

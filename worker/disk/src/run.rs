@@ -8,18 +8,18 @@
 //!
 //! The file has no name: it goes with its last user, however that ends.
 
+use crate::block::{Block, Bounds, entry_at, write_length};
 use crate::filter::Filter;
 use crate::key_hash;
 use crate::order::{Entry, Source, head};
+use crate::place::{Counted, Place};
 use crate::work::Dead;
-use millrace_engine::data::{Fail, Res, Ts};
+use millrace_engine::data::{Res, Ts};
 use millrace_engine::state::tier::{Packed, timed};
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A block is closed once it has so many bytes.
 const BLOCK: usize = 4 << 10;
@@ -27,61 +27,6 @@ const BLOCK: usize = 4 << 10;
 const CHUNK: usize = 256 << 10;
 /// Bits of the filter for each key.
 const BITS: usize = 10;
-/// After a block's entries: their number and a checksum.
-const TAIL: usize = 2 + 4;
-
-/// Bytes that something takes, counted while it lives.
-pub(crate) struct Counted {
-    bytes: u64,
-    counter: Arc<AtomicU64>,
-}
-
-impl Counted {
-    pub fn new(bytes: u64, counter: &Arc<AtomicU64>) -> Self {
-        counter.fetch_add(bytes, Ordering::Relaxed);
-        Self { bytes, counter: Arc::clone(counter) }
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.counter.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-/// Where runs are, and what they take.
-pub(crate) struct Place {
-    directory: Box<Path>,
-    next: AtomicU64,
-    pub disk: Arc<AtomicU64>,
-    pub memory: Arc<AtomicU64>,
-    /// What filters and first keys may take; above it, the oldest runs are without filters.
-    pub most: u64,
-}
-
-impl Place {
-    pub fn new(directory: &Path, most: u64) -> Self {
-        let counter = || Arc::new(AtomicU64::new(0));
-        let (disk, memory) = (counter(), counter());
-        Self { directory: directory.into(), next: AtomicU64::new(0), disk, memory, most }
-    }
-
-    /// A file without a name.
-    fn file(&self) -> Res<File> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let path = self.directory.join(format!("millrace-{}-{number}", std::process::id()));
-        let file = File::options().read(true).write(true).create_new(true).open(&path);
-        let file = file.and_then(|file| std::fs::remove_file(&path).map(|()| file));
-        file.map_err(|e| {
-            Fail::from(format!("cannot keep state in {}: {e}", self.directory.display()))
-        })
-    }
-
-    fn failed(&self, what: &str, error: &std::io::Error) -> Fail {
-        format!("cannot {what} state in {}: {error}", self.directory.display()).into()
-    }
-}
-
 /// Writes a run.
 pub(crate) struct RunWriter {
     place: Arc<Place>,
@@ -100,9 +45,10 @@ pub(crate) struct RunWriter {
 }
 
 impl RunWriter {
-    /// For at most `count` entries. `filtered`: with a filter, if there is room for it.
+    /// For at most `count` entries. `oldest`: there is no older run, so that it may do without
+    /// a filter if there is no room for one.
     pub fn new(place: &Arc<Place>, count: usize, oldest: bool) -> Res<Self> {
-        let room = place.most.saturating_sub(place.memory.load(Ordering::Relaxed));
+        let room = place.room();
         // Whoever looks into the oldest run finds the key mostly.
         let bits = if oldest && (count * BITS / 8) as u64 > room { 0 } else { BITS };
         Ok(Self {
@@ -123,8 +69,7 @@ impl RunWriter {
 
     /// The next entry, of a key above the last one's.
     pub fn push(&mut self, key: &[u8], value: Option<&[u8]>) -> Res {
-        let begin = self.out.len() - self.block;
-        if begin >= BLOCK {
+        if self.out.len() - self.block >= BLOCK {
             self.close()?;
         }
         let begin = self.out.len() - self.block;
@@ -296,7 +241,7 @@ impl Run {
     /// Reads a block, and checks it.
     pub fn read(&self, block: usize, bytes: &mut Vec<u8>) -> Res {
         let (Some(from), Some(to)) = (self.offsets.get(block), self.offsets.get(block + 1)) else {
-            return Err(self.damaged());
+            return Err(self.place.damaged());
         };
         bytes.resize(usize::try_from(to - from)?, 0);
         self.file.read_exact_at(bytes, *from).map_err(|e| self.place.failed("read", &e))?;
@@ -306,13 +251,8 @@ impl Run {
     fn check(&self, block: &[u8]) -> Res {
         match block.split_last_chunk() {
             Some((body, crc)) if crc32fast::hash(body) == u32::from_le_bytes(*crc) => Ok(()),
-            _ => Err(self.damaged()),
+            _ => Err(self.place.damaged()),
         }
-    }
-
-    fn damaged(&self) -> Fail {
-        let directory = self.place.directory.display();
-        format!("state in {directory} is damaged: is the disk sound?").into()
     }
 
     /// All of it.
@@ -335,94 +275,6 @@ impl Run {
             source.advance()?;
         }
         Ok(source)
-    }
-}
-
-fn write_length(mut length: u64, out: &mut Vec<u8>) {
-    while length >= 0x80 {
-        out.push(length as u8 | 0x80);
-        length >>= 7;
-    }
-    out.push(length as u8);
-}
-
-fn read_length(bytes: &mut &[u8]) -> Option<u64> {
-    let (mut length, mut shift) = (0, 0);
-    loop {
-        let (byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        length |= u64::from(byte & 0x7f).checked_shl(shift)?;
-        if byte & 0x80 == 0 {
-            return Some(length);
-        }
-        shift += 7;
-    }
-}
-
-/// Where a key begins, where its value begins and, if it has one, ends.
-type Bounds = (usize, usize, Option<usize>);
-
-fn entry_at(bytes: &[u8], (key, value, end): Bounds) -> Option<Entry<'_>> {
-    let value_bytes = match end {
-        Some(end) => Some(bytes.get(value..end)?),
-        None => None,
-    };
-    Some(Entry { key: bytes.get(key..value)?, value: value_bytes })
-}
-
-/// A block whose checksum holds.
-#[derive(Clone, Copy)]
-pub(crate) struct Block<'a>(&'a [u8]);
-
-impl<'a> Block<'a> {
-    pub fn of(bytes: &'a [u8]) -> Self {
-        Self(bytes)
-    }
-
-    pub fn len(self) -> usize {
-        let at = self.0.len().saturating_sub(TAIL);
-        let count = self.0.get(at..at + 2).and_then(|n| n.first_chunk());
-        count.map_or(0, |n| u16::from_le_bytes(*n).into())
-    }
-
-    fn begin(self, at: usize, len: usize) -> Option<usize> {
-        let begins = self.0.len().checked_sub(TAIL + 2 * len)?;
-        let begin = self.0.get(begins + 2 * at..)?.first_chunk()?;
-        Some(u16::from_le_bytes(*begin).into())
-    }
-
-    /// Of an entry: where its key begins, where its value begins and, if it has one, ends.
-    fn bounds(self, at: usize, len: usize) -> Option<Bounds> {
-        let mut bytes = self.0.get(self.begin(at, len)?..)?;
-        let key_len = usize::try_from(read_length(&mut bytes)?).ok()?;
-        let value_len = usize::try_from(read_length(&mut bytes)?).ok()?;
-        let key = self.0.len() - bytes.len();
-        let value = key.checked_add(key_len)?;
-        let end = match value_len.checked_sub(1) {
-            Some(len) => Some(value.checked_add(len)?),
-            None => None,
-        };
-        (end.unwrap_or(value) <= self.0.len()).then_some((key, value, end))
-    }
-
-    fn entry_of(self, at: usize, len: usize) -> Option<Entry<'a>> {
-        entry_at(self.0, self.bounds(at, len)?)
-    }
-
-    /// What the run has of a key: its value, or that it is gone.
-    pub fn find(self, key: &[u8]) -> Option<Option<&'a [u8]>> {
-        let len = self.len();
-        let (mut low, mut high) = (0, len);
-        while low < high {
-            let middle = low.midpoint(high);
-            let entry = self.entry_of(middle, len)?;
-            match entry.key.cmp(key) {
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Equal => return Some(entry.value),
-                std::cmp::Ordering::Greater => high = middle,
-            }
-        }
-        None
     }
 }
 
@@ -500,11 +352,11 @@ impl Source for RunSource {
             (self.begin, self.block, self.at) = (self.block, end, 0);
             let block = self.chunk.get(self.begin..end).unwrap_or_default();
             self.run.check(block)?;
-            self.entries = Block(block).len();
+            self.entries = Block::of(block).len();
         }
         let block = self.chunk.get(self.begin..self.block).unwrap_or_default();
-        let bounds = Block(block).bounds(self.at, self.entries);
-        let (key, value, end) = bounds.ok_or_else(|| self.run.damaged())?;
+        let bounds = Block::of(block).bounds(self.at, self.entries);
+        let (key, value, end) = bounds.ok_or_else(|| self.run.place.damaged())?;
         self.entry = Some((self.begin + key, self.begin + value, end.map(|end| self.begin + end)));
         self.at += 1;
         Ok(())

@@ -1,8 +1,10 @@
 //! The tier of one table: what is young, above runs.
 
+use crate::block::Block;
 use crate::order::{Source, merge};
-use crate::run::{Block, Counted, Run};
-use crate::work::{Dead, What, gone};
+use crate::place::Counted;
+use crate::run::Run;
+use crate::work::{Dead, Made, What};
 use crate::young::Young;
 use crate::{Shared, key_hash};
 use millrace_engine::data::{Res, Ts};
@@ -10,24 +12,26 @@ use millrace_engine::state::tier::{OnEntry, Packed, Tier};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
 
 /// So many runs of about a size are made one.
 const TOGETHER: usize = 4;
 /// So many runs at most: whoever writes waits for merges then.
 const MOST: usize = 24;
 
+/// So much that is on its way to runs at most.
+const FROZEN: usize = 2;
+
 /// Written no more, on its way to a run.
 struct Frozen {
     young: Arc<Young>,
-    made: Receiver<Res<Option<Run>>>,
+    made: Made,
     _bytes: Counted,
 }
 
 /// Runs on their way to one.
 struct Merging {
     runs: Vec<Arc<Run>>,
-    made: Receiver<Res<Option<Run>>>,
+    made: Made,
 }
 
 #[derive(Default)]
@@ -70,32 +74,18 @@ impl Levels {
     /// Takes runs that are ready in; has merged what there is too much of.
     fn tend(&mut self, shared: &Shared) -> Res {
         while let Some(oldest) = self.frozen.back() {
-            let made = match oldest.made.try_recv() {
-                Err(TryRecvError::Empty) if self.frozen.len() < 3 => break,
-                // Whoever writes is faster than the disk.
-                Err(TryRecvError::Empty) => oldest.made.recv().map_err(|_| gone())?,
-                Err(TryRecvError::Disconnected) => return Err(gone()),
-                Ok(made) => made,
-            };
+            // Whoever writes faster than the disk waits.
+            let Some(run) = oldest.made.take(self.frozen.len() > FROZEN)? else { break };
             self.frozen.pop_back();
-            if let Some(run) = made? {
-                self.runs.insert(0, Arc::new(run));
-            }
+            self.runs.splice(0..0, run.map(Arc::new));
         }
         if let Some(merging) = &self.merging {
-            let made = match merging.made.try_recv() {
-                Err(TryRecvError::Empty) if self.runs.len() < MOST => return Ok(()),
-                Err(TryRecvError::Empty) => merging.made.recv().map_err(|_| gone())?,
-                Err(TryRecvError::Disconnected) => return Err(gone()),
-                Ok(made) => made,
-            };
+            let Some(run) = merging.made.take(self.runs.len() >= MOST)? else { return Ok(()) };
             let merged = |run: &Arc<Run>| merging.runs.iter().any(|m| Arc::ptr_eq(m, run));
             let at = self.runs.iter().position(merged).unwrap_or(self.runs.len());
             self.runs.retain(|run| !merged(run));
+            self.runs.splice(at..at, run.map(Arc::new));
             self.merging = None;
-            if let Some(run) = made? {
-                self.runs.insert(at, Arc::new(run));
-            }
         }
         self.drop_dead();
         let sizes: Vec<u64> = self.runs.iter().map(|run| run.bytes()).collect();

@@ -1,13 +1,14 @@
 //! What threads do beside the slots: new runs of what is young, and one run of several.
 
 use crate::order::{Entry, Source, merge};
-use crate::run::{Place, Run, RunWriter};
+use crate::place::Place;
+use crate::run::{Run, RunWriter};
 use crate::young::Young;
 use millrace_engine::data::{Fail, Res, Ts};
 use millrace_engine::state::tier::timed;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 
 /// What need not be kept.
 #[derive(Debug, Clone, Default)]
@@ -26,12 +27,30 @@ pub(crate) enum What {
 }
 
 /// A run to be made.
-pub(crate) struct Job {
-    pub what: What,
-    pub dead: Dead,
+struct Job {
+    what: What,
+    dead: Dead,
     /// There is nothing older: what is gone needs no mark.
-    pub oldest: bool,
-    pub answer: Sender<Res<Option<Run>>>,
+    oldest: bool,
+    answer: Sender<Res<Option<Run>>>,
+}
+
+/// A run that was ordered; `None` in the end if nothing is left of it.
+pub(crate) struct Made(Receiver<Res<Option<Run>>>);
+
+impl Made {
+    /// The run, if it is there by now, or when it is.
+    pub fn take(&self, wait: bool) -> Res<Option<Option<Run>>> {
+        let made = match wait {
+            true => self.0.recv().map_err(|_| TryRecvError::Disconnected),
+            false => self.0.try_recv(),
+        };
+        match made {
+            Ok(made) => made.map(Some),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err(gone()),
+        }
+    }
 }
 
 /// A thread that makes runs, one after the other. It ends when it is dropped.
@@ -55,11 +74,11 @@ impl Worker {
     }
 
     /// Has a run made; the answer comes when it is there.
-    pub fn make(&self, what: What, dead: Dead, oldest: bool) -> Res<Receiver<Res<Option<Run>>>> {
+    pub fn make(&self, what: What, dead: Dead, oldest: bool) -> Res<Made> {
         let (answer, made) = mpsc::channel();
         let job = Job { what, dead, oldest, answer };
         self.jobs.send(job).map_err(|_| gone())?;
-        Ok(made)
+        Ok(Made(made))
     }
 }
 
@@ -69,7 +88,7 @@ impl Drop for Worker {
     }
 }
 
-pub(crate) fn gone() -> Fail {
+fn gone() -> Fail {
     "the thread that writes local state has ended".into()
 }
 
@@ -101,6 +120,7 @@ fn make(
         if value.is_some() || !oldest {
             run.push(key, value)?;
         }
+        // Then nobody is there any more to get what was made.
         Ok(!over.load(Ordering::Relaxed))
     })?;
     run.finish()

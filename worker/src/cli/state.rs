@@ -147,7 +147,8 @@ fn spill_to(
     }
     let total = room.bytes()?;
     let shares = Shares::of(total);
-    tracing::info!(memory = %shares, "memory budget");
+    let local = directory.map_or_else(std::env::temp_dir, Path::to_path_buf);
+    tracing::info!(memory = %shares, local = %local.display(), "memory budget");
     let tiers = tiers(backend, directory, shares.tier)?;
     let budget = Budget::new(shares.tables);
     memory::hold(&budget, total).map_err(Trouble::failed)?;
