@@ -6,7 +6,6 @@ use millrace_engine::state::contract;
 use millrace_engine::state::tier::{Packed, Tier, TierFactory};
 use std::collections::BTreeMap;
 use std::fs;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,60 +27,13 @@ fn it_keeps_what_a_tier_must() {
     }
 }
 
-/// Writes 45 MB of which 40 are dead once `die` was called, and waits until these have left
-/// the disk. Values of the first begin with the time 1, others with the time 2.
-fn what_is_dead_leaves_the_disk(die: fn(&dyn Tier)) {
-    let mut rng = rng();
+#[test]
+fn what_is_dead_leaves_the_disk_and_nothing_else_does() {
     let directory = tempfile::tempdir().unwrap();
-    let tiers = DiskTiers::open(directory.path(), 8 << 20).unwrap();
-    let tier = tiers.open("panes").unwrap();
-    let mut write = |first: u8, numbers: Range<u32>| {
-        for number in numbers.step_by(1000) {
-            let (mut keys, mut values) = (Packed::default(), Packed::default());
-            for number in number..number + 1000 {
-                keys.push(|out| {
-                    out.push(first);
-                    out.extend_from_slice(&number.to_be_bytes());
-                });
-                let time = i64::from(first) + 1;
-                let value = time.to_le_bytes().into_iter().chain((8..1000).map(|_| rng.u8(..)));
-                values.push(|out| out.extend(value));
-            }
-            tier.write(&Packed::default(), &keys, &values).unwrap();
-        }
-    };
-    write(0, 0..40_000);
-    write(1, 0..5_000);
-    die(tier.as_ref());
-    // What is left of it goes as others come.
-    for _ in 0..100 {
-        if tiers.stats().disk < 20 << 20 {
-            break;
-        }
-        write(1, 0..5_000);
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    let disk = tiers.stats().disk;
-    assert!(disk < 20 << 20, "{disk} bytes of disk for 5 MB that count");
-    let mut seen = 0;
-    tier.scan(&[1], &[2], &mut |_, _| {
-        seen += 1;
-        Ok(true)
-    })
-    .unwrap();
-    assert_eq!(seen, 5000);
-    drop(tier);
+    let open = || DiskTiers::open(directory.path(), 8 << 20).unwrap();
+    contract::what_is_forgotten_leaves_the_disk(&mut rng(), &open());
+    contract::what_expired_leaves_the_disk(&mut rng(), &open());
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "files have no names");
-}
-
-#[test]
-fn what_is_forgotten_leaves_the_disk_and_nothing_else_does() {
-    what_is_dead_leaves_the_disk(|tier| tier.forget(&[1]).unwrap());
-}
-
-#[test]
-fn what_expired_leaves_the_disk_and_nothing_else_does() {
-    what_is_dead_leaves_the_disk(|tier| tier.expire(1));
 }
 
 /// A value that expires hides an older one that does not: a merge of newer runs must not

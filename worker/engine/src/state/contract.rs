@@ -16,6 +16,7 @@ use millrace_protocol::key::Key;
 use millrace_protocol::keygroup::{KeyGroupRange, MaxParallelism};
 use millrace_protocol::shape::ShapeError;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A row with something beside it that checkpoints do not hold, and that does not count
@@ -182,6 +183,66 @@ pub fn check(rng: &mut fastrand::Rng, histories: u32, tiers: &Arc<dyn TierFactor
         assert!(completed > u64::from(histories) * 10, "{completed} checkpoints of {of}");
         assert!(spilled > u64::from(histories) * 1000, "{spilled} bytes of {of} spilled");
     }
+}
+
+/// Of a tier on a disk, with little memory: what is forgotten leaves it, and nothing else.
+pub fn what_is_forgotten_leaves_the_disk(rng: &mut fastrand::Rng, tiers: &dyn TierFactory) {
+    let key = |first: u8, number: u32| [&[first][..], &number.to_be_bytes()].concat();
+    dead_leaves_the_disk(rng, tiers, key, |tier| tier.forget(&[1]).unwrap());
+}
+
+/// The same of what expires, which lies among what does not: the one are all numbers, of the
+/// other every eighth.
+pub fn what_expired_leaves_the_disk(rng: &mut fastrand::Rng, tiers: &dyn TierFactory) {
+    let key = |first: u8, number: u32| {
+        let number = if first == 0 { number } else { number * 8 };
+        [&number.to_be_bytes()[..], &[first]].concat()
+    };
+    dead_leaves_the_disk(rng, tiers, key, |tier| tier.expire(1));
+}
+
+/// Writes 45 MB of which 40 are dead once `die` was called, and waits until these have left
+/// the disk. Values of the first begin with the time 1, others with the time 2; `key` makes
+/// keys of that and of a number.
+fn dead_leaves_the_disk(
+    rng: &mut fastrand::Rng,
+    tiers: &dyn TierFactory,
+    key: fn(u8, u32) -> Vec<u8>,
+    die: fn(&dyn Tier),
+) {
+    let tier = tiers.open("panes").unwrap();
+    let mut write = |first: u8, numbers: Range<u32>| {
+        for number in numbers.step_by(1000) {
+            let (mut keys, mut values) = (Packed::default(), Packed::default());
+            for number in number..number + 1000 {
+                keys.push(|out| out.extend_from_slice(&key(first, number)));
+                let time = i64::from(first) + 1;
+                let value = time.to_le_bytes().into_iter().chain((8..1000).map(|_| rng.u8(..)));
+                values.push(|out| out.extend(value));
+            }
+            tier.write(&Packed::default(), &keys, &values).unwrap();
+        }
+    };
+    write(0, 0..40_000);
+    write(1, 0..5_000);
+    die(tier.as_ref());
+    // What is left of it goes as others come.
+    for _ in 0..100 {
+        if tiers.stats().disk < 20 << 20 {
+            break;
+        }
+        write(1, 0..5_000);
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let disk = tiers.stats().disk;
+    assert!(disk < 20 << 20, "{disk} bytes of disk for 5 MB that count");
+    let mut seen = 0;
+    tier.scan(&[], &[u8::MAX], &mut |_, value| {
+        seen += u32::from(timed(value).unwrap().0 == 2);
+        Ok(true)
+    })
+    .unwrap();
+    assert_eq!(seen, 5000);
 }
 
 fn a_tier_is_a_sorted_map(rng: &mut fastrand::Rng, tiers: &dyn TierFactory) {
