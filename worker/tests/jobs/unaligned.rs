@@ -427,7 +427,6 @@ fn windows(
         .late_to(&LATE)
         .aggregate("counts", Count, |key, window, n| (key * 1_000_000 + window.end as u64, n));
     counts.side_output(&LATE).sink("late", late.sink());
-    // A barrier waits until a firing has been emitted, which takes many batches of the sink.
     let time = Duration::from_millis(100);
     counts.rebalance().sink("out", Slow(out.sink(), Arc::clone(slow), time));
     Handle::new(env.into_graph())
@@ -503,6 +502,40 @@ fn windows_that_overlap_come_once() {
     for _ in 0..2 {
         let ms = Duration::from_millis;
         windows_come_once(SlidingWindows::of(ms(800), ms(200)), &mut rng);
+    }
+}
+
+/// A window's firing is not interrupted by a barrier, but need not find room for all it emits.
+#[test]
+fn barriers_do_not_wait_until_a_slow_sink_has_taken_a_firing() {
+    const KEYS: u64 = 200_000;
+    const WINDOWS: u64 = 2;
+    for loopback in [None, Some(2)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (out, slow) = (Collected::new(), Arc::new(AtomicBool::new(true)));
+        let job = || {
+            let env = Env::new();
+            let source = Generator::new(|i| i).count(WINDOWS * KEYS).splits(1);
+            env.source("rows", source, Watermarks::monotonous(|i: &u64| *i as i64))
+                .key_by(|i: &u64| i % KEYS)
+                .window(TumblingWindows::of(Duration::from_millis(KEYS)))
+                .aggregate("counts", Count, |key, window, n| (*key, window.end as u64 + n))
+                .rebalance()
+                .sink("out", Slow::new(&out, &slow));
+            Handle::new(env.into_graph())
+        };
+        let mut options = slow_options(dir.path(), 2, loopback);
+        options.checkpoints.unaligned_after = Some(Duration::ZERO);
+        // A firing is 200 batches; the sinks take two a second.
+        let what = format!("loopback {loopback:?}");
+        assert!(completes(&job(), options, KEYS + 10_000, LONG), "no checkpoint: {what}");
+        let batches = in_flight(&manifest(dir.path()).unwrap(), dir.path()).0;
+        assert!(batches > 50, "only {batches} batches in flight: {what}");
+        slow.store(false, Ordering::SeqCst);
+        let options = slow_options(dir.path(), 3, None);
+        assert_eq!(run_watched(&job(), options).unwrap(), Outcome::Finished);
+        let expected = (0..WINDOWS * KEYS).map(|i| (i % KEYS, (i / KEYS + 1) * KEYS + 1));
+        assert_same(&multiset(out.rows()), &multiset(expected), &what);
     }
 }
 

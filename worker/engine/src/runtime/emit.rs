@@ -31,6 +31,10 @@ pub trait Stage<T> {
     fn force(&mut self) -> Res;
     /// Whether rows would have to wait.
     fn blocked(&self) -> bool;
+    /// Whether barriers may overtake all that is forced into it, and that lies with us.
+    fn gives_way(&self) -> bool {
+        false
+    }
 }
 
 /// Where a chain ends.
@@ -55,6 +59,10 @@ pub trait End<T> {
     fn flush(&mut self, all: bool) -> Res;
     /// See [`Stage::force`].
     fn force(&mut self) -> Res;
+    /// See [`Stage::gives_way`].
+    fn gives_way(&self) -> bool {
+        false
+    }
 }
 
 /// The user's closures from a head to an [`End`], as one loop.
@@ -126,6 +134,10 @@ impl<P: Pipe, E: End<P::Out>> Stage<P::In> for ChainStage<P, E> {
 
     fn blocked(&self) -> bool {
         self.end.blocked()
+    }
+
+    fn gives_way(&self) -> bool {
+        self.end.gives_way()
     }
 }
 
@@ -250,6 +262,11 @@ impl<T> Fanout<T> {
         Ok(())
     }
 
+    /// Whether that holds of all consumers: see [`Stage::gives_way`].
+    pub fn gives_way(&self) -> bool {
+        self.outlets.iter().all(|o| o.stage.gives_way())
+    }
+
     /// No more rows.
     pub fn end(&mut self) -> Res {
         self.outlets.iter_mut().try_for_each(|o| o.stage.end())
@@ -334,6 +351,11 @@ impl<T> Emitter<T> {
         self.out.force()
     }
 
+    /// See [`Stage::gives_way`].
+    pub fn gives_way(&self) -> bool {
+        self.out.gives_way()
+    }
+
     /// No more rows.
     pub fn end(&mut self) -> Res {
         self.deliver()?;
@@ -391,5 +413,9 @@ impl<T> End<T> for Emitter<T> {
 
     fn force(&mut self) -> Res {
         Emitter::force(self)
+    }
+
+    fn gives_way(&self) -> bool {
+        Emitter::gives_way(self)
     }
 }

@@ -212,6 +212,10 @@ impl<T: Send + 'static, R: Route<T>> End<T> for Scatter<T, R> {
         Scatter::force(self);
         Ok(())
     }
+
+    fn gives_way(&self) -> bool {
+        self.destinations.iter().all(|d| d.channel.flight().is_some())
+    }
 }
 
 /// By key group.

@@ -21,6 +21,8 @@ pub trait AnyEmitter: Any {
     fn flush(&mut self, all: bool) -> Res;
     /// See [`Emitter::force`].
     fn force(&mut self) -> Res;
+    /// See [`Emitter::gives_way`].
+    fn gives_way(&self) -> bool;
     /// See [`Emitter::blocked`].
     fn blocked(&self) -> bool;
 }
@@ -52,6 +54,10 @@ impl<T: 'static> AnyEmitter for Emitter<T> {
 
     fn force(&mut self) -> Res {
         Emitter::force(self)
+    }
+
+    fn gives_way(&self) -> bool {
+        Emitter::gives_way(self)
     }
 
     fn blocked(&self) -> bool {
@@ -133,5 +139,10 @@ impl Sides {
     /// See [`Emitter::force`].
     pub fn force(&mut self) -> Res {
         self.each(|e| e.force())
+    }
+
+    /// See [`Emitter::gives_way`].
+    pub fn gives_way(&self) -> bool {
+        self.tags.iter().filter_map(|(_, e)| e.as_ref()).all(|e| e.gives_way())
     }
 }

@@ -1,6 +1,7 @@
 //! A task: an operator with its gate and everything chained behind it.
 
 use crate::data::{AnyBatch, Res, Ts};
+use crate::runtime::BATCH_ROWS;
 use crate::runtime::emit::Emitter;
 use crate::runtime::event_time::EventTime;
 use crate::runtime::flight::Recorded;
@@ -9,7 +10,7 @@ use crate::runtime::metrics::NodeMetrics;
 use crate::runtime::operator::{Flow, Operator};
 use crate::runtime::snapshot::{Barrier, SnapshotParts};
 use crate::state::StateTable;
-use millrace_protocol::ids::Uid;
+use millrace_protocol::ids::{CheckpointId, Uid};
 use std::sync::Arc;
 
 /// What a turn of a task came to.
@@ -96,6 +97,8 @@ pub struct OperatorTask<O: Operator> {
     marks: Vec<Ts>,
     /// When a barrier that waits may overtake rows.
     overtakes_at: Option<Ts>,
+    /// For which barrier batches were emitted without room for them, and how many.
+    forced: (Option<CheckpointId>, usize),
     ended: bool,
     metrics: Arc<NodeMetrics>,
 }
@@ -122,6 +125,7 @@ impl<O: Operator> OperatorTask<O> {
             current: Current::Nothing,
             marks: Vec::new(),
             overtakes_at: None,
+            forced: (None, 0),
             ended: false,
             metrics,
         }
@@ -234,11 +238,53 @@ impl<O: Operator> OperatorTask<O> {
         Ok(())
     }
 
+    /// Whether all that the operator was given is in its state. A watermark that fires is not
+    /// interrupted.
+    fn is_between_rows(&mut self) -> bool {
+        let between = match &mut self.current {
+            Current::Nothing => true,
+            Current::Batch { input, batch, .. } => {
+                let left = self.gate.marks(*input, batch.as_mut());
+                left.first().is_none_or(|mark| mark.0 > 0)
+            }
+            _ => false,
+        };
+        between && self.operator.is_settled()
+    }
+
+    /// Works up to the next place between two rows although the outputs are full, so that a
+    /// barrier need not wait until a firing has found room: what is emitted becomes rows in
+    /// flight. True if it came there with no more than `room` bytes of them.
+    fn finish(&mut self, barrier: &Barrier, turn: &mut Turn<'_>, room: usize) -> Res<bool> {
+        let gives_way = self.out.gives_way() && self.operator.sides().is_none_or(|s| s.gives_way());
+        let fires = matches!(self.current, Current::Batch { .. } | Current::Watermark(_));
+        if !gives_way || !fires {
+            return Ok(false);
+        }
+        if self.forced.0 != Some(barrier.checkpoint) {
+            self.forced = (Some(barrier.checkpoint), 0);
+        }
+        // What a row has on the heap counts too, if only by guess.
+        let batch = BATCH_ROWS * size_of::<(Ts, u64, O::Out)>().max(64);
+        while self.forced.1 < room / batch {
+            self.forced.1 += 1;
+            self.out.force()?;
+            if let Some(sides) = self.operator.sides() {
+                sides.force()?;
+            }
+            self.step(turn)?;
+            if self.is_between_rows() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Takes a barrier that may overtake rows, between two rows; true if there was one.
     fn overtake(&mut self, turn: &mut Turn<'_>, room: usize) -> Res<bool> {
         self.overtakes_at = self.gate.overtakes_at(turn.now);
         let Some(barrier) = self.gate.overtaking(turn.now) else { return Ok(false) };
-        if !self.operator.is_settled() {
+        if !self.is_between_rows() && !self.finish(&barrier, turn, room)? {
             return Ok(false);
         }
         let mut watermark = self.told.watermark();
@@ -246,10 +292,6 @@ impl<O: Operator> OperatorTask<O> {
             Current::Nothing => self.gate.overtake(&barrier, None, room),
             Current::Batch { input, inlet, batch } => {
                 let left = self.gate.marks(*input, batch.as_mut());
-                if left.first().is_some_and(|mark| mark.0 == 0) {
-                    // A watermark that fires is not interrupted.
-                    return Ok(false);
-                }
                 if let Some(done) = self.marks.len().checked_sub(left.len() + 1) {
                     watermark = self.marks[done];
                 }
