@@ -5,9 +5,10 @@
 #[allow(dead_code)]
 mod common;
 
+use common::job::accounts;
 use common::{OUTPUTS, Run, lines, long_input, same, seed, sorted, tell_faults, wait};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// What is done to a job.
@@ -99,7 +100,35 @@ fn compare(how: &Chaos) {
 /// A short one, for every run of the tests.
 #[test]
 fn killed_and_started_again_it_gives_what_an_undisturbed_run_gives() {
-    compare(&Chaos { kills: 12, months: 12, parallelism: &[2], bytes: true, moves: false });
+    compare(&Chaos { kills: 50, months: 36, parallelism: &[2], bytes: true, moves: false });
+}
+
+/// The input cut into so many files, in a directory of its own: splits of the source.
+fn in_files(dir: &Path, months: usize, count: usize) -> PathBuf {
+    let whole = fs::read_to_string(long_input(dir, months)).unwrap();
+    let (header, rows) = whole.split_once('\n').unwrap();
+    let rows: Vec<&str> = rows.lines().collect();
+    let files = dir.join("files");
+    fs::create_dir(&files).unwrap();
+    for (n, chunk) in rows.chunks(rows.len().div_ceil(count)).enumerate() {
+        let text = format!("{header}\n{}\n", chunk.join("\n"));
+        fs::write(files.join(format!("{n}.csv")), text).unwrap();
+    }
+    files
+}
+
+/// With several splits, which rows are late depends on how far each subtask has read.
+#[test]
+fn killed_while_several_splits_are_read_each_row_is_counted_or_late_once() {
+    let seed = seed();
+    let dir = tempfile::tempdir().unwrap();
+    let input = in_files(dir.path(), 24, 7);
+    let how = Chaos { kills: 30, months: 24, parallelism: &[2, 3, 1], bytes: false, moves: false };
+    let wild = dir.path().join("wild");
+    let killed = disturbed(&wild, &input, &how, Duration::from_millis(100), seed);
+    tell_faults(killed, "kills");
+    assert!(killed > 0, "no kill came before the end");
+    accounts(&input, &wild.join("out/0"), seed);
 }
 
 /// The same while the parallelism changes at every start.

@@ -225,9 +225,10 @@ pub fn compare(expected: &Path, found: &Path, seed: u64) {
     }
 }
 
-/// Each row of the input is in one window, or late, and each window is there once.
-fn accounts(input: &Path, found: &Path, seed: u64) {
-    let rows = lines(input.parent().unwrap()).len();
+/// Each row of the input, a directory, is in one window, or late, and each window is there
+/// once.
+pub fn accounts(input: &Path, found: &Path, seed: u64) {
+    let rows = lines(input).len();
     let late = lines(&found.join("late")).len();
     let mut windows = BTreeSet::new();
     let mut counted = 0;
@@ -288,7 +289,7 @@ pub fn disturbed(how: &Disturbance) {
     let places = job.finish();
     let found = (how.fetch)(&wild, &places);
     match how.late {
-        true => accounts(&input, &found, seed),
+        true => accounts(&source, &found, seed),
         false => compare(&calm(&dir.path().join("calm"), &input), &found, seed),
     }
 }
