@@ -14,6 +14,7 @@ use crate::runtime::pool::Pool;
 use crate::runtime::signal::Signal;
 use crate::runtime::slot::{self, Control, Report, SlotSpec, Tell};
 use crate::runtime::slot_snapshot::SnapshotHome;
+use crate::runtime::{flight, memory};
 use crate::store::ObjectStore;
 use millrace_protocol::ids::{Attempt, Slot};
 use millrace_protocol::objects::Home;
@@ -169,6 +170,8 @@ impl Deployment {
         });
         let uploads = spec.options.spill.as_ref().map_or(UPLOADS, |s| s.budget.uploads());
         let under_way = uploads / local.len().max(1) as u64;
+        let memory = memory::limit().map(|limit| limit.bytes);
+        let most_in_flight = flight::room(spec.options.most_in_flight, memory, local.len());
         let pool = Arc::new(Pool::new(64));
         let mut running = Vec::new();
         for (slot, base) in local.into_iter().zip(bases) {
@@ -182,7 +185,7 @@ impl Deployment {
                 pool: Arc::clone(&pool),
                 reports: Arc::clone(reports),
                 most_under_way: under_way,
-                most_in_flight: spec.options.most_in_flight,
+                most_in_flight,
                 signal: Arc::clone(&signals[usize::from(slot)]),
             };
             let groups = owned(slot).map(|(_, range)| range).collect();

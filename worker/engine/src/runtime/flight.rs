@@ -39,6 +39,14 @@ const PIECE: usize = 1 << 20;
 /// until they are written.
 pub const MOST: usize = 256 << 20;
 
+/// What one of `slots` in a process that has so much memory may hold of them: at most `most`,
+/// and all together an eighth of the memory.
+#[must_use]
+pub fn room(most: usize, memory: Option<u64>, slots: usize) -> usize {
+    let share = memory.map(|bytes| bytes / 8 / slots.max(1) as u64);
+    share.and_then(|bytes| usize::try_from(bytes).ok()).map_or(most, |bytes| most.min(bytes))
+}
+
 /// What rows of a channel are to whom they go.
 pub struct Flight {
     /// The operator that receives them.

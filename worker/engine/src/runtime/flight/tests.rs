@@ -335,3 +335,11 @@ const GOLDEN: &str = concat!(
     "02000000010000000101000000000000000200000000000000010000000000000002000000000000",
     "0000000000000100000000000000020000010000000500000000000000",
 );
+
+#[test]
+fn rows_in_flight_take_an_eighth_of_the_memory_at_most() {
+    assert_eq!(room(MOST, None, 2), MOST);
+    assert_eq!(room(MOST, Some(64 << 30), 2), MOST);
+    assert_eq!(room(MOST, Some(512 << 20), 2), 32 << 20);
+    assert_eq!(room(1000, Some(512 << 20), 0), 1000);
+}
