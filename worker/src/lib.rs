@@ -50,6 +50,8 @@ mod guides {
     struct Checkpoints;
     #[doc = include_str!("../../docs/connectors.md")]
     struct Connectors;
+    #[doc = include_str!("../../docs/datastream.md")]
+    struct DataStream;
     #[doc = include_str!("../../docs/process-functions.md")]
     struct ProcessFunctions;
     #[doc = include_str!("../../docs/testing.md")]
