@@ -299,8 +299,13 @@ impl Draft<'_> {
     }
 
     fn replicas(&mut self, set: &Set, replicas: u32) {
+        let mut commit = set.commit;
+        if set.replicas == 0 {
+            // The time it has to get healthy in begins when it is asked to run.
+            commit.at_ms = self.now;
+        }
         if set.replicas != replicas
-            && let Ok(object) = self.set(&set.revision, replicas, set.commit)
+            && let Ok(object) = self.set(&set.revision, replicas, commit)
         {
             self.act(Action::Apply { uid: set.uid.clone(), object });
         }

@@ -138,6 +138,37 @@ fn row_35_resume_and_edits_while_suspended() {
 }
 
 #[test]
+fn row_35_an_upgrade_of_a_suspended_job_has_its_time_from_the_resume_on() {
+    let mut case = Case::running(spec());
+    let other = |state: &str| with(json!({"image": "acme/orders:2", "desiredState": state}));
+    case.edit(other("Suspended"));
+    // Committed while it was suspended.
+    case.commit(&other("Suspended"));
+    case.o.set.as_mut().unwrap().replicas = 0;
+    case.no_pods();
+    case.settle();
+    // The next day.
+    case.now += 86_400_000;
+    case.edit(other("Running"));
+    let plan = case.pass();
+    let applied = plan.actions.iter().find_map(|action| match action {
+        Action::Apply { object, .. } if object["kind"] == "StatefulSet" => Some(object),
+        _ => None,
+    });
+    let at = applied.unwrap()["metadata"]["annotations"][names::ANNOTATION_COMMITTED_AT].clone();
+    assert_eq!(at, json!(case.now.to_string()));
+    let set = case.o.set.as_mut().unwrap();
+    (set.replicas, set.commit.at_ms) = (2, case.now);
+    case.now += 1_000;
+    let plan = case.pass();
+    assert!(plan.applies_set().is_none(), "{:#?}", plan.actions);
+    assert_eq!(plan.status.revision.as_ref().unwrap().failed, "");
+    plan.state("Restarting");
+    case.now += 600_000;
+    assert_eq!(case.plan().status.revision.unwrap().failed, hash(&other("Running")));
+}
+
+#[test]
 fn row_36_a_finished_job_runs_again_only_by_a_nonce() {
     let mut case = Case::running(spec());
     case.answer(State::Finished);
