@@ -292,10 +292,11 @@ impl Draft<'_> {
 
     fn live_differs(&self, target: &Target) -> bool {
         let key = (Kind::ConfigMap, names::live(&self.o.job.id.name));
-        let text =
-            self.o.children.get(&key).and_then(|child| child.body["data"]["live.json"].as_str());
-        let stored = text.and_then(|text| Live::decode("live", text.as_bytes()).ok());
-        stored.is_some() && stored != target.live
+        self.o.children.get(&key).is_some_and(|child| {
+            let text = child.body["data"]["live.json"].as_str();
+            // What cannot be read is not what should be there either.
+            text.and_then(|text| Live::decode("live", text.as_bytes()).ok()) != target.live
+        })
     }
 
     fn replicas(&mut self, set: &Set, replicas: u32) {

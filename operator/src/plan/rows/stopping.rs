@@ -148,6 +148,18 @@ fn row_50_a_generation_that_went_back_is_overruled_after_a_quorum_read() {
 }
 
 #[test]
+fn a_live_part_that_cannot_be_read_is_put_back_while_the_job_runs() {
+    let live = (Kind::ConfigMap, names::live("orders"));
+    for text in [json!("{\"workers\": "), json!(null)] {
+        let mut case = Case::running(spec());
+        case.o.children.get_mut(&live).unwrap().body["data"]["live.json"] = text;
+        let plan = case.plan();
+        assert!(plan.applies("ConfigMap"), "{:#?}", plan.actions);
+    }
+    assert_eq!(Case::running(spec()).plan().actions, []);
+}
+
+#[test]
 fn edited_and_deleted_children_are_put_back() {
     let mut case = Case::running(spec());
     let service = (Kind::Service, names::main("orders"));
