@@ -195,9 +195,12 @@ impl Draft<'_> {
         let patch = serde_json::json!({"spec": {"restoreFrom": from}});
         let id = &self.o.job.id;
         format!(
-            "Its last savepoint is {}: kubectl patch streamjob {} -n {} --type merge -p '{patch}' \
+            "Its last savepoint is {}: kubectl patch streamjob {} -n {} --type merge -p {} \
              starts it from there; what it wrote since stays.",
-            last.path, id.name, id.namespace
+            last.path,
+            id.name,
+            id.namespace,
+            quoted(&patch.to_string())
         )
     }
 
@@ -335,6 +338,11 @@ fn connected(answer: &control::Status, below: u32) -> u32 {
 fn in_use(answer: &control::Status) -> u32 {
     let used = answer.workers.iter().filter(|worker| !worker.slots_in_use.is_empty());
     used.map(|worker| worker.ordinal + 1).max().unwrap_or(0)
+}
+
+/// One argument of a shell, whatever it holds: a path is the user's own text.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 fn unreachable(why: &str) -> String {

@@ -273,6 +273,25 @@ fn row_27_a_revision_with_a_checkpoint_is_not_rolled_back() {
 }
 
 #[test]
+fn row_27_what_is_to_be_pasted_is_one_argument_whatever_the_path_holds() {
+    let path = "s3://b/x';touch pwned;'";
+    let mut case = Case::running(spec());
+    case.answer(State::Failed);
+    case.o.job.status.last_savepoint =
+        Some(LastSavepoint { path: path.to_owned(), ..LastSavepoint::default() });
+    let plan = case.plan();
+    let stalled = plan.status.conditions.iter().find(|c| c.type_ == "Stalled").unwrap();
+    let (_, line) = stalled.message.split_once("--type merge -p ").unwrap();
+    let (line, _) = line.split_once(" starts it from there").unwrap();
+    let words = std::process::Command::new("sh")
+        .args(["-c", &format!("printf '%s\\n' {line}")])
+        .output()
+        .unwrap();
+    let patch: serde_json::Value = serde_json::from_slice(&words.stdout).unwrap();
+    assert_eq!(patch["spec"]["restoreFrom"]["path"], path);
+}
+
+#[test]
 fn row_28_without_an_attempt_an_edit_is_committed_at_once() {
     let mut case = Case::running(spec());
     case.answer(State::Failed);
