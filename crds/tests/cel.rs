@@ -175,6 +175,20 @@ fn every_rule_takes_what_is_right_and_refuses_what_is_not() {
     // 11: memory.
     t(json!({"resources": {"limits": {"memory": "128Mi", "cpu": 2}}}));
     r(json!({"resources": {"limits": {"memory": "127Mi"}}}), "at least 128Mi");
+    t(json!({"resources": {"requests": {"memory": "128Mi"}}}));
+    t(json!({"resources": {"requests": {"memory": "64Mi"}, "limits": {"memory": "1Gi"}}}));
+    t(json!({"resources": {"requests": {"cpu": 1}, "limits": {"cpu": 2}}}));
+    for request in [
+        json!({"requests": {"memory": "64Mi"}}),
+        json!({"requests": {"memory": "64Mi"}, "limits": {"cpu": 2}}),
+    ] {
+        r(json!({ "resources": request }), "without one the request is the limit");
+    }
+    // What a worker bears is more than its silence.
+    t(json!({"disruption": {"lostNodeTimeout": "15s"}}));
+    for bad in ["14s", "100ms", "25h", "soon"] {
+        r(json!({"disruption": {"lostNodeTimeout": bad}}), "must be a duration from 15s to 24h");
+    }
     // 12: podTemplate.
     let pod = |container: Value| json!({"podTemplate": {"spec": {"containers": [container]}}});
     t(pod(json!({"name": "worker", "env": [{"name": "A", "value": "1"}]})));
