@@ -78,7 +78,7 @@ impl Draft<'_> {
     }
 
     /// Makes Savepoint objects while the job runs, and removes the oldest beyond the number
-    /// that is kept; their names hold their time, so that one is not made twice.
+    /// that is kept, complete or failed; their names hold their time, so that one is not made twice.
     fn by_the_clock(&mut self) {
         let Some(wanted) = &self.o.job.spec.savepoints else { return };
         let interval = wanted.interval.millis().ok().and_then(|ms| i64::try_from(ms).ok());
@@ -97,14 +97,20 @@ impl Draft<'_> {
             })));
         }
         let keep = wanted.retained.and_then(|n| usize::try_from(n).ok()).unwrap_or(7).max(1);
-        made.retain(|object| object.status.completed_at.is_some() && object.deleting.is_none());
-        let surplus = made.len().saturating_sub(keep);
-        for object in made.into_iter().take(surplus) {
-            self.act(Action::Delete {
-                kind: "millrace.dev/v1alpha1/Savepoint",
-                name: object.name.clone(),
-                uid: object.uid.clone(),
-            });
+        made.retain(|object| object.deleting.is_none());
+        let complete = |object: &&SavepointObject| object.status.completed_at.is_some();
+        let (complete, others): (Vec<_>, Vec<_>) = made.into_iter().partition(complete);
+        // As many of those that failed, for what they tell; none may take another's place.
+        let failed = others.into_iter().filter(|object| stalled(&object.status)).collect();
+        for made in [complete, failed] {
+            let surplus = made.len().saturating_sub(keep);
+            for object in made.into_iter().take(surplus) {
+                self.act(Action::Delete {
+                    kind: "millrace.dev/v1alpha1/Savepoint",
+                    name: object.name.clone(),
+                    uid: object.uid.clone(),
+                });
+            }
         }
     }
 

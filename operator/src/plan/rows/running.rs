@@ -260,6 +260,43 @@ fn savepoints_are_made_by_the_clock_and_only_so_many_kept() {
 }
 
 #[test]
+fn scheduled_savepoints_that_failed_are_pruned_too() {
+    let spec = with(json!({"savepoints": {"interval": "1h", "retained": 2}}));
+    let mut case = Case::running(spec);
+    for (name, ago, failed) in [
+        ("f1", 9_000_000, true),
+        ("c1", 8_000_000, false),
+        ("f2", 7_000_000, true),
+        ("f3", 6_000_000, true),
+        ("c2", 5_000_000, false),
+        ("waits", 100_000, false),
+    ] {
+        let mut object = savepoint();
+        (object.name, object.scheduled, object.created) = (name.to_owned(), true, NOW - ago);
+        object.finalizer = true;
+        object.spec.deletion_policy = DeletionPolicy::Delete;
+        if failed {
+            let stalled = json!({"conditions": [{"type": "Stalled", "status": "True",
+                "reason": "TimedOut", "message": "", "lastTransitionTime": "2023-11-14T22:13:20Z"}]});
+            object.status = serde_json::from_value(stalled).unwrap();
+        } else if name != "waits" {
+            object.status.completed_at = Some(crate::plan::status::time(NOW - ago));
+        }
+        case.o.savepoints.push(object);
+    }
+    let plan = case.plan();
+    let deleted: Vec<&str> = plan
+        .actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Delete { kind: "millrace.dev/v1alpha1/Savepoint", name, .. } => Some(&**name),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(deleted, ["f1"], "two complete ones and two that failed stay");
+}
+
+#[test]
 fn row_38_a_savepoint_waits_for_its_job_and_gives_up_in_the_end() {
     let mut case = Case::running(spec());
     case.o.savepoints.push(savepoint());
