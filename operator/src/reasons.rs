@@ -68,7 +68,6 @@ reasons! {
     Upgraded, false, "The new revision completed its first checkpoint.", "";
     RolledBack, true, "The new revision did not get healthy, so the old one runs again.", "Undo the edit, or correct it: each revision's ConfigMap holds its spec.yaml.";
     UpgradeFailed, true, "The new revision does not get healthy.", "Edit the job; spec.upgrade.onFailure: Keep forbids the way back.";
-    FailedAfterUpgrade, false, "The revision fails after its first checkpoint; going back by itself would repeat output.", "To go back: undo the edit and restore from the savepoint that the message names.";
     Rescaling, false, "The number of workers or the parallelism changes.", "";
     WaitingForWorkers, false, "New workers are on their way.", "";
     Applying, false, "The running job takes over new settings.", "";

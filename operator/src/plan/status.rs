@@ -53,8 +53,8 @@ impl Verdict {
     pub fn refused(reason: Reason, what: &str) -> Self {
         Self { reconciling: false, stalled: true, ..Self::new("Running", reason, what) }
     }
-    pub fn checked() -> Self {
-        Self { reconciling: false, ..Self::new("Running", Reason::CheckPassed, "") }
+    pub fn checked(plan: &str) -> Self {
+        Self { reconciling: false, ..Self::new("Running", Reason::CheckPassed, plan) }
     }
 }
 

@@ -102,6 +102,53 @@ fn row_19_a_passed_check_asks_for_a_held_stop() {
 }
 
 #[test]
+fn row_19_check_only_tells_the_plan_and_stops_there() {
+    let mut case = checked();
+    case.o.job.check_only = true;
+    let told = r#"{"code": "Done", "message": "keeps state of 5 operators"}"#;
+    case.checked(0, told);
+    let plan = case.pass();
+    plan.ready("False", "CheckPassed");
+    let planned = plan.events.iter().find(|event| event.reason == "UpgradePlanned").unwrap();
+    assert!(planned.message.contains("keeps state of 5 operators"), "{}", planned.message);
+    let plan = case.pass();
+    assert!(!plan.event("UpgradePlanned"), "once");
+    let ready = plan.status.conditions.iter().find(|c| c.type_ == "Ready").unwrap();
+    assert!(ready.message.starts_with("keeps state of 5 operators."), "{}", ready.message);
+    assert!(!plan.actions.contains(&Action::HoldStop));
+}
+
+#[test]
+fn row_18_a_store_that_cannot_be_reached_is_asked_again_and_later_and_later() {
+    let mut case = checked();
+    let words = json!({"code": "StorageUnusable", "message": "no route to minio"}).to_string();
+    case.checked(2, &words);
+    let plan = case.pass();
+    plan.ready("False", "CheckingUpgrade").state("Upgrading");
+    assert!(plan.condition("Stalled").is_none());
+    assert!(plan.status.conditions[0].message.contains("no route to minio"));
+    let again = |case: &Case| {
+        let plan = case.plan();
+        plan.actions.iter().any(|a| matches!(a, Action::Delete { kind: "v1/Pod", .. }))
+    };
+    assert!(!again(&case), "not at once");
+    case.now += 16_000;
+    assert!(again(&case));
+    // An hour later it is asked every few minutes, and someone is told.
+    case.now += 3_600_000;
+    case.checked(2, &words);
+    case.now += 60_000;
+    let plan = case.pass();
+    plan.ready("False", "CheckingUpgrade").stalled("CheckingUpgrade");
+    assert_eq!(plan.status.revision.as_ref().unwrap().failed, "");
+    assert!(!again(&case));
+    case.now += 250_000;
+    assert!(again(&case));
+    case.checked(0, "");
+    assert!(case.plan().actions.contains(&Action::HoldStop), "as soon as it answers");
+}
+
+#[test]
 fn row_20_without_a_savepoint_the_newest_checkpoint_must_do() {
     let mut case = checked();
     case.pass();
