@@ -32,7 +32,8 @@ pub(crate) mod lease;
 mod node;
 mod operator;
 mod run;
-mod server;
+mod scripts;
+pub(crate) mod server;
 mod user;
 mod world;
 

@@ -142,7 +142,16 @@ impl World {
         let main = (SPACE.to_owned(), names::main(job));
         let at = |what| (what, main.0.clone(), main.1.clone());
         self.note(format!("USER meddles with the children of {job}"));
-        match self.rng.u8(0..8) {
+        match self.rng.u8(0..10) {
+            8 => {
+                let kinds = [What::StatefulSet, What::Service, What::DisruptionBudget];
+                let what = kinds[self.rng.usize(0..kinds.len())];
+                self.server.edit(&at(what), |child| child["metadata"]["labels"] = json!({}));
+            }
+            9 => {
+                let live = (What::ConfigMap, SPACE.to_owned(), names::live(job));
+                self.server.edit(&live, |map| map["metadata"]["labels"] = json!({}));
+            }
             0 => self.server.edit(&at(What::StatefulSet), |set| set["spec"]["replicas"] = json!(7)),
             1 => self.server.edit(&at(What::Service), |s| s["spec"]["ports"] = json!([])),
             2 => drop(self.server.delete(&at(What::Service), None, None)),

@@ -1,0 +1,83 @@
+//! Schedules that are written down: one thing happens, and all else is well.
+
+use super::run::Run;
+use super::user::SPACE;
+use crate::shell::kinds::What;
+use millrace_crds::names;
+use serde_json::{Value, json};
+
+fn create(run: &Run, what: What, name: &str, spec: Value) {
+    let object = json!({"apiVersion": "millrace.dev/v1alpha1", "kind": what.resource().kind,
+        "metadata": {"name": name, "namespace": SPACE}, "spec": spec});
+    run.world.lock().unwrap().server.create(what, object).unwrap();
+}
+
+fn job(extra: Value) -> Value {
+    let mut spec = json!({"image": "orders:1", "job": {"program": {"args": ["a"]}}, "workers": 2,
+        "slotsPerWorker": 1, "maxParallelism": 1024, "desiredState": "Running",
+        "onExistingState": "Refuse", "deletionPolicy": "Retain",
+        "storage": {"s3": {"bucket": "b", "prefix": ""}}});
+    spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    spec
+}
+
+fn get(run: &Run, what: What, name: &str) -> Option<Value> {
+    run.world.lock().unwrap().server.get(what, SPACE, name).cloned()
+}
+
+fn edit(run: &Run, what: What, name: &str, change: impl FnOnce(&mut Value)) {
+    let of = (what, SPACE.to_owned(), name.to_owned());
+    run.world.lock().unwrap().server.edit(&of, change);
+}
+
+/// So many seconds go by.
+fn wait(run: &mut Run, seconds: u32) {
+    for _ in 0..seconds {
+        run.step(1_000, false);
+    }
+}
+
+#[track_caller]
+fn well(run: &Run) {
+    let world = run.world.lock().unwrap();
+    assert!(world.broken.is_empty(), "{:#?}", world.broken);
+}
+
+#[test]
+fn a_child_that_lost_its_labels_gets_them_back() {
+    let main = names::main("a");
+    let hash = millrace_crds::revision::hash(&job(json!({})));
+    for (what, name) in [
+        (What::Service, main.clone()),
+        (What::ServiceAccount, main.clone()),
+        (What::DisruptionBudget, main.clone()),
+        (What::StatefulSet, main.clone()),
+        (What::ConfigMap, names::live("a")),
+        (What::ConfigMap, names::revision("a", &hash)),
+    ] {
+        for labels in [json!({}), json!({"app.kubernetes.io/managed-by": "Helm"})] {
+            let mut run = Run::new(1, false);
+            create(&run, What::StreamJob, "a", job(json!({})));
+            run.rest("start");
+            let before = get(&run, what, &name).unwrap();
+            edit(&run, what, &name, |child| child["metadata"]["labels"] = labels);
+            wait(&mut run, 60);
+            let after = get(&run, what, &name).unwrap();
+            let labels = &after["metadata"]["labels"];
+            for (label, value) in before["metadata"]["labels"].as_object().unwrap() {
+                // Of a set's own revision label nobody reads.
+                let free = what == What::StatefulSet && label == names::LABEL_REVISION;
+                assert!(free || labels[label] == *value, "{what:?} {label}: {labels}");
+            }
+            let same = ["spec", "data"].iter().all(|part| before[part] == after[part]);
+            assert!(same, "{what:?}: {after}");
+            // And later wishes are obeyed.
+            edit(&run, What::StreamJob, "a", |job| job["spec"]["workers"] = json!(3));
+            run.rest("edit");
+            run.check_rest();
+            well(&run);
+            let set = get(&run, What::StatefulSet, &main).unwrap();
+            assert_eq!(set["spec"]["replicas"], 3, "{what:?}");
+        }
+    }
+}
