@@ -76,7 +76,8 @@ fn decide(o: &Observed, now: Millis) -> Plan {
     };
     if let Some(other) = o.job.status.controller.as_ref().filter(|c| **c != o.us.controller) {
         // Hands off: not even the status is ours to write.
-        draft.event(true, Reason::OperatedBy, &format!("Controller {other} looks after this job."));
+        let what = format!("Controller {other} looks after this job.");
+        draft.standing(Reason::OperatedBy, &what, other);
         return draft.end();
     }
     draft.status.controller = Some(o.us.controller.clone());
@@ -157,6 +158,12 @@ impl<'a> Draft<'a> {
 
     pub fn event(&mut self, warning: bool, reason: Reason, what: &str) {
         let message = reason.tell(what);
-        self.events.push(Event { warning, reason: reason.name(), message });
+        self.events.push(Event { warning, reason: reason.name(), message, standing: None });
+    }
+
+    /// What is so for as long as it is told: a warning, once for each `of`.
+    pub fn standing(&mut self, reason: Reason, what: &str, of: &str) {
+        let (message, standing) = (reason.tell(what), Some(of.to_owned()));
+        self.events.push(Event { warning: true, reason: reason.name(), message, standing });
     }
 }

@@ -8,7 +8,7 @@ use super::kinds::What;
 use super::pass::Remembered;
 use super::pods;
 use crate::observed::{
-    self, Child, Job, Kind, Millis, Observed, Ownership, Revision, SavepointObject, Set, Us,
+    self, Child, Job, Kind, Lack, Millis, Observed, Ownership, Revision, SavepointObject, Set, Us,
 };
 use anyhow::Context;
 use kube::api::DynamicObject;
@@ -124,6 +124,7 @@ pub(crate) async fn observe(
         .and_then(|at| pods::ip(&objects[at]).map(str::to_owned));
     let coordinator = ask(shell, &job.id.uid, address, memory, now).await;
     remember_losses(&coordinator, &pods, memory, now);
+    remember_lack(set.as_ref(), &pods, memory, now);
     let mut nodes = BTreeMap::new();
     if shell.watches_nodes {
         for name in pods.iter().filter_map(|pod| pod.node.clone()) {
@@ -329,6 +330,19 @@ async fn ask(
 fn unreachable(memory: &mut Remembered, now: Millis, why: String) -> observed::Coordinator {
     let since = *memory.unreachable.get_or_insert(now);
     observed::Coordinator::Unreachable { since, why }
+}
+
+/// Since when there are not as many pods as there should be.
+fn remember_lack(set: Option<&Set>, pods: &[observed::Pod], memory: &mut Remembered, now: Millis) {
+    let before = !std::mem::replace(&mut memory.seen, true);
+    let there = pods.iter().filter(|pod| pod.component == names::WORKER).count();
+    if set.is_some_and(|set| there < set.replicas as usize) {
+        memory.plan.lack.get_or_insert(Lack { since: now, before });
+    } else {
+        // The next time they are missing it is for a reason of its own.
+        (memory.plan.lack, memory.forbidden) = (None, None);
+        memory.plan.looked_at_events = None;
+    }
 }
 
 /// Since when each worker is lost, as far as this process has seen.

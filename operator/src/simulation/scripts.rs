@@ -81,3 +81,13 @@ fn a_child_that_lost_its_labels_gets_them_back() {
         }
     }
 }
+
+#[test]
+fn row_49_another_controller_is_told_of_once() {
+    let mut run = Run::new(1, false);
+    create(&run, What::StreamJob, "a", job(json!({})));
+    edit(&run, What::StreamJob, "a", |job| job["status"]["controller"] = json!("other/millrace"));
+    wait(&mut run, 1_800);
+    assert_eq!(run.world.lock().unwrap().events, 1);
+    well(&run);
+}
