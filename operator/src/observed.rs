@@ -258,6 +258,8 @@ pub struct SavepointObject {
     pub annotated_path: Option<String>,
     /// Made by the clock for this job.
     pub scheduled: bool,
+    /// It is to go, and these jobs start from it.
+    pub readers: Vec<String>,
     /// Its spec.
     pub spec: SavepointSpec,
     /// Its status.

@@ -79,7 +79,7 @@ reasons! {
     FreedLostPod, false, "A pod on a lost node was deleted by force; attempts are fenced, so that this is safe.", "";
     FreedCrashedPod, false, "A pod that waited out a long back-off was replaced.", "";
     Deleting, false, "The job is being deleted.", "";
-    DataLeftBehind, false, "The object is gone and its data is not: the store could not be reached for 10 minutes, or the program never ran.", "Delete the path that the message names by hand.";
+    DataLeftBehind, false, "The object is gone and its data is not: it could not be deleted for 10 minutes, the program never ran, or no job is left to delete it with.", "Delete the path that the message names by hand.";
     OperatedBy, false, "Another controller looks after this job.", "Uninstall one of the two, or let them watch different namespaces.";
     GenerationReset, false, "The cluster's own store was restored from a backup: the job had accepted a later generation.", "";
     SavepointNotReady, false, "The savepoint that spec.restoreFrom names is not ready.", "Wait for it, or name another one.";

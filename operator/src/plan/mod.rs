@@ -6,7 +6,9 @@
 mod action;
 mod children;
 mod deleting;
+mod orphans;
 mod pods;
+mod readers;
 mod savepoints;
 mod scale;
 mod status;
@@ -17,7 +19,8 @@ mod upgrade;
 mod rows;
 
 pub use action::{Action, Event, Why};
-pub use savepoints::orphan;
+pub use orphans::orphan;
+pub use readers::reads;
 
 use crate::observed::{Coordinator, Millis, Observed};
 use crate::reasons::Reason;

@@ -68,6 +68,7 @@ pub(crate) fn savepoint(object: &DynamicObject) -> anyhow::Result<SavepointObjec
         deleting: meta.deletion_timestamp.as_ref().map(|at| at.0.as_millisecond()),
         finalizer: meta.finalizers.iter().flatten().any(|name| name == names::FINALIZER),
         annotated_path: annotation(names::ANNOTATION_PATH),
+        readers: Vec::new(),
         scheduled: meta.labels.iter().flatten().any(|(key, _)| key == names::LABEL_SCHEDULED_FOR),
         spec: serde_json::from_value(object.data["spec"].clone())?,
         status: match &object.data["status"] {
@@ -145,7 +146,11 @@ pub(crate) async fn observe(
         restores.and_then(|named| shell.cache.get(What::Savepoint, &namespace, &named.name));
     // Of another job, or of none.
     savepoints.extend(named.filter(|object| savepoint_key(object) != name));
-    let savepoints = savepoints.iter().filter_map(|object| savepoint(object).ok()).collect();
+    let mut savepoints: Vec<_> =
+        savepoints.iter().filter_map(|object| savepoint(object).ok()).collect();
+    for going in savepoints.iter_mut().filter(|object| object.deleting.is_some()) {
+        going.readers = readers(shell, &namespace, going, now);
+    }
     let namespace_terminating = job.deleting.is_some()
         && job.finalizer
         && super::calls::terminating(&shell.client, &namespace).await?;
@@ -166,6 +171,19 @@ pub(crate) async fn observe(
         },
         job,
     })
+}
+
+/// The jobs that start from a savepoint, in whatever namespace.
+fn readers(shell: &Shell, namespace: &str, going: &SavepointObject, now: Millis) -> Vec<String> {
+    let mut all = Vec::new();
+    shell.cache.each(What::StreamJob, |object| {
+        if let Ok(job) = job(shell, &object, false)
+            && crate::plan::reads(&job, namespace, going, now)
+        {
+            all.push(format!("{}/{}", job.id.namespace, job.id.name));
+        }
+    });
+    all
 }
 
 /// Objects that were in the way of a POST, as far as they still are: they lack the label

@@ -57,8 +57,8 @@ pub(crate) fn now() -> Millis {
     Timestamp::now().as_millisecond()
 }
 
-/// When to look again; `None`: the job is gone. `told`: something of it has changed, as far
-/// as the API server knows.
+/// When to look again; `None`: the job is gone, and nothing waits for it. `told`: something
+/// of it has changed, as far as the API server knows.
 pub(crate) async fn pass(
     shell: &Shell,
     key: &JobKey,
@@ -78,8 +78,7 @@ pub(crate) async fn pass(
     };
     tracing::debug!(namespace = %namespace, job = %name, there = object.is_some(), "looks");
     let Some(object) = object else {
-        orphans(shell, key).await?;
-        return Ok(None);
+        return orphans(shell, key).await;
     };
     let job = observe::job(shell, &object, quorum)?;
     let id = job.id.clone();
@@ -175,21 +174,26 @@ fn essence(mut said: control::Status) -> control::Status {
     said
 }
 
-/// Savepoints whose job is not there.
-async fn orphans(shell: &Shell, (namespace, name): &JobKey) -> anyhow::Result<()> {
+/// Savepoints whose job is not there; answers when to look again.
+async fn orphans(shell: &Shell, (namespace, name): &JobKey) -> anyhow::Result<Option<u64>> {
+    let mut again = None;
     for object in shell.cache.of_job(What::Savepoint, namespace, name) {
-        let (status, let_go) = plan::orphan(&observe::savepoint(&object)?, (shell.now)());
+        let plan = plan::orphan(&observe::savepoint(&object)?, (shell.now)());
         anyhow::ensure!(shell.leader.leads(), "the lead is lost");
-        if object.data["status"] != json!(status) {
-            let written = write_status(shell, What::Savepoint, &object, json!(status)).await?;
+        if object.data["status"] != json!(plan.status) {
+            let written = write_status(shell, What::Savepoint, &object, json!(plan.status)).await?;
             shell.cache.wrote(What::Savepoint, written);
         }
-        if let_go {
-            let name = object.metadata.name.clone().unwrap_or_default();
-            execute::finalizer(shell, What::Savepoint, namespace, &name, false).await?;
+        if let Some(event) = &plan.event {
+            tell(shell, What::Savepoint, &object, event).await;
         }
+        if let Some(on) = plan.finalizer {
+            let name = object.metadata.name.clone().unwrap_or_default();
+            execute::finalizer(shell, What::Savepoint, namespace, &name, on).await?;
+        }
+        again = [again, plan.requeue_ms].into_iter().flatten().min();
     }
-    Ok(())
+    Ok(again)
 }
 
 /// PUT with the version that was seen: a status decided on old facts is refused.

@@ -30,6 +30,11 @@ fn edit(run: &Run, what: What, name: &str, change: impl FnOnce(&mut Value)) {
     run.world.lock().unwrap().server.edit(&of, change);
 }
 
+fn delete(run: &Run, what: What, name: &str) {
+    let of = (what, SPACE.to_owned(), name.to_owned());
+    run.world.lock().unwrap().server.delete(&of, None, None).unwrap();
+}
+
 /// So many seconds go by.
 fn wait(run: &mut Run, seconds: u32) {
     for _ in 0..seconds {
@@ -90,4 +95,63 @@ fn row_49_another_controller_is_told_of_once() {
     wait(&mut run, 1_800);
     assert_eq!(run.world.lock().unwrap().events, 1);
     well(&run);
+}
+
+/// A job that runs, and a savepoint of it that is complete and takes its files with it.
+fn saved() -> (Run, String) {
+    let mut run = Run::new(1, false);
+    create(&run, What::StreamJob, "a", job(json!({})));
+    wait(&mut run, 60);
+    let spec = json!({"jobRef": {"name": "a"}, "deletionPolicy": "Delete", "timeout": "100s"});
+    create(&run, What::Savepoint, "mon", spec);
+    wait(&mut run, 60);
+    let object = get(&run, What::Savepoint, "mon").unwrap();
+    let path = object["status"]["path"].as_str().unwrap().to_owned();
+    assert!(run.world.lock().unwrap().store.manifests.contains_key(&path));
+    (run, path)
+}
+
+#[test]
+fn a_savepoint_that_another_job_starts_from_waits_for_it() {
+    for by_name in [true, false] {
+        let (mut run, path) = saved();
+        let mut from = json!({"nonce": 1});
+        match by_name {
+            true => from["savepointRef"] = json!({"name": "mon"}),
+            false => from["path"] = json!(path),
+        }
+        // It has not begun when the savepoint is deleted.
+        create(
+            &run,
+            What::StreamJob,
+            "b",
+            job(json!({"restoreFrom": from, "desiredState": "Suspended"})),
+        );
+        wait(&mut run, 20);
+        delete(&run, What::Savepoint, "mon");
+        wait(&mut run, 120);
+        let there = |run: &Run| run.world.lock().unwrap().store.manifests.contains_key(&path);
+        assert!(there(&run) && get(&run, What::Savepoint, "mon").is_some(), "{by_name}");
+        edit(&run, What::StreamJob, "b", |job| job["spec"]["desiredState"] = json!("Running"));
+        wait(&mut run, 400);
+        assert!(!there(&run) && get(&run, What::Savepoint, "mon").is_none(), "{by_name}");
+        well(&run);
+    }
+}
+
+#[test]
+fn a_savepoint_without_a_job_times_out_and_its_data_is_told_of() {
+    let (mut run, path) = saved();
+    delete(&run, What::StreamJob, "a");
+    wait(&mut run, 200);
+    create(&run, What::Savepoint, "late", json!({"jobRef": {"name": "a"}, "timeout": "100s"}));
+    wait(&mut run, 140);
+    let late = get(&run, What::Savepoint, "late").unwrap();
+    assert!(late["status"].to_string().contains("TimedOut"), "{late}");
+    let told = run.world.lock().unwrap().events;
+    delete(&run, What::Savepoint, "mon");
+    wait(&mut run, 60);
+    assert!(get(&run, What::Savepoint, "mon").is_none());
+    assert!(run.world.lock().unwrap().store.manifests.contains_key(&path));
+    assert_eq!(run.world.lock().unwrap().events, told + 1);
 }

@@ -2,11 +2,11 @@
 
 use super::fixture::*;
 use crate::observed::*;
-use crate::plan::{Action, orphan};
+use crate::plan::{Action, orphan, reads};
 use millrace_crds::names;
 use millrace_crds::revision::hash;
 use millrace_crds::savepoint::SavepointStatus;
-use millrace_crds::streamjob::DeletionPolicy;
+use millrace_crds::streamjob::{DeletionPolicy, LastCheckpoint};
 use millrace_protocol::control::{self, SavepointState, State};
 use serde_json::json;
 
@@ -197,6 +197,7 @@ fn savepoint() -> SavepointObject {
         finalizer: false,
         annotated_path: None,
         scheduled: false,
+        readers: Vec::new(),
         spec: serde_json::from_value(json!({"jobRef": {"name": "orders"}})).unwrap(),
         status: SavepointStatus::default(),
     }
@@ -306,8 +307,90 @@ fn row_38_a_savepoint_waits_for_its_job_and_gives_up_in_the_end() {
     assert!(plan.actions.iter().any(|action| matches!(action, Action::WantSavepoints(_))));
     case.now += 3_700_000;
     assert_eq!(reason(&case.plan().savepoints[0].1), ("False", "TimedOut"));
-    let (status, off) = orphan(&savepoint(), NOW + 1);
-    assert_eq!((reason(&status), off), (("False", "JobNotFound"), false));
+    let alone = orphan(&savepoint(), NOW + 1);
+    assert_eq!((reason(&alone.status), alone.finalizer), (("False", "JobNotFound"), None));
+    let again = i64::try_from(alone.requeue_ms.unwrap()).unwrap();
+    let over = orphan(&savepoint(), NOW + 1 + again);
+    assert_eq!((reason(&over.status), over.requeue_ms), (("False", "TimedOut"), None));
+}
+
+#[test]
+fn data_that_nobody_is_left_to_delete_is_told_of() {
+    let mut object = savepoint();
+    object.spec.deletion_policy = DeletionPolicy::Delete;
+    let complete = json!({"path": "s3://b/x/sp-1", "completedAt": "2023-11-14T22:13:20Z"});
+    object.status = serde_json::from_value(complete).unwrap();
+    let mut registered = savepoint();
+    let spec = json!({"existing": {"path": "s3://b/x/sp-1"}, "deletionPolicy": "Delete"});
+    registered.spec = serde_json::from_value(spec).unwrap();
+    for mut object in [object, registered] {
+        let plan = orphan(&object, NOW);
+        assert_eq!((plan.finalizer, plan.event), (Some(true), None));
+        object.finalizer = true;
+        assert_eq!(orphan(&object, NOW).finalizer, None);
+        object.deleting = Some(NOW);
+        let plan = orphan(&object, NOW);
+        assert_eq!(plan.finalizer, Some(false));
+        let event = plan.event.unwrap();
+        assert!(event.warning && event.reason == "DataLeftBehind");
+        assert!(event.message.contains("s3://b/x/sp-1"), "{}", event.message);
+        object.finalizer = false;
+        assert_eq!(orphan(&object, NOW).finalizer, None, "it goes");
+        // Nothing was to be deleted.
+        (object.spec.deletion_policy, object.finalizer) = (DeletionPolicy::Retain, true);
+        let plan = orphan(&object, NOW);
+        assert_eq!((plan.finalizer, plan.event), (Some(false), None));
+    }
+}
+
+#[test]
+fn a_savepoint_that_a_job_starts_from_keeps_its_files() {
+    let mut case = Case::running(spec());
+    let mut going = savepoint();
+    (going.deleting, going.finalizer) = (Some(NOW), true);
+    going.spec.deletion_policy = DeletionPolicy::Delete;
+    let complete = json!({"path": "s3://b/x/sp-1", "completedAt": "2023-11-14T22:13:20Z"});
+    going.status = serde_json::from_value(complete).unwrap();
+    going.readers = vec!["shop/copy".to_owned()];
+    case.o.savepoints.push(going);
+    assert!(case.plan().creates().is_empty());
+    case.now += 601_000;
+    let plan = case.plan();
+    let event = plan.events.iter().find(|event| event.reason == "DataLeftBehind").unwrap();
+    assert!(event.message.contains("shop/copy"), "{}", event.message);
+    case.now = NOW;
+    case.o.savepoints[0].readers.clear();
+    assert_eq!(case.plan().creates(), ["Pod/orders-millrace-store-del-sp1"]);
+}
+
+#[test]
+fn a_job_reads_what_it_starts_from_until_its_own_first_checkpoint() {
+    let mut object = savepoint();
+    object.status.path = Some("s3://b/x/sp-1".to_owned());
+    let from = |from| Case::new(with(json!({"restoreFrom": from}))).o.job;
+    let at = crate::plan::status::time;
+    for mut job in [
+        from(json!({"savepointRef": {"name": "mon"}, "nonce": 2})),
+        from(json!({"path": "s3://b/x/sp-1/", "nonce": 2})),
+    ] {
+        assert!(reads(&job, "shop", &object, NOW), "it was not even told to");
+        let by_name = job.spec.restore_from.as_ref().unwrap().savepoint_ref.is_some();
+        assert_eq!(reads(&job, "other", &object, NOW), !by_name);
+        job.status.restore_nonce = Some(2);
+        assert!(reads(&job, "shop", &object, NOW), "it does not run yet");
+        let available = json!([{"type": "Available", "status": "True", "reason": "Running",
+            "message": "", "lastTransitionTime": at(NOW).0.to_string()}]);
+        job.status.conditions = serde_json::from_value(available).unwrap();
+        let last = |at| Some(LastCheckpoint { completed_at: Some(at), ..Default::default() });
+        job.status.last_checkpoint = last(at(NOW - 5_000));
+        assert!(reads(&job, "shop", &object, NOW + 5_000), "that one was of before");
+        assert!(!reads(&job, "shop", &object, NOW + 601_000));
+        job.status.last_checkpoint = last(at(NOW + 1_000));
+        assert!(!reads(&job, "shop", &object, NOW + 5_000));
+        (job.status.restore_nonce, job.deleting) = (None, Some(NOW));
+        assert!(!reads(&job, "shop", &object, NOW));
+    }
+    assert!(!reads(&from(json!({"empty": {}})), "shop", &object, NOW));
 }
 
 #[test]
