@@ -26,7 +26,7 @@ mod apply;
 mod at_rest;
 mod cluster;
 mod control;
-mod http;
+pub(crate) mod http;
 mod job;
 pub(crate) mod lease;
 mod node;
