@@ -139,6 +139,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_documentation_has_this_table() {
+        // Of the checkout that is tested: the test may have been built in another one.
+        let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default();
+        let path = std::path::PathBuf::from(package).join("../docs/kubernetes.md");
+        let page = std::fs::read_to_string(&path).unwrap();
+        assert!(
+            page.contains(&markdown()),
+            "{} has another table of reasons: put the output of `millrace-operator reasons` there",
+            path.display()
+        );
+    }
+
+    #[test]
     fn every_reason_is_found_by_its_name_and_says_what_to_do() {
         for entry in TABLE {
             let reason = Reason::parse(entry.reason).unwrap();
