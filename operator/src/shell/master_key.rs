@@ -18,9 +18,9 @@ use std::time::Duration;
 /// Fewer bytes are no key.
 const LEAST: usize = 16;
 const MADE: usize = 32;
-/// The kubelet brings a Secret into pods that run within a minute or two, and into one whose
-/// container starts anew at once: who ends after this is started anew.
-const PATIENCE: Duration = Duration::from_secs(45);
+/// The kubelet takes a minute or two to bring a Secret that is made later into a pod that
+/// runs, and no time where its container starts anew: who ends after this is started anew.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The key.
 pub(crate) async fn load(client: &Client, options: &Options) -> anyhow::Result<Vec<u8>> {
