@@ -108,6 +108,7 @@ impl<'a> Draft<'a> {
     }
 
     fn decide(&mut self) -> Verdict {
+        self.first_run();
         if self.o.job.deleting.is_some() {
             return self.deleting();
         }

@@ -44,6 +44,9 @@ impl Draft<'_> {
             }
             if status.completed_at.is_some() {
                 self.newest(&status);
+            } else if !stalled(&status) {
+                // It is given up in time, whatever the job is at.
+                self.look_again(10_000);
             }
             self.savepoints.push((object.name.clone(), status));
         }

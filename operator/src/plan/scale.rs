@@ -249,14 +249,24 @@ impl Draft<'_> {
         newest.map(|end| super::pods::told(&end.message).0).unwrap_or_default()
     }
 
+    /// The first revision is the current one as soon as it runs, also where it is to be
+    /// replaced or deleted at once: there is data from here on, and something to go back to.
+    pub(super) fn first_run(&mut self) {
+        if let Some(set) = &self.o.set
+            && self.o.state() == Some(State::Running)
+            && self.status.revision.as_ref().is_none_or(|known| known.current.is_empty())
+        {
+            self.remember(|revision| revision.current.clone_from(&set.revision));
+        }
+    }
+
     /// A revision that runs becomes the current one at its first complete checkpoint.
     fn settle(&mut self, set: &Set) {
         let known = self.status.revision.clone().unwrap_or_default();
         if known.current == set.revision {
             return;
         }
-        let first = known.current.is_empty();
-        if !first && !super::target::healthy(self.o, set) {
+        if !super::target::healthy(self.o, set) {
             self.look_again(2_000);
             return;
         }
@@ -264,14 +274,12 @@ impl Draft<'_> {
             revision.previous = std::mem::take(&mut revision.current);
             revision.current.clone_from(&set.revision);
         });
-        if !first {
-            self.upgrade_condition("True", Reason::Upgraded, "");
-            self.event(
-                false,
-                Reason::Upgraded,
-                &format!("Revision {} completed its first checkpoint.", set.revision),
-            );
-        }
+        self.upgrade_condition("True", Reason::Upgraded, "");
+        self.event(
+            false,
+            Reason::Upgraded,
+            &format!("Revision {} completed its first checkpoint.", set.revision),
+        );
     }
 
     /// Tells the coordinator and writes the file, if either says something else.

@@ -128,6 +128,12 @@ fn row_38_a_savepoint_waits_for_its_job_and_gives_up_in_the_end() {
     let plan = case.plan();
     assert_eq!(reason(&plan.savepoints[0].1), ("False", "WaitingForJob"));
     assert!(plan.actions.iter().any(|action| matches!(action, Action::WantSavepoints(_))));
+    // Also while nothing can be done for its job, which would else be at rest.
+    let mut taken = Case::running(spec());
+    taken.o.savepoints.push(savepoint());
+    let live = (Kind::ConfigMap, names::live("orders"));
+    taken.o.children.get_mut(&live).unwrap().owner = Ownership::Stranger;
+    assert!(taken.plan().requeue_ms <= 10_000);
     case.now += 3_700_000;
     assert_eq!(reason(&case.plan().savepoints[0].1), ("False", "TimedOut"));
     let alone = orphan(&savepoint(), NOW + 1);

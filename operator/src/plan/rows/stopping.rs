@@ -88,6 +88,21 @@ fn row_45_a_program_that_never_ran_holds_nothing() {
 }
 
 #[test]
+fn row_45_a_program_that_was_seen_to_run_only_when_it_was_deleted_holds_its_data() {
+    let mut case = deleting();
+    case.o.job.status.revision = None;
+    case.pass();
+    case.o.set = None;
+    case.no_pods();
+    let mut store = pod(0, &hash(&spec()));
+    (store.name, store.component, store.ordinal) =
+        (names::store_pod("orders", "delete"), names::STORE.to_owned(), None);
+    store.container = ended(1, "Error", "the store is away");
+    case.o.pods.push(store);
+    assert!(!case.plan().actions.contains(&Action::Finalizer(false)));
+}
+
+#[test]
 fn row_46_a_terminating_namespace_is_not_held() {
     let mut case = deleting();
     case.o.namespace_terminating = true;

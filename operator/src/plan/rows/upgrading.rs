@@ -257,6 +257,28 @@ fn row_25_an_edit_after_the_commit_replaces_what_does_not_run() {
 }
 
 #[test]
+fn row_26_the_first_revision_is_one_to_go_back_to_also_where_an_edit_follows_at_once() {
+    let mut case = Case::new(spec());
+    case.commit(&spec());
+    // It runs, and is edited, before anyone has looked.
+    case.answer(State::Running);
+    case.edit(b());
+    let plan = case.pass();
+    plan.ready("False", "CheckingUpgrade");
+    assert_eq!(plan.status.revision.as_ref().unwrap().current, hash(&spec()));
+    case.store(&b());
+    let status = case.o.job.status.clone();
+    case.commit(&b());
+    case.o.job.status = status;
+    case.o.coordinator = Coordinator::Absent;
+    for ordinal in 0..2 {
+        case.pod(ordinal).container = waiting("CrashLoopBackOff");
+    }
+    case.now += 601_000;
+    assert_eq!(case.plan().applies_set(), Some((2, hash(&spec()))));
+}
+
+#[test]
 fn row_26_an_unhealthy_revision_is_rolled_back_or_kept() {
     let mut case = committed();
     case.o.coordinator = Coordinator::Absent;
