@@ -67,6 +67,7 @@ fn row_45_an_unreachable_store_holds_an_object_for_ten_minutes() {
 fn row_45_a_program_that_never_ran_holds_nothing() {
     let mut case = deleting();
     case.o.job.status.revision = None;
+    case.o.job.status.last_checkpoint = None;
     case.o.set = None;
     case.no_pods();
     let mut store = pod(0, &hash(&spec()));
@@ -91,7 +92,13 @@ fn row_45_a_program_that_never_ran_holds_nothing() {
 fn row_45_a_program_that_was_seen_to_run_only_when_it_was_deleted_holds_its_data() {
     let mut case = deleting();
     case.o.job.status.revision = None;
+    case.o.job.status.last_checkpoint = None;
     case.pass();
+    let seen = case.o.job.status.clone();
+    assert!(seen.revision.as_ref().is_some_and(|known| !known.current.is_empty()));
+    // Or only what it left, when it ran no longer.
+    case.o.job.status.revision = None;
+    assert!(seen.last_checkpoint.is_some());
     case.o.set = None;
     case.no_pods();
     let mut store = pod(0, &hash(&spec()));
