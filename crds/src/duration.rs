@@ -14,6 +14,15 @@ pub struct DurationText(pub String);
 #[serde(transparent)]
 pub struct PauseText(pub String);
 
+/// Like [`DurationText`], and longer than a worker goes on without its coordinator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LostNodeText(pub String);
+
+/// Least value of a [`LostNodeText`]: a worker that hears nothing of its coordinator stops
+/// its slots after 10 s, and takes a while to.
+pub const LEAST_LOST_NODE_MS: u64 = 15_000;
+
 /// The text is no duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no duration: write for example 90s, 1h30m or 250ms")]
@@ -27,6 +36,13 @@ impl DurationText {
 }
 
 impl PauseText {
+    /// In milliseconds.
+    pub fn millis(&self) -> Result<u64, BadDuration> {
+        millis(&self.0)
+    }
+}
+
+impl LostNodeText {
     /// In milliseconds.
     pub fn millis(&self) -> Result<u64, BadDuration> {
         millis(&self.0)
@@ -96,6 +112,22 @@ impl JsonSchema for PauseText {
         let rule = format!("{FORM} && duration(self) <= duration('24h')");
         json_schema!({"type": "string", "maxLength": 32, "x-kubernetes-validations": [
             {"rule": rule, "message": "must be a duration up to 24h, for example 0s, 90s or 1h30m"}]})
+    }
+}
+
+impl JsonSchema for LostNodeText {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "LostNode".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let rule = format!(
+            "{FORM} && duration(self) >= duration('15s') && duration(self) <= duration('24h')"
+        );
+        json_schema!({"type": "string", "maxLength": 32, "x-kubernetes-validations": [
+            {"rule": rule, "message": "must be a duration from 15s to 24h, for example 90s or 1h30m: a worker without its coordinator goes on for 10s"}]})
     }
 }
 

@@ -1,6 +1,6 @@
 //! The resource `StreamJob`: what a user applies.
 
-use crate::duration::DurationText;
+use crate::duration::{DurationText, LEAST_LOST_NODE_MS};
 use crate::podtemplate::PodTemplate;
 use crate::storage::Storage;
 use crate::tuning::{Checkpoint, Disruption, NameRef, Restart, Savepoints, State, Tls, Upgrade};
@@ -246,8 +246,8 @@ pub struct Empty {}
 
 /// CPU and memory of a worker.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(validation = Rule::new("!has(self.limits) || !('memory' in self.limits) || quantity(string(self.limits['memory'])).compareTo(quantity('128Mi')) >= 0")
-    .message("the memory limit must be at least 128Mi"))]
+#[x_kube(validation = Rule::new("has(self.limits) && 'memory' in self.limits ? quantity(string(self.limits['memory'])).compareTo(quantity('128Mi')) >= 0 : !has(self.requests) || !('memory' in self.requests) || quantity(string(self.requests['memory'])).compareTo(quantity('128Mi')) >= 0")
+    .message("the memory limit must be at least 128Mi; without one the request is the limit"))]
 pub struct Resources {
     /// At most this.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -407,7 +407,10 @@ impl StreamJobSpec {
 
     /// How long a node may be lost, in milliseconds.
     pub fn lost_node_timeout_ms(&self) -> u64 {
-        millis_or(self.disruption.as_ref().and_then(|d| d.lost_node_timeout.as_ref()), 60_000)
+        let given = self.disruption.as_ref().and_then(|d| d.lost_node_timeout.as_ref());
+        let given = given.and_then(|text| text.millis().ok()).unwrap_or(60_000);
+        // An object stored under another schema may say less.
+        given.max(LEAST_LOST_NODE_MS)
     }
 
     /// From new pods to the first complete checkpoint, in milliseconds.

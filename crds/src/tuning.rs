@@ -1,7 +1,7 @@
 //! The settings of a job that have a default in the controller: absent here means that
 //! default, which may become better one day without touching what is stored.
 
-use crate::duration::{DurationText, PauseText};
+use crate::duration::{DurationText, LostNodeText, PauseText};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -150,9 +150,10 @@ pub struct Restart {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Disruption {
-    /// A worker on a node that is lost for so long is replaced. None: 60s.
+    /// A worker on a node that is lost for so long is replaced; longer than a worker
+    /// without its coordinator goes on, which is 10s. None: 60s.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub lost_node_timeout: Option<DurationText>,
+    pub lost_node_timeout: Option<LostNodeText>,
     /// How many workers may be evicted at a time. None: 50%.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_unavailable: Option<IntOrString>,

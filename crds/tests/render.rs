@@ -109,3 +109,33 @@ fn check_and_store_pods_enter_no_service_and_end() {
         ])
     );
 }
+
+fn definition(which: &str) -> Value {
+    let all = millrace_crds::crd::definitions().unwrap();
+    all.into_iter().find(|(stem, _)| *stem == which).unwrap().1
+}
+
+fn rules_of(schema: &Value) -> String {
+    schema["x-kubernetes-validations"].to_string()
+}
+
+#[test]
+fn a_memory_request_that_becomes_the_limit_is_bound_like_one() {
+    let job = definition("streamjobs");
+    let spec = &job["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    let rules = rules_of(&spec["properties"]["resources"]);
+    assert!(rules.contains("self.requests['memory']"), "{rules}");
+}
+
+#[test]
+fn a_node_is_not_given_up_sooner_than_its_worker() {
+    let job = definition("streamjobs");
+    let spec = &job["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    let rules = rules_of(&spec["properties"]["disruption"]["properties"]["lostNodeTimeout"]);
+    assert!(rules.contains("duration('15s')"), "{rules}");
+    // What an older definition let through.
+    let mut stored = stored();
+    stored["disruption"] = json!({"lostNodeTimeout": "100ms"});
+    let spec: StreamJobSpec = serde_json::from_value(stored).unwrap();
+    assert_eq!(spec.lost_node_timeout_ms(), 15_000);
+}

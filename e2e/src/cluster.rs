@@ -1,6 +1,6 @@
 //! A cluster to run scenarios on: the lab's own, or one that is given.
 
-use crate::shell::{lab, run, run_aloud, run_with_input};
+use crate::shell::{cargo, lab, run, run_aloud, run_with_input};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -98,6 +98,13 @@ impl Cluster {
         // The lab has both side by side; a given cluster's come from the path.
         let program = self.kubectl.with_file_name("helm");
         run(Command::new(program).env("KUBECONFIG", &self.kubeconfig).args(args))
+    }
+
+    /// Runs `cargo` in this checkout, for tests that ask for a cluster themselves.
+    pub fn cargo(&self, args: &[&str]) -> Result<String> {
+        let mut command = cargo();
+        command.env("MILLRACE_E2E_KUBECONFIG", &self.kubeconfig);
+        run(command.env("MILLRACE_KUBECTL", &self.kubectl).args(args))
     }
 
     /// What `kubectl get ... -o json` prints.

@@ -1,11 +1,10 @@
 //! The images that stories run, built from this checkout when first wanted.
 
 use crate::cluster::Cluster;
-use crate::shell::{cache, checkout, lab, run, run_aloud};
+use crate::shell::{cache, cargo, lab, run, run_aloud};
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
 /// An image made of one of our binaries.
@@ -78,22 +77,11 @@ impl Image {
 /// Builds a binary of its package's name, in the profile of the tests or in that which
 /// `MILLRACE_E2E_PROFILE` names.
 pub fn executable(package: &str, features: &[&str]) -> Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.current_dir(checkout()).args(["build", "--message-format=json-render-diagnostics"]);
+    let mut command = cargo();
+    command.args(["build", "--message-format=json-render-diagnostics"]);
     command.args(["--package", package, "--bin", package]).args(features);
     if let Some(profile) = std::env::var_os("MILLRACE_E2E_PROFILE") {
         command.arg("--profile").arg(profile);
-    }
-    // What cargo tells a test of its package is none of a build's business: dependencies
-    // that look at it would be built anew for every one who asks.
-    let of_test = |name: &str| {
-        ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.starts_with(prefix))
-    };
-    for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(of_test) {
-            command.env_remove(name);
-        }
     }
     let messages = run_aloud(&mut command)?;
     let executable = messages.lines().rev().find_map(|line| {

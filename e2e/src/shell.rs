@@ -20,6 +20,23 @@ pub fn lab(script: &str) -> Command {
     Command::new(checkout().join("e2e/lab").join(script))
 }
 
+/// `cargo` in this checkout.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What cargo tells a test of its package is none of another run's business: dependencies
+    // that look at it would be built anew for every one who asks.
+    let of_test = |name: &str| {
+        ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.starts_with(prefix))
+    };
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(of_test) {
+            command.env_remove(name);
+        }
+    }
+    command.current_dir(checkout());
+    command
+}
+
 /// Where things that survive a run are kept.
 pub fn cache() -> PathBuf {
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");

@@ -30,14 +30,32 @@ pub struct Observed {
     pub savepoints: Vec<SavepointObject>,
     /// The nodes its pods are on; empty without permission to look at nodes.
     pub nodes: BTreeMap<String, Node>,
-    /// Why the StatefulSet cannot make pods, from its events.
-    pub forbidden: Option<String>,
+    /// Why the StatefulSet could not make a pod, from its events.
+    pub forbidden: Option<Forbidden>,
     /// Whether its namespace is being deleted.
     pub namespace_terminating: bool,
     /// What this process remembers of earlier passes; may be lost at any time.
     pub memory: Memory,
     /// Who we are.
     pub us: Us,
+}
+
+/// An event of a StatefulSet that could not make a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forbidden {
+    /// In the API server's words.
+    pub why: String,
+    /// When it was so the last time.
+    pub at: Millis,
+}
+
+/// Pods are missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lack {
+    /// Since when this process has seen it.
+    pub since: Millis,
+    /// They were when it first looked, so that it may have begun long ago.
+    pub before: bool,
 }
 
 /// The controller itself.
@@ -240,6 +258,8 @@ pub struct SavepointObject {
     pub annotated_path: Option<String>,
     /// Made by the clock for this job.
     pub scheduled: bool,
+    /// It is to go, and these jobs start from it.
+    pub readers: Vec<String>,
     /// Its spec.
     pub spec: SavepointSpec,
     /// Its status.
@@ -268,6 +288,8 @@ pub struct Memory {
     pub worker_lost: BTreeMap<u32, Millis>,
     /// Since when a node was seen to be gone.
     pub node_gone: BTreeMap<String, Millis>,
+    /// There are fewer pods than the StatefulSet should have.
+    pub lack: Option<Lack>,
     /// When we last looked at the StatefulSet's events.
     pub looked_at_events: Option<Millis>,
     /// Highest head version that this process has seen.

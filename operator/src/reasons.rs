@@ -68,7 +68,6 @@ reasons! {
     Upgraded, false, "The new revision completed its first checkpoint.", "";
     RolledBack, true, "The new revision did not get healthy, so the old one runs again.", "Undo the edit, or correct it: each revision's ConfigMap holds its spec.yaml.";
     UpgradeFailed, true, "The new revision does not get healthy.", "Edit the job; spec.upgrade.onFailure: Keep forbids the way back.";
-    FailedAfterUpgrade, false, "The revision fails after its first checkpoint; going back by itself would repeat output.", "To go back: undo the edit and restore from the savepoint that the message names.";
     Rescaling, false, "The number of workers or the parallelism changes.", "";
     WaitingForWorkers, false, "New workers are on their way.", "";
     Applying, false, "The running job takes over new settings.", "";
@@ -80,7 +79,7 @@ reasons! {
     FreedLostPod, false, "A pod on a lost node was deleted by force; attempts are fenced, so that this is safe.", "";
     FreedCrashedPod, false, "A pod that waited out a long back-off was replaced.", "";
     Deleting, false, "The job is being deleted.", "";
-    DataLeftBehind, false, "The object is gone and its data is not: the store could not be reached for 10 minutes, or the program never ran.", "Delete the path that the message names by hand.";
+    DataLeftBehind, false, "The object is gone and its data is not: it could not be deleted for 10 minutes, the program never ran, or no job is left to delete it with.", "Delete the path that the message names by hand.";
     OperatedBy, false, "Another controller looks after this job.", "Uninstall one of the two, or let them watch different namespaces.";
     GenerationReset, false, "The cluster's own store was restored from a backup: the job had accepted a later generation.", "";
     SavepointNotReady, false, "The savepoint that spec.restoreFrom names is not ready.", "Wait for it, or name another one.";
@@ -138,6 +137,19 @@ pub fn markdown() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_documentation_has_this_table() {
+        // Of the checkout that is tested: the test may have been built in another one.
+        let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default();
+        let path = std::path::PathBuf::from(package).join("../docs/kubernetes.md");
+        let page = std::fs::read_to_string(&path).unwrap();
+        assert!(
+            page.contains(&markdown()),
+            "{} has another table of reasons: put the output of `millrace-operator reasons` there",
+            path.display()
+        );
+    }
 
     #[test]
     fn every_reason_is_found_by_its_name_and_says_what_to_do() {

@@ -1,7 +1,7 @@
 //! The chart comes and goes; jobs stay.
 
 use crate::jobs;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use millrace_e2e::{Image, Scenario, checkout};
 
 /// Everything that tells a restart: the attempt and the pods.
@@ -43,4 +43,59 @@ pub fn an_uninstall_leaves_jobs_running_and_the_next_install_takes_them_up(
 
 pub fn a_release_of_another_name_takes_the_jobs_up(s: &mut Scenario<'_>) -> Result<()> {
     reinstalled(s, "streams", &["--take-ownership"])
+}
+
+/// What the chart makes of some values: rendered twice, the same both times.
+fn rendered(s: &Scenario<'_>, values: &[&str]) -> Result<String> {
+    let chart = checkout().join("charts/millrace");
+    let chart = chart.to_str().context("a path that is no text")?;
+    let mut args = vec!["template", "streams", chart, "--kube-version", "1.34.0"];
+    args.extend(["--namespace", s.namespace()]);
+    for value in values {
+        args.extend(["--set", value]);
+    }
+    let text = s.cluster()?.helm(args.iter().copied())?;
+    let again = s.cluster()?.helm(args)?;
+    ensure!(text == again, "{values:?} are rendered differently each time");
+    Ok(text)
+}
+
+pub fn every_set_of_values_renders_what_the_api_server_takes(s: &mut Scenario<'_>) -> Result<()> {
+    let watched = format!("watchNamespaces={{{}}}", s.namespace());
+    let watched = watched.as_str();
+    const DEFINITION: &str = "kind: CustomResourceDefinition";
+    const MAKES_KEY: &str = "MILLRACE_MASTER_KEY_SECRET";
+    // Values, what is there with them, and what is not.
+    let sets: [(&[&str], &[&str], &[&str]); 8] = [
+        (&[], &[DEFINITION, MAKES_KEY, "kind: ClusterRole\n"], &["kind: Secret\n"]),
+        (&[watched], &["MILLRACE_NAMESPACES", "kind: RoleBinding"], &[]),
+        (&["crds.install=false"], &["kind: Deployment"], &[DEFINITION]),
+        (&["masterKey.existingSecret=mine"], &["secretName: mine"], &[MAKES_KEY, "optional: true"]),
+        (&["podDisruptionBudget.enabled=true"], &["kind: PodDisruptionBudget"], &[]),
+        (&["networkPolicy.enabled=true"], &["kind: NetworkPolicy"], &[]),
+        (&["serviceMonitor.enabled=true"], &["kind: ServiceMonitor", "name: streams-metrics"], &[]),
+        (
+            &["rbac.create=false", "serviceAccount.create=false", "releaseHook.enabled=false"],
+            &["kind: Deployment"],
+            &["kind: Role", "kind: ServiceAccount\n", "kind: Job\n"],
+        ),
+    ];
+    for (values, with, without) in sets {
+        let text = rendered(s, values)?;
+        for part in with {
+            ensure!(text.contains(part), "{values:?} render no {part}");
+        }
+        for part in without {
+            ensure!(!text.contains(part), "{values:?} render {part}");
+        }
+        // Of its kind the API server knows only where Prometheus' operator is.
+        if !text.contains("kind: ServiceMonitor") {
+            let args = ["apply", "--dry-run=server", "--server-side", "--force-conflicts"];
+            let args = args.into_iter().chain(["--namespace", s.namespace(), "-f", "-"]);
+            s.cluster()?.kubectl_with(args, &text).with_context(|| format!("{values:?}"))?;
+        }
+    }
+    let wrong = rendered(s, &["masterkey.existingSecret=mine"]);
+    ensure!(wrong.is_err(), "a value that nobody knows is taken");
+    Ok(())
 }

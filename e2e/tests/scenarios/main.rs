@@ -18,6 +18,7 @@ mod names;
 mod nodes;
 mod rescale;
 mod roles;
+mod rules;
 mod smoke;
 mod storage;
 mod upgrades;
@@ -102,6 +103,8 @@ fn stories() -> impl IntoIterator<Item = Story> {
         nodes::a_job_survives_the_node_of_its_coordinator_and_of_its_controller, lab;
         chart::an_uninstall_leaves_jobs_running_and_the_next_install_takes_them_up, lab;
         chart::a_release_of_another_name_takes_the_jobs_up, lab;
+        chart::every_set_of_values_renders_what_the_api_server_takes;
+        rules::every_rule_takes_what_is_right_and_refuses_what_is_not;
         roles::the_controller_may_do_what_it_does_and_nothing_else, lab;
         crowd::many_jobs_run_and_at_rest_nothing_is_written, lab;
         figures::what_a_user_waits_for, lab;

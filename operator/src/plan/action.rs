@@ -99,4 +99,6 @@ pub struct Event {
     pub reason: &'static str,
     /// In words.
     pub message: String,
+    /// Told by every plan for as long as it is so of this, and to people once.
+    pub standing: Option<String>,
 }

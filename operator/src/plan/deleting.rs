@@ -105,9 +105,12 @@ impl Draft<'_> {
         false
     }
 
-    /// No attempt was ever seen to run: a revision that runs becomes the current one.
+    /// No attempt was ever seen to run, nor what one left: a revision that runs becomes the
+    /// current one.
     pub(super) fn never_ran(&self) -> bool {
-        self.o.job.status.revision.as_ref().is_none_or(|known| known.current.is_empty())
+        let status = &self.o.job.status;
+        status.revision.as_ref().is_none_or(|known| known.current.is_empty())
+            && status.last_checkpoint.is_none()
     }
 
     /// A pod that failed makes room for another after a while.

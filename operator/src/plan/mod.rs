@@ -6,7 +6,9 @@
 mod action;
 mod children;
 mod deleting;
+mod orphans;
 mod pods;
+mod readers;
 mod savepoints;
 mod scale;
 mod status;
@@ -17,7 +19,8 @@ mod upgrade;
 mod rows;
 
 pub use action::{Action, Event, Why};
-pub use savepoints::orphan;
+pub use orphans::orphan;
+pub use readers::reads;
 
 use crate::observed::{Coordinator, Millis, Observed};
 use crate::reasons::Reason;
@@ -76,7 +79,8 @@ fn decide(o: &Observed, now: Millis) -> Plan {
     };
     if let Some(other) = o.job.status.controller.as_ref().filter(|c| **c != o.us.controller) {
         // Hands off: not even the status is ours to write.
-        draft.event(true, Reason::OperatedBy, &format!("Controller {other} looks after this job."));
+        let what = format!("Controller {other} looks after this job.");
+        draft.standing(Reason::OperatedBy, &what, other);
         return draft.end();
     }
     draft.status.controller = Some(o.us.controller.clone());
@@ -104,6 +108,7 @@ impl<'a> Draft<'a> {
     }
 
     fn decide(&mut self) -> Verdict {
+        self.first_run();
         if self.o.job.deleting.is_some() {
             return self.deleting();
         }
@@ -157,6 +162,12 @@ impl<'a> Draft<'a> {
 
     pub fn event(&mut self, warning: bool, reason: Reason, what: &str) {
         let message = reason.tell(what);
-        self.events.push(Event { warning, reason: reason.name(), message });
+        self.events.push(Event { warning, reason: reason.name(), message, standing: None });
+    }
+
+    /// What is so for as long as it is told: a warning, once for each `of`.
+    pub fn standing(&mut self, reason: Reason, what: &str, of: &str) {
+        let (message, standing) = (reason.tell(what), Some(of.to_owned()));
+        self.events.push(Event { warning: true, reason: reason.name(), message, standing });
     }
 }

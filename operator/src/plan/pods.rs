@@ -3,7 +3,7 @@
 use super::action::Why;
 use super::upgrade::delete;
 use super::{Action, Draft, Verdict};
-use crate::observed::{Container, End, Observed, Pod};
+use crate::observed::{Container, End, Lack, Millis, Observed, Pod};
 use crate::reasons::Reason;
 use serde::Deserialize;
 
@@ -79,6 +79,13 @@ pub(super) const PULL: [&str; 7] = [
     "RunContainerError",
 ];
 
+/// Pods that are missing for so long are asked after, and again.
+const LACK_MS: Millis = 10_000;
+/// Clocks differ, and events have whole seconds.
+const SKEW_MS: Millis = 15_000;
+/// A StatefulSet that cannot make a pod tries again after this at the latest.
+const LONGEST_RETRY_MS: Millis = 1_020_000;
+
 impl Draft<'_> {
     /// Why there are not as many workers as there should be.
     pub(super) fn pods_problem(&mut self, wanted: u32) -> Option<Verdict> {
@@ -103,31 +110,38 @@ impl Draft<'_> {
             ));
         }
         let there = u32::try_from(self.o.workers().count()).unwrap_or(u32::MAX);
-        if there < wanted {
-            self.look_again(5_000);
-            let committed = self.o.set.as_ref().map_or(self.now, |set| set.commit.at_ms);
-            let looked = self.o.memory.looked_at_events;
-            let stale = looked.is_none_or(|at| self.now - at > 10_000);
-            if stale && self.now - committed > 10_000 {
-                self.act(Action::LookAtSetEvents);
-            }
-            if let Some(why) = &self.o.forbidden {
-                let mut verdict = Verdict::pending(
-                    Reason::PodsForbidden,
-                    &format!("The cluster refuses to make pods: {why}"),
-                );
-                verdict.stalled = self.o.set.as_ref().is_some_and(|set| self.overdue(set));
-                return Some(verdict);
-            }
+        if there < wanted { self.missing_pods() } else { None }
+    }
+
+    /// What the cluster has against them, if anything: they are only on their way at first.
+    fn missing_pods(&mut self) -> Option<Verdict> {
+        self.look_again(5_000);
+        let lack = self.o.memory.lack.unwrap_or(Lack { since: self.now, before: false });
+        let looked = self.o.memory.looked_at_events;
+        if self.now - lack.since > LACK_MS && looked.is_none_or(|at| self.now - at > LACK_MS) {
+            self.act(Action::LookAtSetEvents);
         }
-        None
+        let shown = self.reconciling_words(Reason::PodsForbidden);
+        // What was so when other pods were missing may be so no longer.
+        let from = lack.since - if lack.before { LONGEST_RETRY_MS } else { SKEW_MS };
+        let event = self.o.forbidden.as_ref().filter(|event| shown.is_some() || event.at >= from);
+        let what = match event {
+            Some(event) => format!("The cluster refuses to make pods: {}", event.why),
+            // Said by an earlier process, and not looked at anew so far.
+            None => shown.filter(|_| looked.is_none())?,
+        };
+        let mut verdict = Verdict::pending(Reason::PodsForbidden, &what);
+        let waited = self.reconciling_since(Reason::PodsForbidden);
+        verdict.stalled = waited > self.upgrade_timeout();
+        Some(verdict)
     }
 
     /// Rows 8, 40-42.
     pub(super) fn free_pods(&mut self) {
         for pod in self.o.workers() {
             if pod.failed.as_deref() == Some("Evicted") && pod.deleting.is_none() {
-                self.event(true, Reason::PodEvicted, &format!("{} was evicted.", pod.name));
+                let what = format!("{} was evicted.", pod.name);
+                self.standing(Reason::PodEvicted, &what, &pod.uid);
             }
             let lost = self.lost(pod);
             if lost {
@@ -143,7 +157,8 @@ impl Draft<'_> {
             if let Some((since, grace)) = pod.deleting {
                 let over = self.now - since > grace + 60_000;
                 if over && self.node_ready(pod) == Some(true) {
-                    self.event(true, Reason::PodStuck, &format!("{} does not end.", pod.name));
+                    let what = format!("{} does not end.", pod.name);
+                    self.standing(Reason::PodStuck, &what, &pod.uid);
                 }
                 self.look_again(5_000);
                 continue;

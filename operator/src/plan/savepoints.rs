@@ -44,6 +44,9 @@ impl Draft<'_> {
             }
             if status.completed_at.is_some() {
                 self.newest(&status);
+            } else if !stalled(&status) {
+                // It is given up in time, whatever the job is at.
+                self.look_again(10_000);
             }
             self.savepoints.push((object.name.clone(), status));
         }
@@ -78,7 +81,7 @@ impl Draft<'_> {
     }
 
     /// Makes Savepoint objects while the job runs, and removes the oldest beyond the number
-    /// that is kept; their names hold their time, so that one is not made twice.
+    /// that is kept, complete or failed; their names hold their time, so that one is not made twice.
     fn by_the_clock(&mut self) {
         let Some(wanted) = &self.o.job.spec.savepoints else { return };
         let interval = wanted.interval.millis().ok().and_then(|ms| i64::try_from(ms).ok());
@@ -97,14 +100,20 @@ impl Draft<'_> {
             })));
         }
         let keep = wanted.retained.and_then(|n| usize::try_from(n).ok()).unwrap_or(7).max(1);
-        made.retain(|object| object.status.completed_at.is_some() && object.deleting.is_none());
-        let surplus = made.len().saturating_sub(keep);
-        for object in made.into_iter().take(surplus) {
-            self.act(Action::Delete {
-                kind: "millrace.dev/v1alpha1/Savepoint",
-                name: object.name.clone(),
-                uid: object.uid.clone(),
-            });
+        made.retain(|object| object.deleting.is_none());
+        let complete = |object: &&SavepointObject| object.status.completed_at.is_some();
+        let (complete, others): (Vec<_>, Vec<_>) = made.into_iter().partition(complete);
+        // As many of those that failed, for what they tell; none may take another's place.
+        let failed = others.into_iter().filter(|object| stalled(&object.status)).collect();
+        for made in [complete, failed] {
+            let surplus = made.len().saturating_sub(keep);
+            for object in made.into_iter().take(surplus) {
+                self.act(Action::Delete {
+                    kind: "millrace.dev/v1alpha1/Savepoint",
+                    name: object.name.clone(),
+                    uid: object.uid.clone(),
+                });
+            }
         }
     }
 
@@ -285,19 +294,18 @@ impl Draft<'_> {
         if keep || self.o.namespace_terminating || object.status.completed_at.is_none() {
             return self.act(off);
         }
-        let restoring = self.o.job.spec.restore_from.as_ref().is_some_and(|from| {
-            from.savepoint_ref.as_ref().is_some_and(|named| named.name == object.name)
-                && self.o.job.status.restore_nonce.is_none_or(|done| done < from.nonce)
-        });
         let path = object.status.path.clone().unwrap_or_default();
-        if !restoring {
+        let mut why = String::new();
+        if object.readers.is_empty() {
             let work = StoreWork::DeleteSavepoint { path: path.clone() };
             if let Some(Ok(_)) = self.store_pod(object, "del", &work) {
                 return self.act(off);
             }
+        } else {
+            why = format!(" It is what {} started from.", object.readers.join(", "));
         }
         if self.now - object.deleting.unwrap_or(self.now) > PATIENCE_MS {
-            self.event(true, Reason::DataLeftBehind, &format!("Data is left at {path}."));
+            self.event(true, Reason::DataLeftBehind, &format!("Data is left at {path}.{why}"));
             self.act(off);
         }
     }
@@ -323,40 +331,16 @@ fn store_name(job: &str, object: &SavepointObject, what: &str) -> String {
     names::store_pod(job, &format!("{what}-{}", short(object)))
 }
 
-/// A Savepoint without a StreamJob: its status, and whether its finalizer goes.
-pub fn orphan(object: &SavepointObject, now: Millis) -> (SavepointStatus, bool) {
-    let mut status = object.status.clone();
-    status.observed_generation = Some(object.generation);
-    status.id = Some(object.uid.clone());
-    if let Some(existing) = &object.spec.existing {
-        status.path = Some(existing.path.clone());
-        status.completed_at.get_or_insert_with(|| time(now));
-        condition(&mut status, object.generation, now, true, Reason::Registered, "");
-    } else if status.completed_at.is_none() && !stalled(&status) {
-        if let Some(path) = &object.annotated_path {
-            status.path = Some(path.clone());
-            status.completed_at = Some(time(object.created));
-            condition(&mut status, object.generation, now, true, Reason::Adopted, "");
-        } else if now - object.created > timeout(object) {
-            condition(&mut status, object.generation, now, false, Reason::TimedOut, "");
-        } else {
-            condition(&mut status, object.generation, now, false, Reason::JobNotFound, "");
-        }
-    }
-    // Nobody is left with an image and credentials for its place.
-    (status, object.deleting.is_some() && object.finalizer)
-}
-
-fn timeout(object: &SavepointObject) -> i64 {
+pub(super) fn timeout(object: &SavepointObject) -> i64 {
     let given = object.spec.timeout.as_ref().and_then(|timeout| timeout.millis().ok());
     i64::try_from(given.unwrap_or(3_600_000)).unwrap_or(i64::MAX)
 }
 
-fn stalled(status: &SavepointStatus) -> bool {
+pub(super) fn stalled(status: &SavepointStatus) -> bool {
     status.conditions.iter().any(|condition| condition.type_ == "Stalled")
 }
 
-fn condition(
+pub(super) fn condition(
     status: &mut SavepointStatus,
     generation: i64,
     now: Millis,

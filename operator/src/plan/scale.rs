@@ -195,9 +195,12 @@ impl Draft<'_> {
         let patch = serde_json::json!({"spec": {"restoreFrom": from}});
         let id = &self.o.job.id;
         format!(
-            "Its last savepoint is {}: kubectl patch streamjob {} -n {} --type merge -p '{patch}' \
+            "Its last savepoint is {}: kubectl patch streamjob {} -n {} --type merge -p {} \
              starts it from there; what it wrote since stays.",
-            last.path, id.name, id.namespace
+            last.path,
+            id.name,
+            id.namespace,
+            quoted(&patch.to_string())
         )
     }
 
@@ -246,14 +249,24 @@ impl Draft<'_> {
         newest.map(|end| super::pods::told(&end.message).0).unwrap_or_default()
     }
 
+    /// The first revision is the current one as soon as it runs, also where it is to be
+    /// replaced or deleted at once: there is data from here on, and something to go back to.
+    pub(super) fn first_run(&mut self) {
+        if let Some(set) = &self.o.set
+            && self.o.state() == Some(State::Running)
+            && self.status.revision.as_ref().is_none_or(|known| known.current.is_empty())
+        {
+            self.remember(|revision| revision.current.clone_from(&set.revision));
+        }
+    }
+
     /// A revision that runs becomes the current one at its first complete checkpoint.
     fn settle(&mut self, set: &Set) {
         let known = self.status.revision.clone().unwrap_or_default();
         if known.current == set.revision {
             return;
         }
-        let first = known.current.is_empty();
-        if !first && !super::target::healthy(self.o, set) {
+        if !super::target::healthy(self.o, set) {
             self.look_again(2_000);
             return;
         }
@@ -261,14 +274,12 @@ impl Draft<'_> {
             revision.previous = std::mem::take(&mut revision.current);
             revision.current.clone_from(&set.revision);
         });
-        if !first {
-            self.upgrade_condition("True", Reason::Upgraded, "");
-            self.event(
-                false,
-                Reason::Upgraded,
-                &format!("Revision {} completed its first checkpoint.", set.revision),
-            );
-        }
+        self.upgrade_condition("True", Reason::Upgraded, "");
+        self.event(
+            false,
+            Reason::Upgraded,
+            &format!("Revision {} completed its first checkpoint.", set.revision),
+        );
     }
 
     /// Tells the coordinator and writes the file, if either says something else.
@@ -292,15 +303,21 @@ impl Draft<'_> {
 
     fn live_differs(&self, target: &Target) -> bool {
         let key = (Kind::ConfigMap, names::live(&self.o.job.id.name));
-        let text =
-            self.o.children.get(&key).and_then(|child| child.body["data"]["live.json"].as_str());
-        let stored = text.and_then(|text| Live::decode("live", text.as_bytes()).ok());
-        stored.is_some() && stored != target.live
+        self.o.children.get(&key).is_some_and(|child| {
+            let text = child.body["data"]["live.json"].as_str();
+            // What cannot be read is not what should be there either.
+            text.and_then(|text| Live::decode("live", text.as_bytes()).ok()) != target.live
+        })
     }
 
     fn replicas(&mut self, set: &Set, replicas: u32) {
+        let mut commit = set.commit;
+        if set.replicas == 0 {
+            // The time it has to get healthy in begins when it is asked to run.
+            commit.at_ms = self.now;
+        }
         if set.replicas != replicas
-            && let Ok(object) = self.set(&set.revision, replicas, set.commit)
+            && let Ok(object) = self.set(&set.revision, replicas, commit)
         {
             self.act(Action::Apply { uid: set.uid.clone(), object });
         }
@@ -329,6 +346,11 @@ fn connected(answer: &control::Status, below: u32) -> u32 {
 fn in_use(answer: &control::Status) -> u32 {
     let used = answer.workers.iter().filter(|worker| !worker.slots_in_use.is_empty());
     used.map(|worker| worker.ordinal + 1).max().unwrap_or(0)
+}
+
+/// One argument of a shell, whatever it holds: a path is the user's own text.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 fn unreachable(why: &str) -> String {

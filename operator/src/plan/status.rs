@@ -53,8 +53,8 @@ impl Verdict {
     pub fn refused(reason: Reason, what: &str) -> Self {
         Self { reconciling: false, stalled: true, ..Self::new("Running", reason, what) }
     }
-    pub fn checked() -> Self {
-        Self { reconciling: false, ..Self::new("Running", Reason::CheckPassed, "") }
+    pub fn checked(plan: &str) -> Self {
+        Self { reconciling: false, ..Self::new("Running", Reason::CheckPassed, plan) }
     }
 }
 
@@ -87,7 +87,7 @@ impl Draft<'_> {
         if before != Some(verdict.reason) && !(verdict.ready && was_ready) {
             let warning = verdict.stalled || message.contains(": ");
             let reason = verdict.reason.name();
-            self.events.push(super::Event { warning, reason, message });
+            self.events.push(super::Event { warning, reason, message, standing: None });
         }
     }
 
@@ -261,6 +261,12 @@ impl Draft<'_> {
 
     pub(super) fn reconciling_reason(&self) -> Option<Reason> {
         self.reason_of("Reconciling")
+    }
+
+    /// What was told of it, if this is what we are at.
+    pub(super) fn reconciling_words(&self, reason: Reason) -> Option<String> {
+        let condition = self.stored("Reconciling").filter(|c| c.reason == reason.name())?;
+        Some(reason.untell(&condition.message))
     }
 
     /// For how long we have been at this.

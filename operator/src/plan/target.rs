@@ -130,8 +130,7 @@ impl Draft<'_> {
 
     /// The time in which a committed revision must complete a checkpoint is over.
     pub(super) fn overdue(&self, set: &Set) -> bool {
-        let timeout = i64::try_from(self.o.job.spec.upgrade_timeout_ms()).unwrap_or(i64::MAX);
-        set.replicas > 0 && self.now.saturating_sub(set.commit.at_ms) > timeout
+        set.replicas > 0 && self.now.saturating_sub(set.commit.at_ms) > self.upgrade_timeout()
     }
 
     fn why_given_up(&self, set: &Set, desired: &str) -> String {

@@ -3,18 +3,25 @@
 
 use super::action::Why;
 use super::{Action, Draft, Target, Verdict};
-use crate::observed::{Container, Coordinator, Kind, Pod, Set};
+use crate::observed::{Container, Coordinator, Kind, Millis, Pod, Set};
 use crate::reasons::Reason;
 use millrace_crds::names;
 use millrace_crds::render::{self, Commit};
 use millrace_protocol::control::State;
 use serde_json::Value;
 
+/// A check that met with a store that does not answer is repeated after a quarter of the
+/// time it has taken so far, within these.
+const LEAST_WAIT_MS: Millis = 15_000;
+const LONGEST_WAIT_MS: Millis = 300_000;
+
 /// What is known of the new revision before anything stops.
 enum Check {
     Passed(String),
     Failed(String),
     Going(String),
+    /// Not for the new revision's sake: it is tried again, later and later.
+    Hindered(String),
 }
 
 impl Draft<'_> {
@@ -54,13 +61,18 @@ impl Draft<'_> {
                 Check::Going(what) => {
                     return Some(Verdict::upgrading(Reason::CheckingUpgrade, &what));
                 }
-                Check::Failed(why) => return Some(self.check_failed(target, &why)),
-                Check::Passed(_) if self.o.job.check_only => {
-                    return Some(Verdict::checked());
+                Check::Hindered(why) => {
+                    let mut verdict = Verdict::upgrading(Reason::CheckingUpgrade, &why);
+                    verdict.stalled = self.checking_for() > self.upgrade_timeout();
+                    return Some(verdict);
                 }
+                Check::Failed(why) => return Some(self.check_failed(target, &why)),
                 Check::Passed(plan) => {
                     if self.reconciling_reason() == Some(Reason::CheckingUpgrade) {
                         self.event(false, Reason::UpgradePlanned, &plan);
+                    }
+                    if self.o.job.check_only {
+                        return Some(Verdict::checked(&plan));
                     }
                 }
             }
@@ -129,7 +141,7 @@ impl Draft<'_> {
             }
             _ => {}
         }
-        let timeout = i64::try_from(self.o.job.spec.upgrade_timeout_ms()).unwrap_or(i64::MAX);
+        let timeout = self.upgrade_timeout();
         let Some(pod) = self.check_pod(hash).cloned() else {
             match self.template(hash) {
                 Ok(template) => {
@@ -146,9 +158,23 @@ impl Draft<'_> {
             }
             Container::Ended(_) if disturbed(&pod) => {
                 self.retry(pod.name.clone(), pod.uid.clone(), pod.created);
-                let waited = self.reconciling_since(Reason::CheckingUpgrade);
                 let what = format!("{} was disturbed; it is tried again.", pod.name);
-                if waited > timeout { Check::Failed(what) } else { Check::Going(what) }
+                match self.checking_for() > timeout {
+                    true => Check::Failed(what),
+                    false => Check::Going(what),
+                }
+            }
+            Container::Ended(end) if super::pods::blames_storage(end) => {
+                let wait = (self.checking_for() / 4).clamp(LEAST_WAIT_MS, LONGEST_WAIT_MS);
+                if self.now - pod.created > wait {
+                    self.act(Action::Delete {
+                        kind: "v1/Pod",
+                        name: pod.name.clone(),
+                        uid: pod.uid.clone(),
+                    });
+                }
+                let (message, remedy) = super::pods::told(&end.message);
+                Check::Hindered(format!("{message} {remedy}").trim().to_owned())
             }
             Container::Ended(end) => {
                 let (message, remedy) = super::pods::told(&end.message);
@@ -161,6 +187,14 @@ impl Draft<'_> {
             }
             _ => Check::Going(pod_words(&pod)),
         }
+    }
+
+    fn checking_for(&self) -> Millis {
+        self.reconciling_since(Reason::CheckingUpgrade)
+    }
+
+    pub(super) fn upgrade_timeout(&self) -> Millis {
+        i64::try_from(self.o.job.spec.upgrade_timeout_ms()).unwrap_or(i64::MAX)
     }
 
     fn check_pod(&self, hash: &str) -> Option<&Pod> {

@@ -65,7 +65,8 @@ async fn watch(
     let api: Api<DynamicObject> = what.scope(&shell.client, scope.as_deref());
     let config = match what {
         What::StreamJob | What::Savepoint | What::Node => watcher::Config::default(),
-        _ => watcher::Config::default().labels("app.kubernetes.io/managed-by=millrace"),
+        // Not by who manages it: other tools write that label on whatever they touch.
+        _ => watcher::Config::default().labels(names::LABEL_JOB),
     };
     let config = config.page_size(PAGE).timeout(RENEWED);
     match what {

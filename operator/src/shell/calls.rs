@@ -1,5 +1,6 @@
 //! Small questions to the API server.
 
+use crate::observed::Forbidden;
 use k8s_openapi::api::core::v1::{Event, Namespace};
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
@@ -23,16 +24,19 @@ pub(crate) async fn terminating(client: &Client, namespace: &str) -> kube::Resul
     Ok(namespace.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some()))
 }
 
-/// The newest reason why a StatefulSet could not make a pod.
+/// The newest reason why a StatefulSet could not make a pod, and when it was one.
 pub(crate) async fn set_failure(
     client: &Client,
     namespace: &str,
     name: &str,
     uid: &str,
-) -> kube::Result<Option<String>> {
+) -> kube::Result<Option<Forbidden>> {
     let api: Api<Event> = Api::namespaced(client.clone(), namespace);
     let fields = format!("involvedObject.name={name},involvedObject.uid={uid},reason=FailedCreate");
-    let mut events = api.list(&ListParams::default().fields(&fields).limit(50)).await?.items;
-    events.sort_by_key(|event| event.last_timestamp.clone());
-    Ok(events.pop().and_then(|event| event.message))
+    let events = api.list(&ListParams::default().fields(&fields).limit(50)).await?.items;
+    let told = events.into_iter().filter_map(|event| {
+        let at = event.last_timestamp.map(|at| at.0).or(event.event_time.map(|at| at.0));
+        Some(Forbidden { why: event.message?, at: at.map_or(0, |at| at.as_millisecond()) })
+    });
+    Ok(told.max_by_key(|event| event.at))
 }

@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     fn event(reason: &'static str, message: &str) -> Event {
-        Event { warning: false, reason, message: message.to_owned() }
+        Event { warning: false, reason, message: message.to_owned(), standing: None }
     }
 
     fn new(known: &mut Known, event: &Event, now: i64) -> String {

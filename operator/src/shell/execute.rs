@@ -2,7 +2,7 @@
 
 use super::Shell;
 use super::kinds::What;
-use super::observe::{ownership, short};
+use super::observe::{label, ownership, short};
 use super::pass::Remembered;
 use super::{calls, coordinator};
 use crate::observed::{Child, Kind, Observed, Ownership};
@@ -129,6 +129,8 @@ async fn create(
             written(shell, memory, what, made);
             Ok(())
         }
+        // The clock's savepoint of this time: that someone took its label changes nothing.
+        Err(error) if taken(&error) && what == What::Savepoint => Ok(()),
         Err(error) if taken(&error) => {
             // Ours that the cache does not show yet, or not ours: the next pass must know.
             let Some(there) = api.get_metadata_opt(&name).await? else { return Ok(()) };
@@ -141,6 +143,11 @@ async fn create(
                 memory.foreign.insert((kind, name), Child { uid, owner, body: Value::Null });
                 bail!(told);
             }
+            if owner == Ownership::Ours && label(&there, names::LABEL_JOB) != Some(&id.name) {
+                show(shell, what, &made, &there.metadata).await?;
+                // What was planned was planned without it.
+                bail!("{name} had lost the labels by which it is watched");
+            }
             bail!("{name} exists and is not in the cache yet")
         }
         Err(error) => {
@@ -150,6 +157,40 @@ async fn create(
             result.map(drop).with_context(|| format!("creating {what:?} {name}"))
         }
     }
+}
+
+/// Brings an object of ours back into the watches, which go by its labels: puts these back
+/// and touches nothing else, for what it is to hold beside is decided when it is seen.
+async fn show(
+    shell: &Shell,
+    what: What,
+    wanted: &DynamicObject,
+    there: &ObjectMeta,
+) -> anyhow::Result<()> {
+    let namespace = there.namespace.clone().unwrap_or_default();
+    let name = there.name.clone().unwrap_or_default();
+    let uid = there.uid.clone().unwrap_or_default();
+    if what == What::Pod {
+        // One that runs once: another takes its place.
+        return delete(shell, what, &namespace, &name, uid, false).await;
+    }
+    let mut labels = wanted.metadata.labels.clone().unwrap_or_default();
+    if what == What::StatefulSet {
+        // Of the template that is committed, which need not be the one that was to be made.
+        labels.remove(names::LABEL_REVISION);
+    }
+    let patch = json!({"metadata": {"uid": uid, "labels": labels}});
+    let api = what.api(&shell.client, &namespace);
+    let mut shown = api
+        .patch(&name, &PatchParams::default(), &Patch::Merge(&patch))
+        .await
+        .with_context(|| format!("putting back the labels of {what:?} {name}"))?;
+    if what == What::ConfigMap {
+        // Only its metadata is watched.
+        shown.data = Value::Null;
+    }
+    shell.cache.wrote(what, shown);
+    Ok(())
 }
 
 /// What the API server has against an object, if that is its verdict on the object.

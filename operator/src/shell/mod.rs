@@ -8,6 +8,7 @@ mod execute;
 pub(crate) mod kept;
 pub(crate) mod kinds;
 pub(crate) mod leader;
+mod master_key;
 pub(crate) mod metrics;
 mod observe;
 pub mod options;
@@ -53,14 +54,8 @@ pub(crate) struct Shell {
 /// Runs until told to end.
 pub async fn run(mut options: Options) -> anyhow::Result<()> {
     options.identity = options.identity();
-    let master_key = std::fs::read(&options.master_key_file).with_context(|| {
-        format!(
-            "the master key {} cannot be read: mount the chart's Secret there",
-            options.master_key_file.display()
-        )
-    })?;
-    anyhow::ensure!(master_key.len() >= 16, "the master key has fewer than 16 bytes");
     let client = Client::try_default().await.context("no way to the API server")?;
+    let master_key = master_key::load(&client, &options).await?;
     let cluster = calls::cluster_id(&client).await;
     let controller = format!("{}/{}", options.own_namespace, options.name);
     let context = Arc::new(Shell {

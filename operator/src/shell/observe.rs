@@ -8,7 +8,7 @@ use super::kinds::What;
 use super::pass::Remembered;
 use super::pods;
 use crate::observed::{
-    self, Child, Job, Kind, Millis, Observed, Ownership, Revision, SavepointObject, Set, Us,
+    self, Child, Job, Kind, Lack, Millis, Observed, Ownership, Revision, SavepointObject, Set, Us,
 };
 use anyhow::Context;
 use kube::api::DynamicObject;
@@ -68,6 +68,7 @@ pub(crate) fn savepoint(object: &DynamicObject) -> anyhow::Result<SavepointObjec
         deleting: meta.deletion_timestamp.as_ref().map(|at| at.0.as_millisecond()),
         finalizer: meta.finalizers.iter().flatten().any(|name| name == names::FINALIZER),
         annotated_path: annotation(names::ANNOTATION_PATH),
+        readers: Vec::new(),
         scheduled: meta.labels.iter().flatten().any(|(key, _)| key == names::LABEL_SCHEDULED_FOR),
         spec: serde_json::from_value(object.data["spec"].clone())?,
         status: match &object.data["status"] {
@@ -124,6 +125,7 @@ pub(crate) async fn observe(
         .and_then(|at| pods::ip(&objects[at]).map(str::to_owned));
     let coordinator = ask(shell, &job.id.uid, address, memory, now).await;
     remember_losses(&coordinator, &pods, memory, now);
+    remember_lack(set.as_ref(), &pods, memory, now);
     let mut nodes = BTreeMap::new();
     if shell.watches_nodes {
         for name in pods.iter().filter_map(|pod| pod.node.clone()) {
@@ -144,7 +146,11 @@ pub(crate) async fn observe(
         restores.and_then(|named| shell.cache.get(What::Savepoint, &namespace, &named.name));
     // Of another job, or of none.
     savepoints.extend(named.filter(|object| savepoint_key(object) != name));
-    let savepoints = savepoints.iter().filter_map(|object| savepoint(object).ok()).collect();
+    let mut savepoints: Vec<_> =
+        savepoints.iter().filter_map(|object| savepoint(object).ok()).collect();
+    for going in savepoints.iter_mut().filter(|object| object.deleting.is_some()) {
+        going.readers = readers(shell, &namespace, going, now);
+    }
     let namespace_terminating = job.deleting.is_some()
         && job.finalizer
         && super::calls::terminating(&shell.client, &namespace).await?;
@@ -165,6 +171,19 @@ pub(crate) async fn observe(
         },
         job,
     })
+}
+
+/// The jobs that start from a savepoint, in whatever namespace.
+fn readers(shell: &Shell, namespace: &str, going: &SavepointObject, now: Millis) -> Vec<String> {
+    let mut all = Vec::new();
+    shell.cache.each(What::StreamJob, |object| {
+        if let Ok(job) = job(shell, &object, false)
+            && crate::plan::reads(&job, namespace, going, now)
+        {
+            all.push(format!("{}/{}", job.id.namespace, job.id.name));
+        }
+    });
+    all
 }
 
 /// Objects that were in the way of a POST, as far as they still are: they lack the label
@@ -329,6 +348,19 @@ async fn ask(
 fn unreachable(memory: &mut Remembered, now: Millis, why: String) -> observed::Coordinator {
     let since = *memory.unreachable.get_or_insert(now);
     observed::Coordinator::Unreachable { since, why }
+}
+
+/// Since when there are not as many pods as there should be.
+fn remember_lack(set: Option<&Set>, pods: &[observed::Pod], memory: &mut Remembered, now: Millis) {
+    let before = !std::mem::replace(&mut memory.seen, true);
+    let there = pods.iter().filter(|pod| pod.component == names::WORKER).count();
+    if set.is_some_and(|set| there < set.replicas as usize) {
+        memory.plan.lack.get_or_insert(Lack { since: now, before });
+    } else {
+        // The next time they are missing it is for a reason of its own.
+        (memory.plan.lack, memory.forbidden) = (None, None);
+        memory.plan.looked_at_events = None;
+    }
 }
 
 /// Since when each worker is lost, as far as this process has seen.

@@ -23,6 +23,10 @@ pub struct Options {
     /// A file with the key from which the tokens of jobs are made.
     #[arg(long, env = "MILLRACE_MASTER_KEY_FILE", default_value = "/etc/millrace/master/key")]
     pub master_key_file: PathBuf,
+    /// The Secret of the controller's own namespace that is made with such a key where the
+    /// file is missing. None: the file must be there.
+    #[arg(long, env = "MILLRACE_MASTER_KEY_SECRET")]
+    pub master_key_secret: Option<String>,
     /// Where metrics, health and readiness are served.
     #[arg(long, env = "MILLRACE_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,

@@ -5,14 +5,14 @@ use super::cache::JobKey;
 use super::coordinator::Control;
 use super::kinds::What;
 use super::{execute, observe};
-use crate::observed::{Child, Kind, Memory, Millis, Observed};
+use crate::observed::{Child, Forbidden, Kind, Memory, Millis, Observed};
 use crate::plan::{self, Event, Plan};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DynamicObject, PostParams};
 use millrace_protocol::control;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tracing::Instrument;
 
 /// Uid and resource version.
@@ -28,7 +28,11 @@ pub(crate) struct Remembered {
     pub bodies: BTreeMap<String, (Version, Value)>,
     /// Uid and generation of the StatefulSet after our last write.
     pub set_generation: Option<(String, i64)>,
-    pub forbidden: Option<String>,
+    pub forbidden: Option<Forbidden>,
+    /// What stands and was told: its reason, and of what it is so.
+    pub told: BTreeSet<(&'static str, String)>,
+    /// The job was looked at before by this process.
+    pub seen: bool,
     pub coordinator: Option<(String, Box<dyn Control>)>,
     pub unreachable: Option<Millis>,
     pub quorum: bool,
@@ -53,8 +57,8 @@ pub(crate) fn now() -> Millis {
     Timestamp::now().as_millisecond()
 }
 
-/// When to look again; `None`: the job is gone. `told`: something of it has changed, as far
-/// as the API server knows.
+/// When to look again; `None`: the job is gone, and nothing waits for it. `told`: something
+/// of it has changed, as far as the API server knows.
 pub(crate) async fn pass(
     shell: &Shell,
     key: &JobKey,
@@ -74,8 +78,7 @@ pub(crate) async fn pass(
     };
     tracing::debug!(namespace = %namespace, job = %name, there = object.is_some(), "looks");
     let Some(object) = object else {
-        orphans(shell, key).await?;
-        return Ok(None);
+        return orphans(shell, key).await;
     };
     let job = observe::job(shell, &object, quorum)?;
     let id = job.id.clone();
@@ -102,8 +105,8 @@ pub(crate) async fn pass(
             shell.cache.wrote(What::Savepoint, written);
         }
     }
-    for event in &plan.events {
-        tell(shell, &object, event).await;
+    for event in news(&plan.events, &mut memory.told) {
+        tell(shell, What::StreamJob, &object, event).await;
     }
     let rest = rest(&observed, &plan, (shell.now)());
     for action in plan.actions {
@@ -114,11 +117,26 @@ pub(crate) async fn pass(
     Ok(Some(plan.requeue_ms))
 }
 
+/// What of a plan's events is to be told: what stands only when it begins.
+fn news<'a>(events: &'a [Event], told: &mut BTreeSet<(&'static str, String)>) -> Vec<&'a Event> {
+    let before = std::mem::take(told);
+    let new = |event: &&Event| match &event.standing {
+        None => true,
+        Some(of) => {
+            let of = (event.reason, of.clone());
+            let new = !before.contains(&of);
+            told.insert(of);
+            new
+        }
+    };
+    events.iter().filter(new).collect()
+}
+
 /// Nothing will be different until somebody does something.
 fn rest(observed: &Observed, plan: &Plan, now: Millis) -> Option<Rest> {
     let said = observed.answer().filter(|said| said.state() == control::State::Running)?;
     let steady = plan.actions.is_empty()
-        && plan.events.is_empty()
+        && plan.events.iter().all(|event| event.standing.is_some())
         && plan.requeue_ms == AT_LEISURE
         && plan.status == observed.job.status
         && observed.job.deleting.is_none()
@@ -156,21 +174,26 @@ fn essence(mut said: control::Status) -> control::Status {
     said
 }
 
-/// Savepoints whose job is not there.
-async fn orphans(shell: &Shell, (namespace, name): &JobKey) -> anyhow::Result<()> {
+/// Savepoints whose job is not there; answers when to look again.
+async fn orphans(shell: &Shell, (namespace, name): &JobKey) -> anyhow::Result<Option<u64>> {
+    let mut again = None;
     for object in shell.cache.of_job(What::Savepoint, namespace, name) {
-        let (status, let_go) = plan::orphan(&observe::savepoint(&object)?, (shell.now)());
+        let plan = plan::orphan(&observe::savepoint(&object)?, (shell.now)());
         anyhow::ensure!(shell.leader.leads(), "the lead is lost");
-        if object.data["status"] != json!(status) {
-            let written = write_status(shell, What::Savepoint, &object, json!(status)).await?;
+        if object.data["status"] != json!(plan.status) {
+            let written = write_status(shell, What::Savepoint, &object, json!(plan.status)).await?;
             shell.cache.wrote(What::Savepoint, written);
         }
-        if let_go {
-            let name = object.metadata.name.clone().unwrap_or_default();
-            execute::finalizer(shell, What::Savepoint, namespace, &name, false).await?;
+        if let Some(event) = &plan.event {
+            tell(shell, What::Savepoint, &object, event).await;
         }
+        if let Some(on) = plan.finalizer {
+            let name = object.metadata.name.clone().unwrap_or_default();
+            execute::finalizer(shell, What::Savepoint, namespace, &name, on).await?;
+        }
+        again = [again, plan.requeue_ms].into_iter().flatten().min();
     }
-    Ok(())
+    Ok(again)
 }
 
 /// PUT with the version that was seen: a status decided on old facts is refused.
@@ -193,7 +216,7 @@ async fn write_status(
 }
 
 /// An event that cannot be written is lost: the conditions say the same.
-async fn tell(shell: &Shell, object: &DynamicObject, event: &Event) {
+async fn tell(shell: &Shell, what: What, object: &DynamicObject, event: &Event) {
     let label = vec![("reason".to_owned(), event.reason.to_owned())];
     shell.metrics.events.get_or_create(&label).inc();
     let of = format!(
@@ -206,8 +229,8 @@ async fn tell(shell: &Shell, object: &DynamicObject, event: &Event) {
         false => tracing::info!(of, reason = event.reason, "{}", event.message),
     }
     let reference = ObjectReference {
-        api_version: Some("millrace.dev/v1alpha1".to_owned()),
-        kind: Some("StreamJob".to_owned()),
+        api_version: Some(what.resource().api_version),
+        kind: Some(what.resource().kind),
         name: object.metadata.name.clone(),
         namespace: object.metadata.namespace.clone(),
         uid: object.metadata.uid.clone(),
@@ -215,5 +238,28 @@ async fn tell(shell: &Shell, object: &DynamicObject, event: &Event) {
     };
     if let Err(error) = shell.recorder.publish(event, reference).await {
         tracing::debug!(%error, reason = event.reason, "event not written");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_is_told_when_it_begins() {
+        let event = |reason, of: Option<&str>| Event {
+            warning: true,
+            reason,
+            message: String::new(),
+            standing: of.map(str::to_owned),
+        };
+        let evicted = |pod| event("PodEvicted", Some(pod));
+        let mut told = BTreeSet::new();
+        let mut tells = |events: &[Event]| news(events, &mut told).len();
+        assert_eq!(tells(&[evicted("a"), event("Resumed", None)]), 2);
+        assert_eq!(tells(&[evicted("a"), event("Resumed", None)]), 1);
+        assert_eq!(tells(&[evicted("a"), evicted("b"), event("PodStuck", Some("a"))]), 2);
+        assert_eq!(tells(&[]), 0);
+        assert_eq!(tells(&[evicted("a")]), 1, "it was over");
     }
 }

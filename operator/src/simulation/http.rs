@@ -60,6 +60,7 @@ impl World {
     /// Obeys a call, as the API server would.
     pub fn obey(&mut self, call: &Call) -> Answer {
         if call.path.contains("/events") {
+            self.events += u64::from(call.is_write());
             return Ok(match call.method.as_str() {
                 "GET" => {
                     json!({"kind": "EventList", "apiVersion": "v1", "metadata": {}, "items": []})

@@ -26,13 +26,14 @@ mod apply;
 mod at_rest;
 mod cluster;
 mod control;
-mod http;
+pub(crate) mod http;
 mod job;
 pub(crate) mod lease;
 mod node;
 mod operator;
 mod run;
-mod server;
+mod scripts;
+pub(crate) mod server;
 mod user;
 mod world;
 

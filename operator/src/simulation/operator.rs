@@ -127,11 +127,20 @@ impl Operator {
             }
             *self.read.entry(what).or_default() += news.len();
             for Change { object, gone, .. } in news {
-                if !shown(what, &object) {
-                    continue;
+                let hidden = !shown(what, &object);
+                let mut object = dynamic(what, object);
+                if hidden {
+                    // What loses its label is gone, as far as a watch by labels knows: it
+                    // tells of it as it was.
+                    let meta = &object.metadata;
+                    let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());
+                    let before =
+                        self.shell.cache.get(what, namespace.unwrap_or(""), name.unwrap_or(""));
+                    let Some(before) = before else { continue };
+                    object = before;
                 }
-                let object = dynamic(what, object);
-                let event = if gone { Event::Delete(object) } else { Event::Apply(object) };
+                let event =
+                    if gone || hidden { Event::Delete(object) } else { Event::Apply(object) };
                 let mut seen = BTreeSet::new();
                 cache::take(&self.shell, what, None, event, &mut seen, &self.dirty);
             }
@@ -210,7 +219,7 @@ impl Operator {
 fn shown(what: What, object: &Value) -> bool {
     match what {
         What::StreamJob | What::Savepoint | What::Node => true,
-        _ => text(object, "/metadata/labels/app.kubernetes.io~1managed-by") == "millrace",
+        _ => !text(object, "/metadata/labels/millrace.dev~1job").is_empty(),
     }
 }
 

@@ -32,20 +32,7 @@ const SILENCE: Millis = 150_000;
 const PATIENCE: Millis = 3_600_000;
 
 pub fn schedule(seed: u64, tracing: bool) -> Told {
-    fastrand::seed(seed);
-    let mut world = World::new(seed, START);
-    world.tracing = tracing;
-    world.make_nodes();
-    let nodes = world.rng.bool();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let mut run = Run {
-        world: Arc::new(Mutex::new(world)),
-        operator: None,
-        back_at: START,
-        runtime,
-        nodes,
-        passes: 0,
-    };
+    let mut run = Run::new(seed, tracing);
     run.trouble();
     run.rest("trouble");
     if run.well() {
@@ -66,12 +53,24 @@ pub fn schedule(seed: u64, tracing: bool) -> Told {
 }
 
 impl Run {
+    /// A world in which nothing has happened.
+    pub fn new(seed: u64, tracing: bool) -> Self {
+        fastrand::seed(seed);
+        let mut world = World::new(seed, START);
+        world.tracing = tracing;
+        world.make_nodes();
+        let nodes = world.rng.bool();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let world = Arc::new(Mutex::new(world));
+        Self { world, operator: None, back_at: START, runtime, nodes, passes: 0 }
+    }
+
     pub fn well(&self) -> bool {
         self.world.lock().unwrap().broken.is_empty()
     }
 
     /// The operator sleeps, the cluster does not.
-    fn step(&mut self, mut wait: Millis, lags: bool) {
+    pub fn step(&mut self, mut wait: Millis, lags: bool) {
         let now = {
             let mut world = self.world.lock().unwrap();
             while wait > 0 {

@@ -142,7 +142,23 @@ impl World {
         let main = (SPACE.to_owned(), names::main(job));
         let at = |what| (what, main.0.clone(), main.1.clone());
         self.note(format!("USER meddles with the children of {job}"));
-        match self.rng.u8(0..8) {
+        match self.rng.u8(0..9) {
+            8 => {
+                let mut of = at(What::StatefulSet);
+                match self.rng.u8(0..4) {
+                    0 => of.0 = What::Service,
+                    1 => of.0 = What::DisruptionBudget,
+                    2 => of = (What::ConfigMap, SPACE.to_owned(), names::live(job)),
+                    _ => {}
+                }
+                // A stranger's is how we know it.
+                self.server.edit(&of, |child| {
+                    let labels = &mut child["metadata"]["labels"];
+                    if labels["whose"].is_null() {
+                        *labels = json!({});
+                    }
+                });
+            }
             0 => self.server.edit(&at(What::StatefulSet), |set| set["spec"]["replicas"] = json!(7)),
             1 => self.server.edit(&at(What::Service), |s| s["spec"]["ports"] = json!([])),
             2 => drop(self.server.delete(&at(What::Service), None, None)),

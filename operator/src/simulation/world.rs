@@ -40,6 +40,8 @@ pub struct World {
     pub late: Vec<(Millis, Call)>,
     pub broken: Vec<String>,
     pub writes: u64,
+    /// Events written, and written again.
+    pub events: u64,
     pub writes_before_rest: u64,
     /// Pods, nodes, calls or the store failed, so that an upgrade may have failed too.
     pub rough: bool,
@@ -74,6 +76,7 @@ impl World {
             late: Vec::new(),
             broken: Vec::new(),
             writes: 0,
+            events: 0,
             writes_before_rest: 0,
             rough: false,
             reads: 0,

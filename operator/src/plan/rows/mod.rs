@@ -2,6 +2,7 @@
 
 mod fixture;
 mod running;
+mod savepoints;
 mod starting;
 mod stopping;
 mod upgrading;

@@ -1,13 +1,11 @@
-//! Rows 29 to 42: rescaling, suspending, savepoints, disruption.
+//! Rows 29 to 36 and 40 to 42: rescaling, suspending, disruption.
 
 use super::fixture::*;
 use crate::observed::*;
-use crate::plan::{Action, orphan};
+use crate::plan::Action;
 use millrace_crds::names;
 use millrace_crds::revision::hash;
-use millrace_crds::savepoint::SavepointStatus;
-use millrace_crds::streamjob::DeletionPolicy;
-use millrace_protocol::control::{self, SavepointState, State};
+use millrace_protocol::control::{self, State};
 use serde_json::json;
 
 fn workers(n: i32) -> serde_json::Value {
@@ -138,6 +136,37 @@ fn row_35_resume_and_edits_while_suspended() {
 }
 
 #[test]
+fn row_35_an_upgrade_of_a_suspended_job_has_its_time_from_the_resume_on() {
+    let mut case = Case::running(spec());
+    let other = |state: &str| with(json!({"image": "acme/orders:2", "desiredState": state}));
+    case.edit(other("Suspended"));
+    // Committed while it was suspended.
+    case.commit(&other("Suspended"));
+    case.o.set.as_mut().unwrap().replicas = 0;
+    case.no_pods();
+    case.settle();
+    // The next day.
+    case.now += 86_400_000;
+    case.edit(other("Running"));
+    let plan = case.pass();
+    let applied = plan.actions.iter().find_map(|action| match action {
+        Action::Apply { object, .. } if object["kind"] == "StatefulSet" => Some(object),
+        _ => None,
+    });
+    let at = applied.unwrap()["metadata"]["annotations"][names::ANNOTATION_COMMITTED_AT].clone();
+    assert_eq!(at, json!(case.now.to_string()));
+    let set = case.o.set.as_mut().unwrap();
+    (set.replicas, set.commit.at_ms) = (2, case.now);
+    case.now += 1_000;
+    let plan = case.pass();
+    assert!(plan.applies_set().is_none(), "{:#?}", plan.actions);
+    assert_eq!(plan.status.revision.as_ref().unwrap().failed, "");
+    plan.state("Restarting");
+    case.now += 600_000;
+    assert_eq!(case.plan().status.revision.unwrap().failed, hash(&other("Running")));
+}
+
+#[test]
 fn row_36_a_finished_job_runs_again_only_by_a_nonce() {
     let mut case = Case::running(spec());
     case.answer(State::Finished);
@@ -154,128 +183,6 @@ fn row_36_a_finished_job_runs_again_only_by_a_nonce() {
     case.edit(again.clone());
     case.store(&again);
     assert_eq!(case.plan().applies_set(), Some((2, hash(&again))));
-}
-
-fn savepoint() -> SavepointObject {
-    SavepointObject {
-        name: "mon".to_owned(),
-        uid: "sp-1".to_owned(),
-        generation: 1,
-        created: NOW,
-        deleting: None,
-        finalizer: false,
-        annotated_path: None,
-        scheduled: false,
-        spec: serde_json::from_value(json!({"jobRef": {"name": "orders"}})).unwrap(),
-        status: SavepointStatus::default(),
-    }
-}
-
-fn reason(status: &SavepointStatus) -> (&str, &str) {
-    let ready = status.conditions.iter().find(|c| c.type_ == "Ready").unwrap();
-    (ready.status.as_str(), ready.reason.as_str())
-}
-
-#[test]
-fn row_37_a_savepoint_is_wanted_until_it_is_complete_and_never_again() {
-    let mut case = Case::running(spec());
-    case.o.savepoints.push(savepoint());
-    let plan = case.plan();
-    let wanted = vec![("sp-1".to_owned(), "s3://b/shop/orders/savepoints".to_owned())];
-    assert!(plan.actions.contains(&Action::WantSavepoints(wanted)));
-    assert_eq!(reason(&plan.savepoints[0].1), ("False", "Taking"));
-    case.told().savepoints.push(control::Savepoint {
-        id: "sp-1".to_owned(),
-        path: "s3://b/x/sp-1".to_owned(),
-        state: SavepointState::Complete.into(),
-        bytes: 5,
-        ..Default::default()
-    });
-    let plan = case.pass();
-    let status = plan.savepoints[0].1.clone();
-    assert_eq!(reason(&status), ("True", "Completed"));
-    assert_eq!(plan.status.last_savepoint.as_ref().unwrap().path, "s3://b/x/sp-1");
-    case.o.savepoints[0].status = status;
-    let wants = |plan: &crate::plan::Plan| {
-        plan.actions.iter().any(|action| matches!(action, Action::WantSavepoints(_)))
-    };
-    assert!(!wants(&case.plan()));
-    // A backup was restored: the status is gone, the annotation is there.
-    case.o.savepoints[0].status = SavepointStatus::default();
-    case.o.savepoints[0].annotated_path = Some("s3://b/x/sp-1".to_owned());
-    case.told().savepoints.clear();
-    let plan = case.plan();
-    assert!(!wants(&plan));
-    assert_eq!(reason(&plan.savepoints[0].1), ("True", "Adopted"));
-}
-
-#[test]
-fn savepoints_are_made_by_the_clock_and_only_so_many_kept() {
-    let spec = with(json!({"savepoints": {"interval": "1h", "retained": 1}}));
-    let mut case = Case::running(spec);
-    let name = format!("Savepoint/orders-{}", NOW / 3_600_000 * 3_600);
-    assert_eq!(case.plan().creates(), [name]);
-    for (n, ago) in [("a", 4_000_000), ("b", 100_000)] {
-        let mut object = savepoint();
-        (object.name, object.scheduled, object.created) = (n.to_owned(), true, NOW - ago);
-        object.finalizer = true;
-        object.status.completed_at = Some(crate::plan::status::time(NOW - ago));
-        case.o.savepoints.push(object);
-    }
-    let plan = case.plan();
-    assert!(plan.creates().is_empty());
-    let deleted = |action: &&Action| matches!(action, Action::Delete { name, .. } if name == "a");
-    assert_eq!(plan.actions.iter().filter(deleted).count(), 1);
-}
-
-#[test]
-fn row_38_a_savepoint_waits_for_its_job_and_gives_up_in_the_end() {
-    let mut case = Case::running(spec());
-    case.o.savepoints.push(savepoint());
-    case.answer(State::Restarting);
-    let plan = case.plan();
-    assert_eq!(reason(&plan.savepoints[0].1), ("False", "WaitingForJob"));
-    assert!(plan.actions.iter().any(|action| matches!(action, Action::WantSavepoints(_))));
-    case.now += 3_700_000;
-    assert_eq!(reason(&case.plan().savepoints[0].1), ("False", "TimedOut"));
-    let (status, off) = orphan(&savepoint(), NOW + 1);
-    assert_eq!((reason(&status), off), (("False", "JobNotFound"), false));
-}
-
-#[test]
-fn row_39_a_stopped_job_s_savepoint_is_made_by_a_store_pod() {
-    let mut case = Case::running(suspended());
-    case.o.set.as_mut().unwrap().replicas = 0;
-    case.no_pods();
-    case.o.savepoints.push(savepoint());
-    let plan = case.plan();
-    assert_eq!(plan.creates(), ["Pod/orders-millrace-store-svp-sp1"]);
-    let mut store = pod(0, &hash(&suspended()));
-    (store.name, store.component, store.ordinal) =
-        ("orders-millrace-store-svp-sp1".to_owned(), names::STORE.to_owned(), None);
-    store.container = ended(0, "", "");
-    case.o.pods.push(store);
-    let plan = case.plan();
-    assert_eq!(reason(&plan.savepoints[0].1), ("True", "Completed"));
-    let path = plan.savepoints[0].1.path.as_deref();
-    assert_eq!(path, Some("s3://b/shop/orders/savepoints/sp-1"));
-}
-
-#[test]
-fn a_store_pod_comes_last_for_it_may_be_refused() {
-    let mut case = Case::running(spec());
-    let mut going = savepoint();
-    (going.deleting, going.finalizer) = (Some(NOW), true);
-    going.spec.deletion_policy = DeletionPolicy::Delete;
-    let complete = json!({"path": "s3://b/x/sp-1", "completedAt": "2023-11-14T22:13:20Z"});
-    going.status = serde_json::from_value(complete).unwrap();
-    case.o.savepoints.push(going);
-    case.edit(with(json!({"workers": 3})));
-    let plan = case.plan();
-    let at = |wanted: &dyn Fn(&Action) -> bool| plan.actions.iter().position(wanted);
-    let pod = at(&|action| matches!(action, Action::Create(object) if object["kind"] == "Pod"));
-    let set = at(&|action| matches!(action, Action::Apply { .. }));
-    assert!(set.is_some() && pod > set, "{:#?}", plan.actions);
 }
 
 #[test]

@@ -73,14 +73,50 @@ fn row_04_pods_that_cannot_be_scheduled_are_waited_for() {
 fn row_05_forbidden_pods_are_explained_by_the_set_s_events() {
     let mut case = started();
     case.no_pods();
-    case.now += 11_000;
-    assert!(case.plan().actions.contains(&Action::LookAtSetEvents));
-    case.o.forbidden = Some("exceeded quota: cpu".to_owned());
-    let plan = case.plan();
+    let looks = |case: &Case| case.plan().actions.contains(&Action::LookAtSetEvents);
+    case.o.memory.lack = Some(Lack { since: case.now, before: false });
+    case.now += 9_000;
+    assert!(!looks(&case));
+    case.now += 2_000;
+    assert!(looks(&case));
+    let why = "exceeded quota: cpu".to_owned();
+    case.o.forbidden = Some(Forbidden { why, at: case.now });
+    case.o.memory.looked_at_events = Some(case.now);
+    let plan = case.pass();
     plan.ready("False", "PodsForbidden");
     assert!(plan.condition("Stalled").is_none());
     case.now += 601_000;
     case.plan().stalled("PodsForbidden");
+    // Another process goes on where this one was.
+    case.o.memory = Memory::default();
+    case.o.memory.lack = Some(Lack { since: case.now, before: true });
+    case.o.forbidden = None;
+    let plan = case.pass();
+    plan.stalled("PodsForbidden");
+    assert!(plan.status.conditions[0].message.contains("exceeded quota: cpu"));
+}
+
+#[test]
+fn row_05_pods_that_went_a_moment_ago_are_not_said_to_be_forbidden() {
+    // It has run for a day, and a pod is replaced.
+    let mut case = Case::running(spec());
+    case.now += 86_400_000;
+    case.no_pods();
+    case.o.memory.lack = Some(Lack { since: case.now, before: false });
+    let plan = case.plan();
+    assert!(!plan.actions.contains(&Action::LookAtSetEvents), "it was not missing for 10 s");
+    // An hour ago pods were refused.
+    let refused = |at| Some(Forbidden { why: "exceeded quota".to_owned(), at });
+    case.o.forbidden = refused(case.now - 3_600_000);
+    assert_eq!(case.plan().condition("Ready").unwrap().1, "Restarting");
+    case.o.forbidden = refused(case.now + 1_000);
+    let plan = case.plan();
+    plan.ready("False", "PodsForbidden");
+    assert!(plan.condition("Stalled").is_none(), "it is news, however old the commit");
+    // Who has just begun to look does not know since when.
+    case.o.memory.lack = Some(Lack { since: case.now, before: true });
+    case.o.forbidden = refused(case.now - 600_000);
+    case.plan().ready("False", "PodsForbidden");
 }
 
 #[test]

@@ -67,6 +67,7 @@ fn row_45_an_unreachable_store_holds_an_object_for_ten_minutes() {
 fn row_45_a_program_that_never_ran_holds_nothing() {
     let mut case = deleting();
     case.o.job.status.revision = None;
+    case.o.job.status.last_checkpoint = None;
     case.o.set = None;
     case.no_pods();
     let mut store = pod(0, &hash(&spec()));
@@ -85,6 +86,27 @@ fn row_45_a_program_that_never_ran_holds_nothing() {
         assert_eq!(!plan.actions.contains(&Action::Finalizer(false)), held);
         assert_eq!(!plan.events.iter().any(|event| event.reason == "DataLeftBehind"), held);
     }
+}
+
+#[test]
+fn row_45_a_program_that_was_seen_to_run_only_when_it_was_deleted_holds_its_data() {
+    let mut case = deleting();
+    case.o.job.status.revision = None;
+    case.o.job.status.last_checkpoint = None;
+    case.pass();
+    let seen = case.o.job.status.clone();
+    assert!(seen.revision.as_ref().is_some_and(|known| !known.current.is_empty()));
+    // Or only what it left, when it ran no longer.
+    case.o.job.status.revision = None;
+    assert!(seen.last_checkpoint.is_some());
+    case.o.set = None;
+    case.no_pods();
+    let mut store = pod(0, &hash(&spec()));
+    (store.name, store.component, store.ordinal) =
+        (names::store_pod("orders", "delete"), names::STORE.to_owned(), None);
+    store.container = ended(1, "Error", "the store is away");
+    case.o.pods.push(store);
+    assert!(!case.plan().actions.contains(&Action::Finalizer(false)));
 }
 
 #[test]
@@ -145,6 +167,18 @@ fn row_50_a_generation_that_went_back_is_overruled_after_a_quorum_read() {
     assert!(plan.event("GenerationReset"));
     assert!(plan.actions.iter().any(|a| matches!(a, Action::Propose { force: true, .. })));
     assert_ne!(plan.condition("Ready").unwrap().0, "True");
+}
+
+#[test]
+fn a_live_part_that_cannot_be_read_is_put_back_while_the_job_runs() {
+    let live = (Kind::ConfigMap, names::live("orders"));
+    for text in [json!("{\"workers\": "), json!(null)] {
+        let mut case = Case::running(spec());
+        case.o.children.get_mut(&live).unwrap().body["data"]["live.json"] = text;
+        let plan = case.plan();
+        assert!(plan.applies("ConfigMap"), "{:#?}", plan.actions);
+    }
+    assert_eq!(Case::running(spec()).plan().actions, []);
 }
 
 #[test]

@@ -102,6 +102,53 @@ fn row_19_a_passed_check_asks_for_a_held_stop() {
 }
 
 #[test]
+fn row_19_check_only_tells_the_plan_and_stops_there() {
+    let mut case = checked();
+    case.o.job.check_only = true;
+    let told = r#"{"code": "Done", "message": "keeps state of 5 operators"}"#;
+    case.checked(0, told);
+    let plan = case.pass();
+    plan.ready("False", "CheckPassed");
+    let planned = plan.events.iter().find(|event| event.reason == "UpgradePlanned").unwrap();
+    assert!(planned.message.contains("keeps state of 5 operators"), "{}", planned.message);
+    let plan = case.pass();
+    assert!(!plan.event("UpgradePlanned"), "once");
+    let ready = plan.status.conditions.iter().find(|c| c.type_ == "Ready").unwrap();
+    assert!(ready.message.starts_with("keeps state of 5 operators."), "{}", ready.message);
+    assert!(!plan.actions.contains(&Action::HoldStop));
+}
+
+#[test]
+fn row_18_a_store_that_cannot_be_reached_is_asked_again_and_later_and_later() {
+    let mut case = checked();
+    let words = json!({"code": "StorageUnusable", "message": "no route to minio"}).to_string();
+    case.checked(2, &words);
+    let plan = case.pass();
+    plan.ready("False", "CheckingUpgrade").state("Upgrading");
+    assert!(plan.condition("Stalled").is_none());
+    assert!(plan.status.conditions[0].message.contains("no route to minio"));
+    let again = |case: &Case| {
+        let plan = case.plan();
+        plan.actions.iter().any(|a| matches!(a, Action::Delete { kind: "v1/Pod", .. }))
+    };
+    assert!(!again(&case), "not at once");
+    case.now += 16_000;
+    assert!(again(&case));
+    // An hour later it is asked every few minutes, and someone is told.
+    case.now += 3_600_000;
+    case.checked(2, &words);
+    case.now += 60_000;
+    let plan = case.pass();
+    plan.ready("False", "CheckingUpgrade").stalled("CheckingUpgrade");
+    assert_eq!(plan.status.revision.as_ref().unwrap().failed, "");
+    assert!(!again(&case));
+    case.now += 250_000;
+    assert!(again(&case));
+    case.checked(0, "");
+    assert!(case.plan().actions.contains(&Action::HoldStop), "as soon as it answers");
+}
+
+#[test]
 fn row_20_without_a_savepoint_the_newest_checkpoint_must_do() {
     let mut case = checked();
     case.pass();
@@ -210,6 +257,28 @@ fn row_25_an_edit_after_the_commit_replaces_what_does_not_run() {
 }
 
 #[test]
+fn row_26_the_first_revision_is_one_to_go_back_to_also_where_an_edit_follows_at_once() {
+    let mut case = Case::new(spec());
+    case.commit(&spec());
+    // It runs, and is edited, before anyone has looked.
+    case.answer(State::Running);
+    case.edit(b());
+    let plan = case.pass();
+    plan.ready("False", "CheckingUpgrade");
+    assert_eq!(plan.status.revision.as_ref().unwrap().current, hash(&spec()));
+    case.store(&b());
+    let status = case.o.job.status.clone();
+    case.commit(&b());
+    case.o.job.status = status;
+    case.o.coordinator = Coordinator::Absent;
+    for ordinal in 0..2 {
+        case.pod(ordinal).container = waiting("CrashLoopBackOff");
+    }
+    case.now += 601_000;
+    assert_eq!(case.plan().applies_set(), Some((2, hash(&spec()))));
+}
+
+#[test]
 fn row_26_an_unhealthy_revision_is_rolled_back_or_kept() {
     let mut case = committed();
     case.o.coordinator = Coordinator::Absent;
@@ -270,6 +339,25 @@ fn row_27_a_revision_with_a_checkpoint_is_not_rolled_back() {
     case.o.job.status.last_savepoint = Some(LastSavepoint { path, ..LastSavepoint::default() });
     let told = told(&case.plan());
     assert!(told.contains(r#""path":"s3://b/x/sp-1""#) && told.contains(r#""nonce":5"#), "{told}");
+}
+
+#[test]
+fn row_27_what_is_to_be_pasted_is_one_argument_whatever_the_path_holds() {
+    let path = "s3://b/x';touch pwned;'";
+    let mut case = Case::running(spec());
+    case.answer(State::Failed);
+    case.o.job.status.last_savepoint =
+        Some(LastSavepoint { path: path.to_owned(), ..LastSavepoint::default() });
+    let plan = case.plan();
+    let stalled = plan.status.conditions.iter().find(|c| c.type_ == "Stalled").unwrap();
+    let (_, line) = stalled.message.split_once("--type merge -p ").unwrap();
+    let (line, _) = line.split_once(" starts it from there").unwrap();
+    let words = std::process::Command::new("sh")
+        .args(["-c", &format!("printf '%s\\n' {line}")])
+        .output()
+        .unwrap();
+    let patch: serde_json::Value = serde_json::from_slice(&words.stdout).unwrap();
+    assert_eq!(patch["spec"]["restoreFrom"]["path"], path);
 }
 
 #[test]
