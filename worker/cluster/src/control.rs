@@ -4,7 +4,7 @@
 //! for again and again, so that a call which is given up costs nothing.
 
 use crate::links::Links;
-use crate::status;
+use crate::status::{self, Processes};
 use millrace_engine::coordinator::{self, Event, JobState, StopMode, Verdict};
 use millrace_engine::job::Handle;
 use millrace_protocol::config::{Live, Revision};
@@ -84,9 +84,12 @@ impl control_server::Control for Control {
         _: Request<api::StatusRequest>,
     ) -> Result<Response<api::Status>, Status> {
         let seen = self.look().await?;
-        let revision = self.revision.clone().unwrap_or_default();
-        let troubles = self.links.troubles();
-        Ok(Response::new(status::of(&seen, &self.handle.status(), &revision, &troubles)))
+        let processes = Processes {
+            revision: self.revision.clone().unwrap_or_default(),
+            troubles: self.links.troubles(),
+            addresses: self.links.addresses(),
+        };
+        Ok(Response::new(status::of(&seen, &self.handle.status(), &processes)))
     }
 
     async fn propose(
@@ -157,7 +160,7 @@ impl control_server::Control for Control {
         let hold = Duration::from_millis(request.into_inner().hold_ms).min(LONGEST_HOLD);
         self.handle.event(Event::HoldStop { hold });
         let seen = self.look().await?;
-        let checkpoint = seen.last_checkpoint.as_ref().map_or(0, |(c, _)| c.checkpoint.0);
+        let checkpoint = seen.last_checkpoint.map_or(0, |report| report.checkpoint.0);
         let message = if seen.held { String::new() } else { status::words(&seen) };
         Ok(Response::new(api::HoldStopAnswer { held: seen.held, checkpoint, message }))
     }
@@ -196,7 +199,7 @@ impl control_server::Control for Control {
         _: Request<api::CheckpointRequest>,
     ) -> Result<Response<api::CheckpointAnswer>, Status> {
         let newest = |status: &coordinator::Status| {
-            status.last_checkpoint.as_ref().map_or(0, |(report, _)| report.checkpoint.0)
+            status.last_checkpoint.map_or(0, |report| report.checkpoint.0)
         };
         let before = newest(&self.look().await?);
         self.handle.event(Event::RequestCheckpoint);

@@ -40,6 +40,8 @@ struct State {
     troubles: BTreeMap<u16, String>,
     /// Processes that are held.
     held: BTreeSet<Key>,
+    /// Where processes listen that are dialled, held, or this one.
+    addresses: BTreeMap<Key, String>,
     closed: bool,
 }
 
@@ -72,10 +74,19 @@ fn message(what: from_coordinator::What) -> FromCoordinator {
 }
 
 impl Links {
-    /// Of the coordinator that `handle` steers, in process `process`.
-    pub fn new(handle: Handle, process: String, token: Token, heartbeat: Heartbeat) -> Self {
+    /// Of the coordinator that `handle` steers, in process `process`, which listens at
+    /// `address`.
+    pub fn new(
+        handle: Handle,
+        process: String,
+        address: String,
+        token: Token,
+        heartbeat: Heartbeat,
+    ) -> Self {
         let fingerprint = handle.graph().fingerprint();
-        Self { handle, process, fingerprint, token, heartbeat, state: Arc::default() }
+        let addresses = BTreeMap::from([((0, process.clone()), address)]);
+        let state = Arc::new(Mutex::new(State { addresses, ..State::default() }));
+        Self { handle, process, fingerprint, token, heartbeat, state }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -85,6 +96,11 @@ impl Links {
     /// Why workers could not be held: ordinal and reason.
     pub fn troubles(&self) -> Vec<(u16, String)> {
         self.lock().troubles.iter().map(|(ordinal, why)| (*ordinal, why.clone())).collect()
+    }
+
+    /// Where processes listen: ordinal, nonce and address.
+    pub fn addresses(&self) -> BTreeMap<(u16, String), String> {
+        self.lock().addresses.clone()
     }
 
     /// Lets go of all workers, which stop what they run, and dials no more.
@@ -104,6 +120,7 @@ impl Links {
         }
         if !state.tasks.contains_key(&key) {
             let (links, of) = (self.clone(), key.clone());
+            state.addresses.insert(key.clone(), address.clone());
             let task = tokio::spawn(async move { links.keep(of, address).await });
             state.tasks.insert(key.clone(), task.abort_handle());
         }
@@ -117,6 +134,7 @@ impl Links {
         let held = {
             let mut state = self.lock();
             state.tasks.remove(&key);
+            state.addresses.remove(&key);
             let held = state.held.remove(&key);
             if !held {
                 state.troubles.insert(*ordinal, outcome.clone());

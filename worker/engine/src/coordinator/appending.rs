@@ -133,6 +133,7 @@ impl Coordinator {
                     item.when == millrace_protocol::manifest::When::Ready
                 };
                 self.commits.restore(items.into_iter().filter(ready));
+                self.report_latest();
                 self.stage = Stage::Recovering(Others::ToAbort);
             }
             For::Complete(checkpoint, manifest) => self.completed(*checkpoint, &manifest),
@@ -233,12 +234,14 @@ impl Coordinator {
         let stats = checkpoint.stats();
         let report = CheckpointReport {
             checkpoint: checkpoint.id,
+            at_ms: self.config.at_ms(self.now),
             took: self.now.saturating_sub(checkpoint.triggered),
             bytes: stats.bytes,
             entries: stats.entries,
             files: manifest.files.len(),
+            state_bytes: manifest.state_bytes(),
         };
-        self.last_report = Some((report, self.now));
+        self.last_report = Some(report);
         self.out.push(Effect::Report(report));
         let head = self.head.iter().flat_map(|head| &head.pins);
         let pinned = head.filter(|pin| pin.at.checkpoint == checkpoint.id).cloned();
@@ -263,7 +266,8 @@ impl Coordinator {
 
     pub(super) fn savepoint_pinned(&mut self, pin: &Pin) {
         let (state, at) = (SavepointState::Exporting, Some((pin.at.attempt, pin.at.checkpoint)));
-        self.savepoint_status.insert(pin.savepoint.clone(), SavepointStatus { state, at });
+        self.savepoint_status
+            .insert(pin.savepoint.clone(), SavepointStatus { state, at, bytes: 0 });
     }
 
     /// Shows others that the owner lives; answers whether an entry is appended for it.

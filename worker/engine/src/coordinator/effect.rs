@@ -186,14 +186,18 @@ pub struct Note {
 pub struct CheckpointReport {
     /// Which.
     pub checkpoint: CheckpointId,
-    /// From trigger to completion.
+    /// When it was complete, milliseconds since 1970.
+    pub at_ms: u64,
+    /// From trigger to completion; zero if another coordinator took it.
     pub took: Duration,
     /// Bytes written for it.
     pub bytes: u64,
-    /// Entries written for it.
+    /// Entries written for it; zero if another coordinator took it.
     pub entries: u64,
     /// Files it names.
     pub files: usize,
+    /// Bytes of these.
+    pub state_bytes: u64,
 }
 
 /// What a coordinator wants done.

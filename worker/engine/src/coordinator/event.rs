@@ -1,5 +1,6 @@
 //! What a coordinator is told: answers to its effects and facts about tasks.
 
+use super::export::Exported;
 use crate::data::{Fail, UserError};
 use crate::store::StoreError;
 use millrace_protocol::ids::{Attempt, CheckpointId, Slot, Subtask, Uid};
@@ -306,8 +307,8 @@ pub enum Event {
     SavepointExported {
         /// Which.
         id: String,
-        /// How.
-        result: Result<(), String>,
+        /// What is there now, or why not.
+        result: Result<Exported, String>,
     },
     /// Stop with a checkpoint. `Suspend`: to be resumed from it; `Drain`: as at
     /// the end of input, windows fire.

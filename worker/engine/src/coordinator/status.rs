@@ -1,6 +1,7 @@
 //! What a coordinator shows of itself.
 
 use super::effect::{CheckpointReport, Outcome};
+use super::export::Exported;
 use super::state::{After, Others, Stage};
 use super::step::Coordinator;
 use super::workers::WorkerId;
@@ -74,6 +75,8 @@ pub struct SavepointStatus {
     pub state: SavepointState,
     /// The checkpoint that it is made of, once that is complete.
     pub at: Option<(Attempt, CheckpointId)>,
+    /// Bytes that it takes where it was exported to, once it is there.
+    pub bytes: u64,
 }
 
 /// A process and its slots.
@@ -135,8 +138,8 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// By slot: where the attempt runs; empty if none does.
     pub placement: Vec<WorkerId>,
-    /// The last complete checkpoint, and when it completed.
-    pub last_checkpoint: Option<(CheckpointReport, Duration)>,
+    /// The last complete checkpoint.
+    pub last_checkpoint: Option<CheckpointReport>,
     /// Checkpoints that failed in a row.
     pub failed_checkpoints: u32,
     /// Restarts after failures, since this program first ran.
@@ -278,13 +281,30 @@ impl Coordinator {
         workers
     }
 
+    /// An export ended: its pin may go.
+    pub(super) fn savepoint_exported(
+        &mut self,
+        id: String,
+        target: &str,
+        result: Result<Exported, String>,
+    ) {
+        if let (Ok(Exported { at, bytes }), Some(status)) =
+            (&result, self.savepoint_status.get_mut(&id))
+        {
+            (status.at, status.bytes) = (Some(*at), *bytes);
+        }
+        let result = result.map(|_| crate::store::opener::join(target, &id));
+        self.exported.push((id, result));
+    }
+
     pub(super) fn savepoint_is(&mut self, id: &str, state: SavepointState) {
-        let at = self.savepoint_status.get(id).and_then(|status| status.at);
+        let known = self.savepoint_status.get(id);
+        let (at, bytes) = known.map_or((None, 0), |status| (status.at, status.bytes));
         if state.has_ended() {
             self.ended_savepoints.retain(|ended| ended != id);
             self.ended_savepoints.push_back(id.to_owned());
         }
-        self.savepoint_status.insert(id.to_owned(), SavepointStatus { state, at });
+        self.savepoint_status.insert(id.to_owned(), SavepointStatus { state, at, bytes });
         while self.ended_savepoints.len() > SHOWN {
             let Some(oldest) = self.ended_savepoints.pop_front() else { break };
             // One that failed may have been asked for again.

@@ -107,7 +107,7 @@ pub struct Coordinator {
     /// Whether this process has deployed an attempt.
     pub(super) deployed: bool,
     pub(super) gap: Option<Gap>,
-    pub(super) last_report: Option<(CheckpointReport, Duration)>,
+    pub(super) last_report: Option<CheckpointReport>,
     pub(super) savepoint_status: BTreeMap<String, SavepointStatus>,
     /// Of these, those that are complete or failed, in that order.
     pub(super) ended_savepoints: VecDeque<String>,
@@ -263,8 +263,7 @@ impl Coordinator {
             Event::RequestSavepoint { id, target } => self.want_savepoint(Wanted { id, target }),
             Event::SavepointExported { id, result } => {
                 if let Some(target) = self.exporting.remove(&id) {
-                    let result = result.map(|()| crate::store::opener::join(&target, &id));
-                    self.exported.push((id, result));
+                    self.savepoint_exported(id, &target, result);
                 }
             }
             Event::RequestStop { mode } => {

@@ -525,7 +525,9 @@ impl Model {
                 if pinned && !manifest.files.iter().all(there) {
                     self.world.broken(format!("savepoint {id} cannot be exported"));
                 }
-                Event::SavepointExported { id, result: Ok(()) }
+                let at = (manifest.attempt, manifest.checkpoint);
+                let result = Ok(export::Exported { at, bytes: manifest.state_bytes() });
+                Event::SavepointExported { id, result }
             }
         };
         self.nodes[at].events.push((None, event));

@@ -206,6 +206,13 @@ impl Job {
         self.tell(Event::TaskFailed { attempt, failure });
     }
 
+    /// A savepoint is exported, as far as it knows.
+    pub fn exported(&mut self, id: &str) {
+        let at = (self.attempt(), CheckpointId(1));
+        let result = Ok(export::Exported { at, bytes: 7 });
+        self.tell(Event::SavepointExported { id: id.into(), result });
+    }
+
     pub fn joined(&mut self) {
         let attempt = self.attempt();
         self.take(|effect| matches!(effect, Effect::CancelTasks { .. }).then_some(())).unwrap();
@@ -279,6 +286,25 @@ fn a_slow_commit_is_carried_over_and_an_aborted_checkpoint_loses_nothing() {
     let mut committed = next.commit();
     committed.sort();
     assert_eq!(committed, payloads(&["a", "b", "c", "open3"]));
+}
+
+#[test]
+fn whoever_takes_over_shows_the_checkpoint_as_its_manifest_says() {
+    let place = place();
+    let mut job = place.running(Config { epoch_ms: 1_000_000, ..config(1, 0) });
+    assert_eq!(job.coordinator.status().last_checkpoint, None);
+    job.later(1);
+    let first = job.barrier().0;
+    job.later(1);
+    job.acknowledge(first, "");
+    let shown = job.coordinator.status().last_checkpoint.unwrap();
+    assert_eq!((shown.state_bytes, shown.files, shown.at_ms), (10, 2, 1_102_000));
+    assert_eq!(shown.took, Duration::from_secs(1));
+    drop(job);
+    let job = place.running(config(2, 0));
+    let found = job.coordinator.status().last_checkpoint.unwrap();
+    let untold = CheckpointReport { took: Duration::ZERO, bytes: 10, ..shown };
+    assert_eq!(found, untold);
 }
 
 #[test]
@@ -550,15 +576,25 @@ fn a_savepoint_is_pinned_exported_once_committed_and_restored_elsewhere() {
     job.commit();
     let manifest = job.take(export).unwrap();
     let to = DirectoryStore::open(target.path()).unwrap();
-    crate::coordinator::export::export(job.store.as_ref(), &to, "s1", &manifest).unwrap();
-    crate::coordinator::export::export(job.store.as_ref(), &to, "s1", &manifest).unwrap();
-    job.tell(Event::SavepointExported { id: "s1".into(), result: Ok(()) });
+    let exported = export::export(job.store.as_ref(), &to, "s1", &manifest).unwrap();
+    let again = export::export(job.store.as_ref(), &to, "s1", &manifest).unwrap();
+    assert_eq!((exported, exported.at), (again, (job.attempt(), checkpoint)));
+    job.tell(Event::SavepointExported { id: "s1".into(), result: Ok(exported) });
     let ended = job.take(|e| match e {
         Effect::SavepointEnded { result, .. } => Some(result.clone()),
         _ => None,
     });
     assert_eq!(ended, Some(Ok("t/s1".into())));
     assert!(job.head().pins.is_empty());
+    let on_disk =
+        |name: &str| std::fs::metadata(target.path().join("s1").join(name)).unwrap().len();
+    let bytes = on_disk("_manifest") + 2 * "state".len() as u64;
+    let shown = SavepointStatus {
+        state: SavepointState::Complete("t/s1".into()),
+        at: Some((job.attempt(), checkpoint)),
+        bytes,
+    };
+    assert_eq!(job.coordinator.status().savepoints["s1"], shown);
 
     let path = target.path().join("s1");
     let savepoint = crate::coordinator::export::find(&DirectoryOpener, path.to_str().unwrap())
@@ -599,7 +635,7 @@ fn of_savepoints_that_ended_the_newest_are_shown() {
             job.acknowledge(checkpoint, "a");
             job.commit();
         }
-        job.tell(Event::SavepointExported { id, result: Ok(()) });
+        job.exported(&id);
         job.later(1);
     }
     job.tell(Event::RequestSavepoint { id: "last".into(), target: "t".into() });

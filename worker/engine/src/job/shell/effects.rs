@@ -1,6 +1,7 @@
 //! What the coordinator wants done, done: in the side pool, or by telling workers.
 
 use super::Shell;
+use crate::coordinator::export::Exported;
 use crate::coordinator::{
     self, Base, Effect, Event, Failure, Hindrance, Level, Note, Outcome, ProgramSpec, WorkerId,
 };
@@ -181,7 +182,7 @@ fn export(
     id: &str,
     target: &str,
     manifest: &Manifest,
-) -> Result<(), String> {
+) -> Result<Exported, String> {
     let to = opener.open(target, Access::Write).map_err(|e| e.to_string())?;
     coordinator::export::export(store, to.as_ref(), id, manifest).map_err(|e| e.to_string())
 }
