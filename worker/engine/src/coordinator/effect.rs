@@ -269,6 +269,15 @@ pub enum Effect {
         /// The checkpoint.
         checkpoint: CheckpointId,
     },
+    /// Look whether the savepoint is there already: it may have been exported by a
+    /// coordinator that is gone; answer with [`super::Event::SavepointFound`]. See
+    /// [`super::export::exported`].
+    FindSavepoint {
+        /// The savepoint.
+        id: String,
+        /// Where it would be.
+        target: String,
+    },
     /// Copy a checkpoint's files to `target/<id>/data`, then put
     /// `target/<id>/_manifest` without committables, last and if absent; answer
     /// with [`super::Event::SavepointExported`]. See [`super::export`].

@@ -303,6 +303,13 @@ pub enum Event {
         /// Directory or URL that will hold `<id>/_manifest`.
         target: String,
     },
+    /// Answer to [`super::Effect::FindSavepoint`].
+    SavepointFound {
+        /// Which.
+        id: String,
+        /// What is there; an error is the user's.
+        result: Result<Option<Exported>, String>,
+    },
     /// Answer to [`super::Effect::ExportSavepoint`].
     SavepointExported {
         /// Which.

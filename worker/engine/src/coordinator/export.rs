@@ -5,7 +5,7 @@ use super::event::FoundManifest;
 use crate::store::opener::{join, split};
 use crate::store::{Access, ObjectStore, Opener, Put, StoreError, StoreResult};
 use millrace_protocol::format::FormatError;
-use millrace_protocol::ids::{Attempt, CheckpointId};
+use millrace_protocol::ids::{Attempt, CheckpointId, JobUid};
 use millrace_protocol::manifest::{Manifest, ManifestKind, sha256_hex};
 use millrace_protocol::objects::{self, BadKey, ObjectKey};
 use std::collections::BTreeMap;
@@ -27,6 +27,17 @@ pub enum ExportError {
     /// A manifest cannot be written or read.
     #[error(transparent)]
     Format(#[from] FormatError),
+    /// The id is taken.
+    #[error(
+        "there is a savepoint {id} already, and it is job {job}'s: choose another id or another \
+         target, or delete that savepoint"
+    )]
+    Taken {
+        /// Of the savepoint.
+        id: String,
+        /// Whose it is.
+        job: JobUid,
+    },
     /// A file is not what the manifest says.
     #[error("{key} has {found} bytes instead of {len}")]
     Length {
@@ -55,11 +66,18 @@ impl Exported {
     }
 }
 
-/// The savepoint `id` in `target`, if it is there.
-pub fn exported(target: &dyn ObjectStore, id: &str) -> Result<Option<Exported>, ExportError> {
+/// The savepoint `id` of `job` in `target`, if it is there. One of another job is an error.
+pub fn exported(
+    target: &dyn ObjectStore,
+    id: &str,
+    job: &JobUid,
+) -> Result<Option<Exported>, ExportError> {
     let name = objects::savepoint_manifest(id)?;
     let Some(bytes) = target.get(&name)? else { return Ok(None) };
     let manifest = Manifest::decode(name.as_str(), &bytes)?;
+    if manifest.job != *job {
+        return Err(ExportError::Taken { id: id.to_owned(), job: manifest.job });
+    }
     Ok(Some(Exported::of(&manifest, &bytes)))
 }
 
@@ -73,7 +91,7 @@ pub fn export(
     manifest: &Manifest,
 ) -> Result<Exported, ExportError> {
     let name = objects::savepoint_manifest(id)?;
-    if let Some(there) = exported(target, id)? {
+    if let Some(there) = exported(target, id, &manifest.job)? {
         return Ok(there);
     }
     let mut savepoint = manifest.clone();
@@ -100,7 +118,7 @@ pub fn export(
     }
     let bytes = savepoint.encode()?;
     if target.put_if_absent(&name, &bytes)? == Put::Exists
-        && let Some(there) = exported(target, id)?
+        && let Some(there) = exported(target, id, &manifest.job)?
     {
         return Ok(there);
     }

@@ -27,6 +27,7 @@ mod parking;
 mod proposals;
 mod recovering;
 mod running;
+mod savepoints;
 mod starting;
 mod state;
 mod status;

@@ -43,6 +43,7 @@ impl Coordinator {
         for pin in head.pins.clone() {
             self.savepoint_pinned(&pin);
         }
+        self.seek_savepoints();
         let items = self.base_to_commit();
         self.commits.restore(items);
         self.report_latest();

@@ -1,7 +1,6 @@
 //! What a coordinator shows of itself.
 
 use super::effect::{CheckpointReport, Outcome};
-use super::export::Exported;
 use super::state::{After, Others, Stage};
 use super::step::Coordinator;
 use super::workers::WorkerId;
@@ -279,22 +278,6 @@ impl Coordinator {
             }
         }
         workers
-    }
-
-    /// An export ended: its pin may go.
-    pub(super) fn savepoint_exported(
-        &mut self,
-        id: String,
-        target: &str,
-        result: Result<Exported, String>,
-    ) {
-        if let (Ok(Exported { at, bytes }), Some(status)) =
-            (&result, self.savepoint_status.get_mut(&id))
-        {
-            (status.at, status.bytes) = (Some(*at), *bytes);
-        }
-        let result = result.map(|_| crate::store::opener::join(target, &id));
-        self.exported.push((id, result));
     }
 
     pub(super) fn savepoint_is(&mut self, id: &str, state: SavepointState) {

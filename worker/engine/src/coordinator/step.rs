@@ -61,6 +61,8 @@ pub struct Coordinator {
     pub(super) restarts: Restarts,
     pub(super) stop: Option<StopRequest>,
     pub(super) savepoints: Vec<Wanted>,
+    /// Savepoints that are wanted and may be there already.
+    pub(super) sought: Vec<Wanted>,
     /// Savepoints being exported, and where to.
     pub(super) exporting: BTreeMap<String, String>,
     /// Exports that ended and are to be unpinned.
@@ -147,6 +149,7 @@ impl Coordinator {
             restarts,
             stop: None,
             savepoints: Vec::new(),
+            sought: Vec::new(),
             exporting: BTreeMap::new(),
             exported: Vec::new(),
             truncating: None,
@@ -261,6 +264,7 @@ impl Coordinator {
                 }
             }
             Event::RequestSavepoint { id, target } => self.want_savepoint(Wanted { id, target }),
+            Event::SavepointFound { id, result } => self.savepoint_found(&id, result),
             Event::SavepointExported { id, result } => {
                 if let Some(target) = self.exporting.remove(&id) {
                     self.savepoint_exported(id, &target, result);
@@ -421,9 +425,7 @@ impl Coordinator {
 
     /// The last effect. Nothing is answered from here on.
     pub(super) fn end(&mut self, outcome: Outcome) {
-        for wanted in std::mem::take(&mut self.savepoints) {
-            self.savepoint_ended(wanted.id, Err("the job has stopped".to_owned()));
-        }
+        self.give_up_savepoints("the job has stopped");
         self.stage = Stage::Ended(outcome.clone());
         self.out.push(Effect::Ended(outcome));
     }

@@ -75,6 +75,9 @@ impl Job {
                     let answer = call.run(self.store.as_ref());
                     self.tell(Event::StoreAnswered { ticket, answer });
                 }
+                Effect::FindSavepoint { id, target } if target == "t" => {
+                    self.tell(Event::SavepointFound { id, result: Ok(None) });
+                }
                 effect => self.effects.push(effect),
             }
         }
@@ -620,6 +623,77 @@ fn a_savepoint_is_pinned_exported_once_committed_and_restored_elsewhere() {
     assert_eq!(fork.recover().unwrap().files, FilesIn::Savepoint("t/s1".into()));
     fork.later(1);
     assert_eq!(fork.barrier(), (CheckpointId(1), None, BarrierKind::Periodic));
+}
+
+#[test]
+fn a_savepoint_that_is_there_is_not_taken_again() {
+    let place = place();
+    let mut job = place.running(config(1, 0));
+    let ask = || Event::RequestSavepoint { id: "s1".into(), target: "/backup".into() };
+    let sought = |e: &Effect| matches!(e, Effect::FindSavepoint { .. }).then_some(());
+    job.tell(ask());
+    job.tell(ask());
+    assert!(job.take(sought).is_some() && job.take(sought).is_none());
+    // Nothing is begun before that is known, and no end comes before.
+    job.tell(Event::RequestStop { mode: StopMode::Suspend });
+    let stop = job.barrier();
+    assert_eq!(stop.2, BarrierKind::Stop(StopMode::Suspend));
+    job.acknowledge(stop.0, "a");
+    job.commit();
+    assert_eq!((job.outcome(), job.head().pins.len()), (None, 0));
+    let there = export::Exported { at: (Attempt(1), CheckpointId(9)), bytes: 7 };
+    job.tell(Event::SavepointFound { id: "s1".into(), result: Ok(Some(there)) });
+    let status = &job.coordinator.status().savepoints["s1"];
+    let complete = SavepointState::Complete("/backup/s1".into());
+    assert_eq!(*status, SavepointStatus { state: complete, at: Some(there.at), bytes: 7 });
+    assert_eq!(job.outcome(), Some(Outcome::Suspended));
+}
+
+#[test]
+fn a_savepoint_is_looked_for_once_it_is_known_whose_the_home_is() {
+    let place = place();
+    place.stopped(config(1, 0));
+    let ask = Event::RequestSavepoint { id: "s1".into(), target: "/backup".into() };
+    let sought = |e: &Effect| matches!(e, Effect::FindSavepoint { .. }).then_some(());
+    let mut coordinator = Coordinator::new(config(2, 0));
+    assert!(!coordinator.step(ask.clone(), Duration::ZERO).iter().any(|e| sought(e).is_some()));
+    let mut job = place.asked(config(2, 0), [ask.clone()]);
+    assert!(job.take(sought).is_some());
+    // Where nothing runs and nothing was claimed, there is nothing to export.
+    drop(job);
+    let rests = Config { stays: true, desired: Desired::Suspended, ..config(3, 0) };
+    let other = self::place();
+    let job = other.asked(rests, [ask]);
+    let state = job.coordinator.status().savepoints["s1"].state.clone();
+    assert!(matches!(state, SavepointState::Failed(_)), "{state:?}");
+}
+
+#[test]
+fn an_id_that_is_another_jobs_is_refused() {
+    let place = place();
+    let target = tempfile::tempdir().unwrap();
+    let to = DirectoryStore::open(target.path()).unwrap();
+    let mut job = place.running(config(1, 0));
+    job.later(1);
+    let first = job.barrier().0;
+    job.acknowledge(first, "");
+    let key = job.head().latest.clone().unwrap().manifest;
+    let bytes = job.store.get(&key).unwrap().unwrap();
+    let own = Manifest::decode(key.as_str(), &bytes).unwrap();
+    let theirs = Manifest { job: JobUid::from("other"), ..own.clone() };
+    export::export(job.store.as_ref(), &to, "nightly", &theirs).unwrap();
+    let why = export::export(job.store.as_ref(), &to, "nightly", &own).unwrap_err().to_string();
+    assert!(why.contains("nightly") && why.contains("job other's"), "{why}");
+    assert!(why.contains("choose another id"), "{why}");
+    let looked = export::exported(&to, "nightly", &own.job).unwrap_err().to_string();
+    assert_eq!(looked, why);
+    assert!(export::exported(&to, "nightly", &theirs.job).unwrap().is_some());
+    assert_eq!(export::exported(&to, "weekly", &own.job).unwrap(), None);
+    // Whoever is told so does not try.
+    job.tell(Event::RequestSavepoint { id: "nightly".into(), target: "/backup".into() });
+    job.tell(Event::SavepointFound { id: "nightly".into(), result: Err(why.clone()) });
+    let status = job.coordinator.status();
+    assert_eq!(status.savepoints["nightly"].state, SavepointState::Failed(why));
 }
 
 #[test]

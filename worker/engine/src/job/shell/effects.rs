@@ -88,6 +88,14 @@ impl Shell {
             Effect::NotifyAborted { attempt, checkpoint } => {
                 self.tell_workers(attempt, &Order::Aborted { attempt, checkpoint });
             }
+            Effect::FindSavepoint { id, target } => {
+                let (send, job) = (self.send(), self.job());
+                let opener = Arc::clone(&self.options.opener);
+                self.pool.spawn("export", move || {
+                    let result = exported(opener.as_ref(), &id, &target, &job);
+                    send(Event::SavepointFound { id, result });
+                });
+            }
             Effect::ExportSavepoint { id, target, manifest } => {
                 let (send, store) = (self.send(), Arc::clone(&self.store));
                 let opener = Arc::clone(&self.options.opener);
@@ -185,4 +193,14 @@ fn export(
 ) -> Result<Exported, String> {
     let to = opener.open(target, Access::Write).map_err(|e| e.to_string())?;
     coordinator::export::export(store, to.as_ref(), id, manifest).map_err(|e| e.to_string())
+}
+
+fn exported(
+    opener: &dyn Opener,
+    id: &str,
+    target: &str,
+    job: &JobUid,
+) -> Result<Option<Exported>, String> {
+    let to = opener.open(target, Access::Read).map_err(|e| e.to_string())?;
+    coordinator::export::exported(to.as_ref(), id, job).map_err(|e| e.to_string())
 }
