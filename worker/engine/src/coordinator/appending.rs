@@ -112,7 +112,7 @@ impl Coordinator {
             self.restoring = Restoring::No;
         }
         if matches!(purpose, For::Claim) {
-            self.restarts.set_budget(record.restart);
+            self.restarts.set_budget(record.restart, self.now);
         }
         self.head = Some(record);
         self.won = true;
@@ -210,7 +210,7 @@ impl Coordinator {
         record.retained.truncate(keep);
         record.origin = None;
         record.last_checkpoint = record.last_checkpoint.max(checkpoint.id);
-        record.restart = self.restarts.budget();
+        record.restart = self.restarts.budget(self.now);
         if let Some(wanted) = &checkpoint.savepoint {
             let (savepoint, target) = (wanted.id.clone(), wanted.target.clone());
             record.pins.push(Pin { savepoint, at, target });

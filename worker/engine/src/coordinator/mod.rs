@@ -24,6 +24,7 @@ mod ending;
 mod housekeeping;
 mod incarnations;
 mod parking;
+mod patience;
 mod proposals;
 mod recovering;
 mod running;

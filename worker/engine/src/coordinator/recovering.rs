@@ -4,7 +4,7 @@
 use super::commits::BatchEnd;
 use super::effect::{Base, CheckpointReport, Effect, FilesIn, Level};
 use super::event::{Failure, Hindrance};
-use super::state::{For, Others, Run, Running, Stage, Tasks};
+use super::state::{After, For, Others, Run, Running, Stage, Tasks};
 use super::step::Coordinator;
 use millrace_protocol::head::{HeadRecord, Phase};
 use millrace_protocol::ids::Attempt;
@@ -47,7 +47,13 @@ impl Coordinator {
         let items = self.base_to_commit();
         self.commits.restore(items);
         self.report_latest();
-        self.stage = Stage::Recovering(Others::ToAbort);
+        self.stage = match self.doomed.take() {
+            Some(why) => {
+                self.note(Level::Error, format!("{why}; giving up"));
+                Stage::Cancelling(After::Fail(why))
+            }
+            None => Stage::Recovering(Others::ToAbort),
+        };
     }
 
     /// What the head's `latest` is like: as its manifest says, if another coordinator took it.
@@ -239,7 +245,7 @@ impl Coordinator {
         if !self.won || matches!(self.stage, Stage::Ended(_) | Stage::Claiming) {
             return;
         }
-        if matches!(self.stage, Stage::Cancelling(super::state::After::Fenced)) {
+        if matches!(self.stage, Stage::Cancelling(After::Fenced)) {
             return;
         }
         let pins = self.head.as_ref().map(|head: &HeadRecord| head.pins.clone());

@@ -178,7 +178,7 @@ impl Coordinator {
             placement: self.placement.clone(),
             last_checkpoint: self.last_report,
             failed_checkpoints: self.run.failed_checkpoints,
-            restarts: self.restarts.budget().total,
+            restarts: self.restarts.total(),
             savepoints: self.savepoint_status.clone(),
             gap: self.gap.clone(),
             restore_nonce: head.map_or(0, |head| head.restore_nonce),

@@ -59,6 +59,8 @@ pub struct Coordinator {
     /// before it has ended: it must not meet that attempt's staged output.
     pub(super) aborting: Option<Attempt>,
     pub(super) restarts: Restarts,
+    /// Why there will be no other attempt, once the claim is won.
+    pub(super) doomed: Option<String>,
     pub(super) stop: Option<StopRequest>,
     pub(super) savepoints: Vec<Wanted>,
     /// Savepoints that are wanted and may be there already.
@@ -147,6 +149,7 @@ impl Coordinator {
             tasks: Tasks::None,
             aborting: None,
             restarts,
+            doomed: None,
             stop: None,
             savepoints: Vec::new(),
             sought: Vec::new(),

@@ -4,7 +4,7 @@ use super::model::{config, spec};
 use crate::coordinator::effect::{BarrierKind, FilesIn};
 use crate::coordinator::*;
 use crate::store::{DirectoryOpener, DirectoryStore, ObjectStore};
-use millrace_protocol::head::{HeadRecord, Phase, RestartBudget};
+use millrace_protocol::head::{ConfigRef, HeadRecord, Owner, Phase, RestartBudget};
 use millrace_protocol::ids::{Attempt, CheckpointId, JobUid, Slot, Subtask, Uid};
 use millrace_protocol::manifest::*;
 use millrace_protocol::objects::{Home, ObjectKey, Prefix};
@@ -365,6 +365,53 @@ fn failures_are_counted_over_coordinators_and_for_one_program() {
     let job = place.running(other);
     assert_eq!(job.head().restart, RestartBudget::default());
     assert_eq!(job.coordinator.status().restarts, 0);
+}
+
+/// A job of several processes, whose coordinator is started again by others.
+fn led_by(process: u32, restart: RestartPolicy) -> Config {
+    let mut config = config(process, 0);
+    config.config = ConfigRef { generation: 1, hash: "h".into(), program: String::new() };
+    // A container that is started again has the same place and process id.
+    config.owner = Owner::default();
+    Config { restart, workers: 1, ..config }
+}
+
+#[test]
+fn what_kills_the_coordinator_again_and_again_meets_the_restart_policy() {
+    let place = place();
+    let fixed = |n| RestartPolicy::FixedDelay { attempts: n, delay: Duration::from_secs(1) };
+    place.running(led_by(1, fixed(2)));
+    for used in 1..=2 {
+        let job = place.running(led_by(1 + used, fixed(2)));
+        assert_eq!(job.head().restart, RestartBudget { used, total: u64::from(used) });
+    }
+    let mut job = place.job(led_by(4, fixed(2)));
+    let Some(Outcome::Failed(why)) = job.outcome() else { panic!("it goes on") };
+    assert!(why.contains("before attempt 3 completed a checkpoint"), "{why}");
+    assert_eq!((job.head().phase, job.head().cause.clone()), (Phase::Failed, Some(why)));
+
+    // One that has come further is not to blame: its pod was evicted, or its machine lost.
+    let place = self::place();
+    let mut job = place.running(led_by(1, RestartPolicy::None));
+    job.later(1);
+    let first = job.barrier().0;
+    job.acknowledge(first, "");
+    drop(job);
+    let job = place.running(led_by(2, RestartPolicy::None));
+    assert_eq!(job.head().restart, RestartBudget { used: 0, total: 1 });
+    drop(job);
+    // An edit wants the job to run.
+    let mut edited = led_by(3, RestartPolicy::None);
+    edited.config.generation = 2;
+    drop(place.running(edited.clone()));
+    edited.owner.process = 4;
+    edited.seed.1 = 4;
+    assert!(matches!(place.job(edited).outcome(), Some(Outcome::Failed(_))));
+    // And so does who starts it by hand.
+    let by_hand = |process| Config { restart: RestartPolicy::None, ..config(process, 0) };
+    let place = self::place();
+    drop(place.running(by_hand(1)));
+    drop(place.running(by_hand(2)));
 }
 
 #[test]
