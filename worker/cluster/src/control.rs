@@ -198,14 +198,18 @@ impl control_server::Control for Control {
         &self,
         _: Request<api::CheckpointRequest>,
     ) -> Result<Response<api::CheckpointAnswer>, Status> {
-        let newest = |status: &coordinator::Status| {
-            status.last_checkpoint.map_or(0, |report| report.checkpoint.0)
-        };
-        let before = newest(&self.look().await?);
+        // One whose barrier is under way already may lack what the caller has done since.
+        let known = |status: &coordinator::Status| status.triggered.is_some();
+        let seen = self.until(|status| known(status) || Self::is_over(status)).await?;
+        let before = seen.triggered;
         self.handle.event(Event::RequestCheckpoint);
-        let seen = self.until(|status| newest(status) > before || Self::is_over(status)).await?;
-        if newest(&seen) > before {
-            return Ok(Response::new(api::CheckpointAnswer { checkpoint: newest(&seen) }));
+        let newer = |status: &coordinator::Status| {
+            let complete = status.last_checkpoint.map(|report| report.checkpoint);
+            complete.filter(|complete| before.is_some_and(|before| *complete > before))
+        };
+        let seen = self.until(|status| newer(status).is_some() || Self::is_over(status)).await?;
+        if let Some(checkpoint) = newer(&seen) {
+            return Ok(Response::new(api::CheckpointAnswer { checkpoint: checkpoint.0 }));
         }
         let why = format!("no checkpoint was completed: {}", status::words(&seen));
         Err(Status::unavailable(why))

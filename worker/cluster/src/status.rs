@@ -203,6 +203,7 @@ mod tests {
             workers_wanted: 2,
             workers: vec![WorkerStatus { worker, connected: true, slots: 1, in_use: Vec::new() }],
             placement: Vec::new(),
+            triggered: Some(CheckpointId(7)),
             last_checkpoint: Some(CheckpointReport {
                 checkpoint: CheckpointId(7),
                 at_ms: 1_700_000_000_000,

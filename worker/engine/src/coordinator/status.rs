@@ -137,6 +137,8 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// By slot: where the attempt runs; empty if none does.
     pub placement: Vec<WorkerId>,
+    /// The highest number of a checkpoint that was triggered; none: that is not read yet.
+    pub triggered: Option<CheckpointId>,
     /// The last complete checkpoint.
     pub last_checkpoint: Option<CheckpointReport>,
     /// Checkpoints that failed in a row.
@@ -176,6 +178,7 @@ impl Coordinator {
             workers_wanted: self.config.workers,
             workers: self.worker_status(),
             placement: self.placement.clone(),
+            triggered: head.map(|head| head.last_checkpoint.max(self.last_checkpoint)),
             last_checkpoint: self.last_report,
             failed_checkpoints: self.run.failed_checkpoints,
             restarts: self.restarts.total(),
