@@ -143,12 +143,13 @@ impl control_server::Control for Control {
         &self,
         request: Request<api::WantedSavepoints>,
     ) -> Result<Response<api::Savepoints>, Status> {
-        for api::WantedSavepoint { id, target } in request.into_inner().wanted {
-            if id.is_empty() || target.is_empty() {
-                return Err(Status::invalid_argument("a savepoint needs an id and a target"));
-            }
-            self.handle.event(Event::RequestSavepoint { id, target });
+        let wanted = request.into_inner().wanted.into_iter();
+        let wanted: Vec<_> =
+            wanted.map(|api::WantedSavepoint { id, target }| (id, target)).collect();
+        if wanted.iter().any(|(id, target)| id.is_empty() || target.is_empty()) {
+            return Err(Status::invalid_argument("a savepoint needs an id and a target"));
         }
+        self.handle.event(Event::WantSavepoints { wanted });
         let savepoints = Self::savepoints(&self.look().await?);
         Ok(Response::new(api::Savepoints { savepoints }))
     }

@@ -17,6 +17,8 @@ use std::time::Duration;
 pub(super) struct Wanted {
     pub(super) id: String,
     pub(super) target: String,
+    /// Whether it is forgotten when a list of all that are wanted does not name it.
+    pub(super) listed: bool,
 }
 
 /// How far a checkpoint has come.

@@ -303,6 +303,13 @@ pub enum Event {
         /// Directory or URL that will hold `<id>/_manifest`.
         target: String,
     },
+    /// All savepoints that whoever sends this wants: id and target, as in
+    /// [`Event::RequestSavepoint`]. What it wanted before, names no longer and was not begun
+    /// is forgotten.
+    WantSavepoints {
+        /// The savepoints.
+        wanted: Vec<(String, String)>,
+    },
     /// Answer to [`super::Effect::FindSavepoint`].
     SavepointFound {
         /// Which.

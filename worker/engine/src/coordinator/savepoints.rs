@@ -12,6 +12,22 @@ use millrace_protocol::head::Pin;
 const MAX_SAVEPOINTS: usize = 50;
 
 impl Coordinator {
+    /// Wants these, and of those that were listed before no others, unless they are begun.
+    pub(super) fn want_savepoints(&mut self, wanted: Vec<(String, String)>) {
+        let stays = |known: &Wanted| !known.listed || wanted.iter().any(|(id, _)| *id == known.id);
+        let forgotten: Vec<Wanted> = self
+            .savepoints
+            .extract_if(.., |known| !stays(known))
+            .chain(self.sought.extract_if(.., |known| !stays(known)))
+            .collect();
+        for Wanted { id, .. } in forgotten {
+            self.savepoint_status.remove(&id);
+        }
+        for (id, target) in wanted {
+            self.want_savepoint(Wanted { id, target, listed: true });
+        }
+    }
+
     pub(super) fn want_savepoint(&mut self, wanted: Wanted) {
         if let Some(SavepointStatus { state: SavepointState::Complete(place), .. }) =
             self.savepoint_status.get(&wanted.id)
@@ -21,8 +37,9 @@ impl Coordinator {
         }
         let id = &wanted.id;
         let pinned = self.head.iter().flat_map(|head| &head.pins).any(|pin| pin.savepoint == *id);
-        let mut waiting = self.savepoints.iter().chain(&self.sought);
-        let asked = waiting.any(|known| known.id == *id);
+        let mut waiting = self.savepoints.iter_mut().chain(&mut self.sought);
+        let asked = waiting.find(|known| known.id == *id);
+        let asked = asked.map(|known| known.listed &= wanted.listed).is_some();
         let taken = self.checkpoint.as_ref().and_then(|c| c.savepoint.as_ref());
         let appended = match self.append.as_ref().map(|appending| &appending.purpose) {
             Some(For::Complete(checkpoint, _)) => checkpoint.savepoint.as_ref(),
@@ -47,7 +64,7 @@ impl Coordinator {
     /// Whose a savepoint is can be told by who knows whose the home is: an owner.
     fn seek(&mut self, wanted: Wanted) {
         if self.won {
-            let Wanted { id, target } = wanted;
+            let Wanted { id, target, .. } = wanted;
             self.out.push(Effect::FindSavepoint { id, target });
         }
     }
@@ -124,7 +141,7 @@ impl Coordinator {
         let mut record = self.next_record();
         record.cause = cause;
         let pins = std::mem::take(&mut self.savepoints).into_iter().map(|wanted| {
-            let Wanted { id: savepoint, target } = wanted;
+            let Wanted { id: savepoint, target, .. } = wanted;
             Pin { savepoint, at: at.clone(), target }
         });
         record.pins.extend(pins);

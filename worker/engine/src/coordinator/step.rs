@@ -266,7 +266,10 @@ impl Coordinator {
                     self.tasks = Tasks::None;
                 }
             }
-            Event::RequestSavepoint { id, target } => self.want_savepoint(Wanted { id, target }),
+            Event::RequestSavepoint { id, target } => {
+                self.want_savepoint(Wanted { id, target, listed: false });
+            }
+            Event::WantSavepoints { wanted } => self.want_savepoints(wanted),
             Event::SavepointFound { id, result } => self.savepoint_found(&id, result),
             Event::SavepointExported { id, result } => {
                 if let Some(target) = self.exporting.remove(&id) {

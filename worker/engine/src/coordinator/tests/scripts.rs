@@ -716,6 +716,43 @@ fn a_savepoint_is_looked_for_once_it_is_known_whose_the_home_is() {
 }
 
 #[test]
+fn savepoints_that_are_no_longer_named_are_forgotten_unless_begun() {
+    let place = place();
+    let mut job = place.running(config(1, 0));
+    let want = |ids: &[&str]| Event::WantSavepoints {
+        wanted: ids.iter().map(|id| (id.to_string(), "t".to_owned())).collect(),
+    };
+    let shown = |job: &Job| job.coordinator.status().savepoints.into_keys().collect::<Vec<_>>();
+    job.tell(want(&["s1", "s2", "s3"]));
+    job.tell(Event::RequestSavepoint { id: "person".into(), target: "t".into() });
+    let barrier = job.barrier();
+    assert_eq!(barrier.2, BarrierKind::Savepoint);
+    // The first is begun, and the last is not of the list.
+    job.tell(want(&["s3"]));
+    assert_eq!(shown(&job), ["person", "s1", "s3"]);
+    job.tell(want(&["s3", "person"]));
+    job.tell(want(&[]));
+    assert_eq!(shown(&job), ["person", "s1"]);
+    job.acknowledge(barrier.0, "a");
+    job.commit();
+    job.exported("s1");
+    let barrier = job.barrier();
+    job.acknowledge(barrier.0, "b");
+    job.commit();
+    job.exported("person");
+    job.tell(want(&[]));
+    assert_eq!(shown(&job), ["person", "s1"]);
+    job.tell(Event::RequestCheckpoint);
+    assert_eq!(job.barrier().2, BarrierKind::Periodic);
+    // One that is looked for is not begun.
+    let target = "/backup".to_owned();
+    job.tell(Event::WantSavepoints { wanted: vec![("s4".into(), target)] });
+    job.tell(want(&[]));
+    job.tell(Event::SavepointFound { id: "s4".into(), result: Ok(None) });
+    assert_eq!(shown(&job), ["person", "s1"]);
+}
+
+#[test]
 fn an_id_that_is_another_jobs_is_refused() {
     let place = place();
     let target = tempfile::tempdir().unwrap();
