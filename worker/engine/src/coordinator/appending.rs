@@ -252,6 +252,10 @@ impl Coordinator {
             self.out.push(Effect::NotifyComplete { attempt, checkpoint: checkpoint.id });
         }
         self.checkpoint = None;
+        if self.run.failed_checkpoints > 0 {
+            // What those before it left is not needed any more.
+            self.sweep_at = self.now;
+        }
         self.run.failed_checkpoints = 0;
         self.run.last_end = self.now;
         self.run.base = Some(checkpoint.id);

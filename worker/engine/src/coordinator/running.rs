@@ -209,10 +209,10 @@ impl Coordinator {
     }
 
     /// Whether a file is certain to be there: named by the last won entry, or
-    /// this attempt's own.
+    /// this attempt's own and too young to be swept.
     fn may_name(&self, file: &FileRef) -> bool {
         let object = self.chain.as_ref().and_then(|chain| chain.home.parse(&file.key));
-        let own = object.and_then(|object| object.attempt());
+        let own = object.filter(|object| !self.is_over(object)).and_then(|o| o.attempt());
         own.is_some() && own == self.attempt() || self.reach.contains(&file.key)
     }
 

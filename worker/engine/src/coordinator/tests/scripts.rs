@@ -824,6 +824,54 @@ fn a_file_that_may_be_gone_is_not_named() {
 }
 
 #[test]
+fn what_a_checkpoint_that_failed_left_is_swept_when_a_later_one_is_complete() {
+    let place = place();
+    let mut job = place.running(Config { sweep_every: Duration::from_secs(3600), ..config(1, 1) });
+    let home = Home::new(&JobUid::from("job")).unwrap();
+    let attempt = job.attempt();
+    let mut complete = |job: &mut Job| {
+        job.later(1);
+        let checkpoint = job.barrier().0;
+        job.acknowledge(checkpoint, "");
+        job.commit();
+        checkpoint
+    };
+    let first = complete(&mut job);
+    job.later(1);
+    let failed = job.barrier().0;
+    job.slot(failed, 0, "", "");
+    // Rows that it overtook, of a slot that never answered.
+    let in_flight = home.state_file(attempt, failed, Slot(1), 1);
+    job.store.put(&in_flight, b"rows").unwrap();
+    job.later(4);
+    let left = home.state_file(attempt, failed, Slot(0), 0);
+    let there = |job: &Job, key: &ObjectKey| job.store.size(key).unwrap().is_some();
+    assert!(there(&job, &left) && there(&job, &in_flight), "a later one may name it");
+    let next = job.barrier().0;
+    job.acknowledge(next, "");
+    assert!(!there(&job, &left) && !there(&job, &in_flight));
+    for checkpoint in [first, next] {
+        let kept = home.state_file(attempt, checkpoint, Slot(0), 0);
+        assert!(there(&job, &kept), "checkpoint {checkpoint} is kept");
+    }
+    // None may name it from here on.
+    job.later(1);
+    let last = job.barrier().0;
+    let order = FileOrder { checkpoint: failed, index: 0 };
+    let file = FileRef { key: left, len: 5, crc32: 0, order, sections: Vec::new() };
+    let snapshot = SlotSnapshot {
+        slot: Slot(0),
+        files: vec![file],
+        operators: Vec::new(),
+        prepared: Vec::new(),
+        stats: SnapshotStats::default(),
+    };
+    job.tell(Event::Acknowledge { attempt, checkpoint: last, snapshot });
+    assert!(job.take(|e| matches!(e, Effect::NotifyAborted { checkpoint, .. }
+        if *checkpoint == last).then_some(())).is_some());
+}
+
+#[test]
 fn tolerated_failures_are_counted_in_a_row() {
     let place = place();
     let mut job = place.running(config(1, 0));
