@@ -86,7 +86,7 @@ impl control_server::Control for Control {
         let seen = self.look().await?;
         let processes = Processes {
             revision: self.revision.clone().unwrap_or_default(),
-            troubles: self.links.troubles(),
+            troubles: self.links.troubles(seen.workers_wanted),
             addresses: self.links.addresses(),
         };
         Ok(Response::new(status::of(&seen, &self.handle.status(), &processes)))

@@ -93,9 +93,12 @@ impl Links {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why workers could not be held: ordinal and reason.
-    pub fn troubles(&self) -> Vec<(u16, String)> {
-        self.lock().troubles.iter().map(|(ordinal, why)| (*ordinal, why.clone())).collect()
+    /// Why workers could not be held, of ordinals below `expected`: ordinal and reason. What
+    /// the others ran into is of no interest any more.
+    pub fn troubles(&self, expected: u16) -> Vec<(u16, String)> {
+        let mut state = self.lock();
+        state.troubles.retain(|ordinal, _| *ordinal < expected);
+        state.troubles.iter().map(|(ordinal, why)| (*ordinal, why.clone())).collect()
     }
 
     /// Where processes listen: ordinal, nonce and address.
@@ -263,5 +266,28 @@ impl Coordinator for Links {
         }
         let attached = self.know((ordinal, process), address);
         Ok(Response::new(RegistrationAnswer { attached }))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // helpers of tests panic as tests do
+mod tests {
+    use super::*;
+    use millrace_engine::api::env::Env;
+
+    #[test]
+    fn troubles_of_workers_that_are_not_expected_any_more_are_forgotten() {
+        let handle = Handle::of(Arc::new(Env::new().into_graph()));
+        let token = Token::new("the-secret-of-a-job").unwrap();
+        let (process, address) = ("p".to_owned(), "localhost:1".to_owned());
+        let links = Links::new(handle, process, address, token, Heartbeat::default());
+        for ordinal in [1, 3] {
+            links.lock().troubles.insert(ordinal, "no answer".to_owned());
+        }
+        let said = |of: Vec<(u16, String)>| of.into_iter().map(|(at, _)| at).collect::<Vec<_>>();
+        assert_eq!(said(links.troubles(4)), [1, 3]);
+        assert_eq!(said(links.troubles(3)), [1]);
+        // Not even if there are more again.
+        assert_eq!(said(links.troubles(4)), [1]);
     }
 }
