@@ -1,6 +1,6 @@
 //! How the job is doing, as the control API says it. Pure.
 
-use millrace_engine::coordinator::{self, JobState, SavepointState, SavepointStatus};
+use millrace_engine::coordinator::{self, CheckpointReport, JobState, SavepointState, SavepointStatus};
 use millrace_engine::graph::NodeKind;
 use millrace_engine::job;
 use millrace_protocol::control as api;
@@ -136,7 +136,9 @@ pub fn of(seen: &coordinator::Status, job: &job::Status, processes: &Processes) 
         message.push_str(&format!("worker {ordinal}: {why}"));
     }
     let accepted = seen.accepted.as_ref();
-    let checkpoint = seen.last_checkpoint.map(|report| api::CheckpointStatus {
+    // Whoever replaced the program of a job that runs waits for its first checkpoint.
+    let told = |report: &CheckpointReport| !report.found || seen.state != JobState::Running;
+    let checkpoint = seen.last_checkpoint.filter(told).map(|report| api::CheckpointStatus {
         id: report.checkpoint.0,
         completed_at_ms: i64::try_from(report.at_ms).unwrap_or(i64::MAX),
         duration_ms: millis(report.took),
@@ -178,7 +180,7 @@ pub fn of(seen: &coordinator::Status, job: &job::Status, processes: &Processes) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use millrace_engine::coordinator::{CheckpointReport, WorkerId, WorkerStatus};
+    use millrace_engine::coordinator::{WorkerId, WorkerStatus};
     use millrace_protocol::ids::{Attempt, CheckpointId, JobUid};
 
     fn seen(state: JobState) -> coordinator::Status {
@@ -206,6 +208,7 @@ mod tests {
             triggered: Some(CheckpointId(7)),
             last_checkpoint: Some(CheckpointReport {
                 checkpoint: CheckpointId(7),
+                found: false,
                 at_ms: 1_700_000_000_000,
                 took: Duration::from_millis(250),
                 bytes: 10,
@@ -242,7 +245,17 @@ mod tests {
             ("worker 2: no answer", "r1")
         );
         assert!(said.remedy.contains("mend the cause"), "{}", said.remedy);
-        let said = of(&seen(JobState::Running), &job::Status::default(), &Processes::default());
+        let mut running = seen(JobState::Running);
+        let said = of(&running, &job::Status::default(), &Processes::default());
+        assert_eq!(said.last_checkpoint.unwrap().id, 7);
         assert_eq!((said.remedy.as_str(), said.workers[0].address.as_str()), ("", ""));
+        // One that another coordinator took says nothing of how this one is doing.
+        running.last_checkpoint.as_mut().unwrap().found = true;
+        let told = |seen: &coordinator::Status| {
+            of(seen, &job::Status::default(), &Processes::default()).last_checkpoint.map(|c| c.id)
+        };
+        assert_eq!(told(&running), None);
+        running.state = JobState::Suspended;
+        assert_eq!(told(&running), Some(7));
     }
 }

@@ -234,6 +234,7 @@ impl Coordinator {
         let stats = checkpoint.stats();
         let report = CheckpointReport {
             checkpoint: checkpoint.id,
+            found: false,
             at_ms: self.config.at_ms(self.now),
             took: self.now.saturating_sub(checkpoint.triggered),
             bytes: stats.bytes,

@@ -186,6 +186,8 @@ pub struct Note {
 pub struct CheckpointReport {
     /// Which.
     pub checkpoint: CheckpointId,
+    /// Whether another coordinator took it, and this one found it when it claimed the job.
+    pub found: bool,
     /// When it was complete, milliseconds since 1970.
     pub at_ms: u64,
     /// From trigger to completion; zero if another coordinator took it.

@@ -65,6 +65,7 @@ impl Coordinator {
         if self.last_report.is_none_or(|report| report.checkpoint != manifest.checkpoint) {
             self.last_report = Some(CheckpointReport {
                 checkpoint: manifest.checkpoint,
+                found: true,
                 at_ms: manifest.created_at_ms,
                 took: Duration::ZERO,
                 bytes: manifest.written_bytes(),

@@ -306,7 +306,7 @@ fn whoever_takes_over_shows_the_checkpoint_as_its_manifest_says() {
     drop(job);
     let job = place.running(config(2, 0));
     let found = job.coordinator.status().last_checkpoint.unwrap();
-    let untold = CheckpointReport { took: Duration::ZERO, bytes: 10, ..shown };
+    let untold = CheckpointReport { found: true, took: Duration::ZERO, bytes: 10, ..shown };
     assert_eq!(found, untold);
 }
 
@@ -829,7 +829,7 @@ fn what_a_checkpoint_that_failed_left_is_swept_when_a_later_one_is_complete() {
     let mut job = place.running(Config { sweep_every: Duration::from_secs(3600), ..config(1, 1) });
     let home = Home::new(&JobUid::from("job")).unwrap();
     let attempt = job.attempt();
-    let mut complete = |job: &mut Job| {
+    let complete = |job: &mut Job| {
         job.later(1);
         let checkpoint = job.barrier().0;
         job.acknowledge(checkpoint, "");
