@@ -18,6 +18,7 @@ use millrace_protocol::objects::{ObjectKey, Prefix};
 use millrace_protocol::pinned::Pinned;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tonic::metadata::MetadataValue;
 use tonic::service::Interceptor;
@@ -83,7 +84,11 @@ struct Job {
 }
 
 async fn job(storage: &Path) -> Job {
-    let start = spec(storage, 0, "counts", "nowhere:1");
+    job_in(storage, Arc::new(DirectoryStore::open(storage).unwrap())).await
+}
+
+async fn job_in(storage: &Path, store: Arc<dyn ObjectStore>) -> Job {
+    let start = ProcessSpec { store, ..spec(storage, 0, "counts", "nowhere:1") };
     let process = tokio::task::spawn_blocking(|| Process::start(start)).await.unwrap().unwrap();
     let address = process.address().to_owned();
     let owner = Owner { pod: "pod".to_owned(), process: 1, address: address.clone() };
@@ -180,6 +185,42 @@ async fn checkpoints_and_savepoints_are_taken_when_they_are_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_checkpoint_under_way_is_not_the_one_that_is_asked_for() {
+    let storage = tempfile::tempdir().unwrap();
+    let directory = DirectoryStore::open(storage.path()).unwrap();
+    // Checkpoints up to this one may be complete.
+    let (may, reached) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let (gate, seen) = (Arc::clone(&may), Arc::clone(&reached));
+    let slow: Box<PutIfAbsent> = Box::new(move |store, key, bytes| {
+        let manifest = key.as_str().split_once("/m-").and_then(|(_, n)| n.parse::<u64>().ok());
+        while manifest.is_some_and(|n| n > gate.load(Ordering::Acquire)) {
+            seen.store(true, Ordering::Release);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        store.put_if_absent(key, bytes)
+    });
+    let mut job = job_in(storage.path(), Arc::new(Odd(directory, slow))).await;
+    job.running().await;
+    let ask = |job: &Job| {
+        let mut control = job.control.clone();
+        tokio::spawn(async move { control.checkpoint(api::CheckpointRequest {}).await })
+    };
+    let first = ask(&job);
+    while !reached.load(Ordering::Acquire) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // The barrier of the first has passed everywhere; what the second wants is after it.
+    let second = ask(&job);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    may.store(1, Ordering::Release);
+    assert_eq!(first.await.unwrap().unwrap().into_inner().checkpoint, 1);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!second.is_finished());
+    may.store(2, Ordering::Release);
+    assert_eq!(second.await.unwrap().unwrap().into_inner().checkpoint, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_stop_is_held_while_it_is_repeated_and_stop_is_for_good() {
     let storage = tempfile::tempdir().unwrap();
     let mut job = job(storage.path()).await;
@@ -254,12 +295,14 @@ async fn health_and_reflection_answer_without_a_token() {
     assert!(list.service.contains(&ServiceResponse { name: service }), "{list:?}");
 }
 
-/// A directory as a server shows it that ignores `If-None-Match`.
-struct Unconditional(DirectoryStore);
+type PutIfAbsent = dyn Fn(&DirectoryStore, &ObjectKey, &[u8]) -> StoreResult<Put> + Send + Sync;
 
-impl ObjectStore for Unconditional {
+/// A directory, of which one call is another.
+struct Odd(DirectoryStore, Box<PutIfAbsent>);
+
+impl ObjectStore for Odd {
     fn put_if_absent(&self, key: &ObjectKey, bytes: &[u8]) -> StoreResult<Put> {
-        self.0.put(key, bytes).map(|()| Put::Created)
+        (self.1)(&self.0, key, bytes)
     }
 
     fn put(&self, key: &ObjectKey, bytes: &[u8]) -> StoreResult<()> {
@@ -296,7 +339,9 @@ fn a_store_that_ignores_conditions_is_refused() {
     let storage = tempfile::tempdir().unwrap();
     let directory = DirectoryStore::open(storage.path()).unwrap();
     let mut start = spec(storage.path(), 0, "counts", "nowhere:1");
-    start.store = Arc::new(Unconditional(directory));
+    let unconditional: Box<PutIfAbsent> =
+        Box::new(|store, key, bytes| store.put(key, bytes).map(|()| Put::Created));
+    start.store = Arc::new(Odd(directory, unconditional));
     let process = Process::start(start).unwrap();
     let refused = process.lead(Lead::local(Owner::default())).unwrap_err();
     let JobError::Storage(why) = &refused else { panic!("{refused:?}") };

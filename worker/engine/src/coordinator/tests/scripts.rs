@@ -298,6 +298,8 @@ fn whoever_takes_over_shows_the_checkpoint_as_its_manifest_says() {
     assert_eq!(job.coordinator.status().last_checkpoint, None);
     job.later(1);
     let first = job.barrier().0;
+    let status = job.coordinator.status();
+    assert_eq!((status.triggered, status.last_checkpoint), (Some(first), None));
     job.later(1);
     job.acknowledge(first, "");
     let shown = job.coordinator.status().last_checkpoint.unwrap();
