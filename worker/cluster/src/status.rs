@@ -1,6 +1,8 @@
 //! How the job is doing, as the control API says it. Pure.
 
-use millrace_engine::coordinator::{self, CheckpointReport, JobState, SavepointState, SavepointStatus};
+use millrace_engine::coordinator::{
+    self, CheckpointReport, JobState, SavepointState, SavepointStatus,
+};
 use millrace_engine::graph::NodeKind;
 use millrace_engine::job;
 use millrace_protocol::control as api;

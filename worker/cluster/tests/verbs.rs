@@ -7,10 +7,10 @@ use millrace_cluster::process::{Leader, Process, ProcessSpec};
 use millrace_cluster::token::Token;
 use millrace_connectors::{Blackhole, Generator};
 use millrace_engine::api::env::Env;
-use millrace_engine::time::Watermarks;
 use millrace_engine::exchange::Security;
 use millrace_engine::job::{JobError, JobOptions, Lead};
 use millrace_engine::store::{DirectoryStore, ObjectStore, ObjectWriter, Put, StoreResult};
+use millrace_engine::time::Watermarks;
 use millrace_protocol::control as api;
 use millrace_protocol::control::control_client::ControlClient;
 use millrace_protocol::head::Owner;
@@ -93,7 +93,9 @@ async fn job_in(storage: &Path, store: Arc<dyn ObjectStore>) -> Job {
     let address = process.address().to_owned();
     let owner = Owner { pod: "pod".to_owned(), process: 1, address: address.clone() };
     // It stays until the test's process ends.
-    std::thread::spawn(move || process.lead(Lead { stays: true, workers: 2, ..Lead::local(owner) }));
+    std::thread::spawn(move || {
+        process.lead(Lead { stays: true, workers: 2, ..Lead::local(owner) })
+    });
     let endpoint = Endpoint::from_shared(format!("https://{address}"))
         .unwrap()
         .connect_timeout(LONG)
@@ -169,7 +171,8 @@ async fn checkpoints_and_savepoints_are_taken_when_they_are_asked_for() {
     let savepoint = job.until(complete).await.savepoints.remove(0);
     assert_eq!(savepoint.path, format!("{target}/s1"));
     let on_disk = |path: &Path| -> u64 {
-        let files = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().metadata().unwrap());
+        let files =
+            std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().metadata().unwrap());
         files.filter(std::fs::Metadata::is_file).map(|data| data.len()).sum()
     };
     let directory = backup.path().join("s1");

@@ -87,11 +87,7 @@ pub fn run_owned(
     let store = wrap(&options.wrap_store, store);
     let process = format!("{:016x}", fastrand::u64(..));
     let agents = local_agents(handle, &options, &store, &process)?;
-    let owner = Owner {
-        pod: host(),
-        process: std::process::id(),
-        address: String::new(),
-    };
+    let owner = Owner { pod: host(), process: std::process::id(), address: String::new() };
     let workers = options.loopback.unwrap_or(1);
     let outcome = lead(handle, options, store, Lead { workers, ..Lead::local(owner) });
     drop(agents);

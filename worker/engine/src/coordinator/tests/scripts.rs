@@ -869,8 +869,12 @@ fn what_a_checkpoint_that_failed_left_is_swept_when_a_later_one_is_complete() {
         stats: SnapshotStats::default(),
     };
     job.tell(Event::Acknowledge { attempt, checkpoint: last, snapshot });
-    assert!(job.take(|e| matches!(e, Effect::NotifyAborted { checkpoint, .. }
-        if *checkpoint == last).then_some(())).is_some());
+    assert!(
+        job.take(|e| matches!(e, Effect::NotifyAborted { checkpoint, .. }
+        if *checkpoint == last)
+        .then_some(()))
+            .is_some()
+    );
 }
 
 #[test]
