@@ -4,7 +4,7 @@
 //! for again and again, so that a call which is given up costs nothing.
 
 use crate::links::Links;
-use crate::status;
+use crate::status::{self, Processes};
 use millrace_engine::coordinator::{self, Event, JobState, StopMode, Verdict};
 use millrace_engine::job::Handle;
 use millrace_protocol::config::{Live, Revision};
@@ -84,9 +84,12 @@ impl control_server::Control for Control {
         _: Request<api::StatusRequest>,
     ) -> Result<Response<api::Status>, Status> {
         let seen = self.look().await?;
-        let revision = self.revision.clone().unwrap_or_default();
-        let troubles = self.links.troubles();
-        Ok(Response::new(status::of(&seen, &self.handle.status(), &revision, &troubles)))
+        let processes = Processes {
+            revision: self.revision.clone().unwrap_or_default(),
+            troubles: self.links.troubles(seen.workers_wanted),
+            addresses: self.links.addresses(),
+        };
+        Ok(Response::new(status::of(&seen, &self.handle.status(), &processes)))
     }
 
     async fn propose(
@@ -140,12 +143,13 @@ impl control_server::Control for Control {
         &self,
         request: Request<api::WantedSavepoints>,
     ) -> Result<Response<api::Savepoints>, Status> {
-        for api::WantedSavepoint { id, target } in request.into_inner().wanted {
-            if id.is_empty() || target.is_empty() {
-                return Err(Status::invalid_argument("a savepoint needs an id and a target"));
-            }
-            self.handle.event(Event::RequestSavepoint { id, target });
+        let wanted = request.into_inner().wanted.into_iter();
+        let wanted: Vec<_> =
+            wanted.map(|api::WantedSavepoint { id, target }| (id, target)).collect();
+        if wanted.iter().any(|(id, target)| id.is_empty() || target.is_empty()) {
+            return Err(Status::invalid_argument("a savepoint needs an id and a target"));
         }
+        self.handle.event(Event::WantSavepoints { wanted });
         let savepoints = Self::savepoints(&self.look().await?);
         Ok(Response::new(api::Savepoints { savepoints }))
     }
@@ -157,7 +161,7 @@ impl control_server::Control for Control {
         let hold = Duration::from_millis(request.into_inner().hold_ms).min(LONGEST_HOLD);
         self.handle.event(Event::HoldStop { hold });
         let seen = self.look().await?;
-        let checkpoint = seen.last_checkpoint.as_ref().map_or(0, |(c, _)| c.checkpoint.0);
+        let checkpoint = seen.last_checkpoint.map_or(0, |report| report.checkpoint.0);
         let message = if seen.held { String::new() } else { status::words(&seen) };
         Ok(Response::new(api::HoldStopAnswer { held: seen.held, checkpoint, message }))
     }
@@ -195,14 +199,18 @@ impl control_server::Control for Control {
         &self,
         _: Request<api::CheckpointRequest>,
     ) -> Result<Response<api::CheckpointAnswer>, Status> {
-        let newest = |status: &coordinator::Status| {
-            status.last_checkpoint.as_ref().map_or(0, |(report, _)| report.checkpoint.0)
-        };
-        let before = newest(&self.look().await?);
+        // One whose barrier is under way already may lack what the caller has done since.
+        let known = |status: &coordinator::Status| status.triggered.is_some();
+        let seen = self.until(|status| known(status) || Self::is_over(status)).await?;
+        let before = seen.triggered;
         self.handle.event(Event::RequestCheckpoint);
-        let seen = self.until(|status| newest(status) > before || Self::is_over(status)).await?;
-        if newest(&seen) > before {
-            return Ok(Response::new(api::CheckpointAnswer { checkpoint: newest(&seen) }));
+        let newer = |status: &coordinator::Status| {
+            let complete = status.last_checkpoint.map(|report| report.checkpoint);
+            complete.filter(|complete| before.is_some_and(|before| *complete > before))
+        };
+        let seen = self.until(|status| newer(status).is_some() || Self::is_over(status)).await?;
+        if let Some(checkpoint) = newer(&seen) {
+            return Ok(Response::new(api::CheckpointAnswer { checkpoint: checkpoint.0 }));
         }
         let why = format!("no checkpoint was completed: {}", status::words(&seen));
         Err(Status::unavailable(why))

@@ -40,6 +40,8 @@ struct State {
     troubles: BTreeMap<u16, String>,
     /// Processes that are held.
     held: BTreeSet<Key>,
+    /// Where processes listen that are dialled, held, or this one.
+    addresses: BTreeMap<Key, String>,
     closed: bool,
 }
 
@@ -72,19 +74,36 @@ fn message(what: from_coordinator::What) -> FromCoordinator {
 }
 
 impl Links {
-    /// Of the coordinator that `handle` steers, in process `process`.
-    pub fn new(handle: Handle, process: String, token: Token, heartbeat: Heartbeat) -> Self {
+    /// Of the coordinator that `handle` steers, in process `process`, which listens at
+    /// `address`.
+    pub fn new(
+        handle: Handle,
+        process: String,
+        address: String,
+        token: Token,
+        heartbeat: Heartbeat,
+    ) -> Self {
         let fingerprint = handle.graph().fingerprint();
-        Self { handle, process, fingerprint, token, heartbeat, state: Arc::default() }
+        let addresses = BTreeMap::from([((0, process.clone()), address)]);
+        let state = Arc::new(Mutex::new(State { addresses, ..State::default() }));
+        Self { handle, process, fingerprint, token, heartbeat, state }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why workers could not be held: ordinal and reason.
-    pub fn troubles(&self) -> Vec<(u16, String)> {
-        self.lock().troubles.iter().map(|(ordinal, why)| (*ordinal, why.clone())).collect()
+    /// Why workers could not be held, of ordinals below `expected`: ordinal and reason. What
+    /// the others ran into is of no interest any more.
+    pub fn troubles(&self, expected: u16) -> Vec<(u16, String)> {
+        let mut state = self.lock();
+        state.troubles.retain(|ordinal, _| *ordinal < expected);
+        state.troubles.iter().map(|(ordinal, why)| (*ordinal, why.clone())).collect()
+    }
+
+    /// Where processes listen: ordinal, nonce and address.
+    pub fn addresses(&self) -> BTreeMap<(u16, String), String> {
+        self.lock().addresses.clone()
     }
 
     /// Lets go of all workers, which stop what they run, and dials no more.
@@ -104,6 +123,7 @@ impl Links {
         }
         if !state.tasks.contains_key(&key) {
             let (links, of) = (self.clone(), key.clone());
+            state.addresses.insert(key.clone(), address.clone());
             let task = tokio::spawn(async move { links.keep(of, address).await });
             state.tasks.insert(key.clone(), task.abort_handle());
         }
@@ -117,6 +137,7 @@ impl Links {
         let held = {
             let mut state = self.lock();
             state.tasks.remove(&key);
+            state.addresses.remove(&key);
             let held = state.held.remove(&key);
             if !held {
                 state.troubles.insert(*ordinal, outcome.clone());
@@ -245,5 +266,28 @@ impl Coordinator for Links {
         }
         let attached = self.know((ordinal, process), address);
         Ok(Response::new(RegistrationAnswer { attached }))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // helpers of tests panic as tests do
+mod tests {
+    use super::*;
+    use millrace_engine::api::env::Env;
+
+    #[test]
+    fn troubles_of_workers_that_are_not_expected_any_more_are_forgotten() {
+        let handle = Handle::of(Arc::new(Env::new().into_graph()));
+        let token = Token::new("the-secret-of-a-job").unwrap();
+        let (process, address) = ("p".to_owned(), "localhost:1".to_owned());
+        let links = Links::new(handle, process, address, token, Heartbeat::default());
+        for ordinal in [1, 3] {
+            links.lock().troubles.insert(ordinal, "no answer".to_owned());
+        }
+        let said = |of: Vec<(u16, String)>| of.into_iter().map(|(at, _)| at).collect::<Vec<_>>();
+        assert_eq!(said(links.troubles(4)), [1, 3]);
+        assert_eq!(said(links.troubles(3)), [1]);
+        // Not even if there are more again.
+        assert_eq!(said(links.troubles(4)), [1]);
     }
 }

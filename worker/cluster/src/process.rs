@@ -148,11 +148,12 @@ impl Process {
         let handle = Handle::of(Arc::clone(&spec.graph));
         let mouth = Mouth::default();
         let agent = Arc::new(start_agent(&spec, &handle, &me, &mouth, exchange)?);
-        let links = Links::new(handle.clone(), process, spec.token.clone(), spec.heartbeat);
         let listener = runtime
             .block_on(TcpListener::bind(spec.listen))
             .map_err(|error| Fail::from(format!("cannot listen on {}: {error}", spec.listen)))?;
         let address = reached(listener.local_addr()?);
+        let token = spec.token.clone();
+        let links = Links::new(handle.clone(), process, address.clone(), token, spec.heartbeat);
         let hold = Hold::new(me.clone(), Arc::clone(&agent), mouth.clone(), spec.heartbeat);
         let (token, leads) = (spec.token.clone(), spec.ordinal == 0);
         let control = Control::new(handle.clone(), links.clone(), spec.revision.clone());

@@ -1,9 +1,12 @@
 //! How the job is doing, as the control API says it. Pure.
 
-use millrace_engine::coordinator::{self, JobState, SavepointState, SavepointStatus};
+use millrace_engine::coordinator::{
+    self, CheckpointReport, JobState, SavepointState, SavepointStatus,
+};
 use millrace_engine::graph::NodeKind;
 use millrace_engine::job;
 use millrace_protocol::control as api;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Longest message of a failure, in characters.
@@ -54,7 +57,7 @@ pub fn savepoint(id: &str, status: &SavepointStatus) -> api::Savepoint {
         path: path.to_owned(),
         state: state.into(),
         message: message.to_owned(),
-        bytes: 0,
+        bytes: status.bytes,
         attempt: status.at.map_or(0, |(attempt, _)| attempt.0),
         checkpoint: status.at.map_or(0, |(_, checkpoint)| checkpoint.0),
     }
@@ -74,11 +77,12 @@ fn gap(gap: &coordinator::Gap) -> api::Gap {
     }
 }
 
-fn worker(status: &coordinator::WorkerStatus) -> api::Worker {
+fn worker(status: &coordinator::WorkerStatus, addresses: &Addresses) -> api::Worker {
+    let coordinator::WorkerId { ordinal, process } = status.worker.clone();
     api::Worker {
-        ordinal: u32::from(status.worker.ordinal),
-        process: status.worker.process.clone(),
-        address: String::new(),
+        ordinal: u32::from(ordinal),
+        process: process.clone(),
+        address: addresses.get(&(ordinal, process)).cloned().unwrap_or_default(),
         connected: status.connected,
         slots: u32::from(status.slots),
         slots_in_use: status.in_use.iter().map(|slot| u32::from(slot.0)).collect(),
@@ -95,13 +99,36 @@ fn failure(note: &job::FailureNote) -> api::Failure {
     }
 }
 
-/// All of it. `troubles`: why workers could not be held.
-pub fn of(
-    seen: &coordinator::Status,
-    job: &job::Status,
-    revision: &str,
-    troubles: &[(u16, String)],
-) -> api::Status {
+/// Where processes listen, by ordinal and nonce.
+type Addresses = BTreeMap<(u16, String), String>;
+
+/// What to do, where the message does not say it.
+fn remedy(state: &JobState) -> &'static str {
+    match state {
+        JobState::WaitingForWorkers { .. } => {
+            "start the workers that are missing, or propose a lower parallelism"
+        }
+        JobState::Failed => {
+            "mend the cause, then start the job again: it goes on from its latest checkpoint"
+        }
+        _ => "",
+    }
+}
+
+/// What is known of a job's processes, apart from its coordinator.
+#[derive(Debug, Default)]
+pub struct Processes {
+    /// The revision that they run.
+    pub revision: String,
+    /// Why workers could not be held.
+    pub troubles: Vec<(u16, String)>,
+    /// Where they listen, by ordinal and nonce.
+    pub addresses: Addresses,
+}
+
+/// All of it.
+pub fn of(seen: &coordinator::Status, job: &job::Status, processes: &Processes) -> api::Status {
+    let Processes { revision, troubles, addresses } = processes;
     let of_kind = |kind| job.nodes.iter().filter(move |node| node.kind == Some(kind));
     let mut message = seen.message.clone();
     for (ordinal, why) in troubles {
@@ -111,12 +138,14 @@ pub fn of(
         message.push_str(&format!("worker {ordinal}: {why}"));
     }
     let accepted = seen.accepted.as_ref();
-    let checkpoint = job.checkpoint.as_ref().map(|(report, at)| api::CheckpointStatus {
+    // Whoever replaced the program of a job that runs waits for its first checkpoint.
+    let told = |report: &CheckpointReport| !report.found || seen.state != JobState::Running;
+    let checkpoint = seen.last_checkpoint.filter(told).map(|report| api::CheckpointStatus {
         id: report.checkpoint.0,
-        completed_at_ms: job.at_ms - i64::try_from(at.elapsed().as_millis()).unwrap_or(0),
+        completed_at_ms: i64::try_from(report.at_ms).unwrap_or(i64::MAX),
         duration_ms: millis(report.took),
         bytes: report.bytes,
-        state_bytes: 0,
+        state_bytes: report.state_bytes,
     });
     api::Status {
         job: seen.job.0.clone(),
@@ -125,13 +154,13 @@ pub fn of(
         state: state(&seen.state).into(),
         reason: seen.reason.to_owned(),
         message,
-        remedy: String::new(),
+        remedy: remedy(&seen.state).to_owned(),
         accepted_generation: accepted.map_or(0, |config| config.generation),
-        accepted_revision: revision.to_owned(),
+        accepted_revision: revision.clone(),
         running_generation: seen.running.unwrap_or(0),
         parallelism: seen.parallelism.map_or(0, u32::from),
         workers_wanted: u32::from(seen.workers_wanted),
-        workers: seen.workers.iter().map(worker).collect(),
+        workers: seen.workers.iter().map(|of| worker(of, addresses)).collect(),
         last_checkpoint: checkpoint,
         failed_checkpoints: u64::from(seen.failed_checkpoints),
         restarts: seen.restarts,
@@ -147,5 +176,88 @@ pub fn of(
             .min()
             .unwrap_or(i64::MIN),
         state_bytes: job.nodes.iter().map(|node| node.state_bytes).sum(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millrace_engine::coordinator::{WorkerId, WorkerStatus};
+    use millrace_protocol::ids::{Attempt, CheckpointId, JobUid};
+
+    fn seen(state: JobState) -> coordinator::Status {
+        let worker = WorkerId { ordinal: 1, process: "p".to_owned() };
+        let exported = SavepointStatus {
+            state: SavepointState::Complete("/backup/s1".to_owned()),
+            at: Some((Attempt(2), CheckpointId(6))),
+            bytes: 4321,
+        };
+        coordinator::Status {
+            job: JobUid::from("job"),
+            head_version: None,
+            attempt: Some(Attempt(3)),
+            incarnation: 1,
+            state,
+            reason: "",
+            message: String::new(),
+            accepted: None,
+            running: None,
+            proposed: None,
+            parallelism: Some(2),
+            workers_wanted: 2,
+            workers: vec![WorkerStatus { worker, connected: true, slots: 1, in_use: Vec::new() }],
+            placement: Vec::new(),
+            triggered: Some(CheckpointId(7)),
+            last_checkpoint: Some(CheckpointReport {
+                checkpoint: CheckpointId(7),
+                found: false,
+                at_ms: 1_700_000_000_000,
+                took: Duration::from_millis(250),
+                bytes: 10,
+                entries: 1,
+                files: 3,
+                state_bytes: 1000,
+            }),
+            failed_checkpoints: 0,
+            restarts: 0,
+            savepoints: BTreeMap::from([("s1".to_owned(), exported)]),
+            gap: None,
+            held: false,
+            restore_nonce: 0,
+        }
+    }
+
+    #[test]
+    fn sizes_addresses_and_remedies_are_said() {
+        let processes = Processes {
+            revision: "r1".to_owned(),
+            troubles: vec![(2, "no answer".to_owned())],
+            addresses: BTreeMap::from([((1, "p".to_owned()), "10.0.0.7:7070".to_owned())]),
+        };
+        // Also where this process has taken no checkpoint yet.
+        let said = of(&seen(JobState::Failed), &job::Status::default(), &processes);
+        let last = said.last_checkpoint.unwrap();
+        assert_eq!((last.id, last.bytes, last.state_bytes), (7, 10, 1000));
+        assert_eq!((last.completed_at_ms, last.duration_ms), (1_700_000_000_000, 250));
+        let savepoint = &said.savepoints[0];
+        assert_eq!((savepoint.bytes, savepoint.attempt, savepoint.checkpoint), (4321, 2, 6));
+        assert_eq!(said.workers[0].address, "10.0.0.7:7070");
+        assert_eq!(
+            (said.message.as_str(), said.accepted_revision.as_str()),
+            ("worker 2: no answer", "r1")
+        );
+        assert!(said.remedy.contains("mend the cause"), "{}", said.remedy);
+        let mut running = seen(JobState::Running);
+        let said = of(&running, &job::Status::default(), &Processes::default());
+        assert_eq!(said.last_checkpoint.unwrap().id, 7);
+        assert_eq!((said.remedy.as_str(), said.workers[0].address.as_str()), ("", ""));
+        // One that another coordinator took says nothing of how this one is doing.
+        running.last_checkpoint.as_mut().unwrap().found = true;
+        let told = |seen: &coordinator::Status| {
+            of(seen, &job::Status::default(), &Processes::default()).last_checkpoint.map(|c| c.id)
+        };
+        assert_eq!(told(&running), None);
+        running.state = JobState::Suspended;
+        assert_eq!(told(&running), Some(7));
     }
 }

@@ -10,6 +10,7 @@ use crate::keygroup::{KeyGroupRange, MaxParallelism};
 use crate::objects::ObjectKey;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// The newest format of manifests known here.
@@ -267,6 +268,22 @@ impl Manifest {
             return Err(FormatError::damaged(object, why));
         }
         Ok(manifest)
+    }
+
+    /// Bytes of the state files that it names, each file once.
+    pub fn state_bytes(&self) -> u64 {
+        self.bytes_of(|_| true)
+    }
+
+    /// Bytes of those that were written for this checkpoint.
+    pub fn written_bytes(&self) -> u64 {
+        self.bytes_of(|file| file.order.checkpoint == self.checkpoint)
+    }
+
+    fn bytes_of(&self, counts: impl Fn(&FileRef) -> bool) -> u64 {
+        let files = self.files.iter().filter(|file| counts(file));
+        let files: BTreeMap<_, _> = files.map(|file| (&file.key, file.len)).collect();
+        files.values().fold(0, |sum, len| sum.saturating_add(*len))
     }
 
     /// The operator with this uid.

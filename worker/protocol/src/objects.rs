@@ -110,7 +110,7 @@ pub enum Object {
     /// A checkpoint's manifest.
     Manifest(Attempt, CheckpointId),
     /// A state file.
-    State(Attempt),
+    State(Attempt, CheckpointId),
     /// Something else that an attempt wrote; its sinks see to it.
     Staged(Attempt),
     /// A configuration's body.
@@ -121,10 +121,18 @@ impl Object {
     /// The attempt that wrote it, of what attempts write.
     pub fn attempt(&self) -> Option<Attempt> {
         match self {
-            Self::Manifest(attempt, _) | Self::State(attempt) | Self::Staged(attempt) => {
+            Self::Manifest(attempt, _) | Self::State(attempt, _) | Self::Staged(attempt) => {
                 Some(*attempt)
             }
             Self::Head(_) | Self::Floor(_) | Self::Config => None,
+        }
+    }
+
+    /// The checkpoint that it was written for, of what checkpoints consist of.
+    pub fn checkpoint(&self) -> Option<CheckpointId> {
+        match self {
+            Self::Manifest(_, checkpoint) | Self::State(_, checkpoint) => Some(*checkpoint),
+            Self::Head(_) | Self::Floor(_) | Self::Staged(_) | Self::Config => None,
         }
     }
 }
@@ -202,10 +210,14 @@ impl Home {
                 let (attempt, name) = rest.split_once('/')?;
                 let attempt = Attempt(attempt.parse().ok()?);
                 let checkpoint = name.strip_prefix("m-").and_then(|c| c.parse().ok());
-                let slot = name.strip_prefix('s').and_then(|name| name.split_once("-c"));
-                Some(match (checkpoint, slot) {
+                let state = || {
+                    let (slot, rest) = name.strip_prefix('s')?.split_once("-c")?;
+                    slot.parse::<u16>().ok()?;
+                    rest.split_once('-')?.0.parse().ok()
+                };
+                Some(match (checkpoint, state()) {
                     (Some(c), _) => Object::Manifest(attempt, CheckpointId(c)),
-                    (_, Some((slot, _))) if slot.parse::<u16>().is_ok() => Object::State(attempt),
+                    (_, Some(c)) => Object::State(attempt, CheckpointId(c)),
                     _ => Object::Staged(attempt),
                 })
             }
@@ -258,7 +270,7 @@ mod tests {
             (home.head(Version(12)), Object::Head(Version(12))),
             (home.floor(2), Object::Floor(2)),
             (home.manifest(a, c), Object::Manifest(a, c)),
-            (home.state_file(a, c, Slot(1), 0), Object::State(a)),
+            (home.state_file(a, c, Slot(1), 0), Object::State(a, c)),
             (home.config("abc").unwrap(), Object::Config),
         ] {
             assert_eq!(home.parse(&key), Some(object));

@@ -17,6 +17,7 @@ use millrace_engine::graph::Graph;
 use millrace_engine::job::{self, Handle, JobError, JobOptions};
 use millrace_engine::store::opener::is_url;
 use millrace_engine::store::{Opener, OwnerLock};
+use millrace_protocol::head::Owner;
 use millrace_protocol::keygroup::MaxParallelism;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -163,9 +164,11 @@ pub fn tell(outcome: Result<Outcome, JobError>) -> Result<&'static str, Trouble>
             Ok("finished before")
         }
         Outcome::Suspended => Ok("stopped with a last checkpoint"),
-        Outcome::Fenced(_) | Outcome::Deleted => Err(Trouble::failed(
-            "another process has taken this job over: see what else runs on its storage",
-        )),
+        Outcome::Fenced(owner) => Err(Trouble::failed(format!(
+            "{} has taken this job over: see what else runs on its storage",
+            owner.map_or("another process".to_owned(), |owner| who(&owner))
+        ))),
+        Outcome::Deleted => Err(Trouble::failed("the data of this job were deleted")),
         Outcome::Superseded(by) => {
             Err(Trouble::TakenOver(format!("{by} goes on from the state of this job")))
         }
@@ -173,6 +176,16 @@ pub fn tell(outcome: Result<Outcome, JobError>) -> Result<&'static str, Trouble>
         Outcome::EarlierState(why) => Err(Trouble::EarlierState(why)),
         Outcome::StateMissing(why) => Err(Trouble::StateMissing(why)),
         Outcome::Failed(why) => Err(Trouble::Failed(why)),
+    }
+}
+
+/// A process that owns a job.
+fn who(owner: &Owner) -> String {
+    let Owner { pod, process, address } = owner;
+    let at = if address.is_empty() { "" } else { ", at " };
+    match pod.as_str() {
+        "" => format!("process {process}{at}{address}"),
+        place => format!("process {process} of {place}{at}{address}"),
     }
 }
 
@@ -250,4 +263,24 @@ pub fn stop_on_signals<T: Send + 'static>(
         }
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_fenced_names_the_winner() {
+        let owner = |address: &str| Owner {
+            pod: "big-host".to_owned(),
+            process: 4711,
+            address: address.to_owned(),
+        };
+        let told = |owner| tell(Ok(Outcome::Fenced(owner))).unwrap_err().to_string();
+        let why = told(Some(owner("")));
+        assert!(why.contains("process 4711 of big-host has taken this job over"), "{why}");
+        let why = told(Some(owner("10.0.0.7:7070")));
+        assert!(why.contains("process 4711 of big-host, at 10.0.0.7:7070 has"), "{why}");
+        assert!(told(None).contains("another process has taken this job over"));
+    }
 }

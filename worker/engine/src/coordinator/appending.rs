@@ -112,7 +112,7 @@ impl Coordinator {
             self.restoring = Restoring::No;
         }
         if matches!(purpose, For::Claim) {
-            self.restarts.set_budget(record.restart);
+            self.restarts.set_budget(record.restart, self.now);
         }
         self.head = Some(record);
         self.won = true;
@@ -133,6 +133,7 @@ impl Coordinator {
                     item.when == millrace_protocol::manifest::When::Ready
                 };
                 self.commits.restore(items.into_iter().filter(ready));
+                self.report_latest();
                 self.stage = Stage::Recovering(Others::ToAbort);
             }
             For::Complete(checkpoint, manifest) => self.completed(*checkpoint, &manifest),
@@ -209,7 +210,7 @@ impl Coordinator {
         record.retained.truncate(keep);
         record.origin = None;
         record.last_checkpoint = record.last_checkpoint.max(checkpoint.id);
-        record.restart = self.restarts.budget();
+        record.restart = self.restarts.budget(self.now);
         if let Some(wanted) = &checkpoint.savepoint {
             let (savepoint, target) = (wanted.id.clone(), wanted.target.clone());
             record.pins.push(Pin { savepoint, at, target });
@@ -233,12 +234,15 @@ impl Coordinator {
         let stats = checkpoint.stats();
         let report = CheckpointReport {
             checkpoint: checkpoint.id,
+            found: false,
+            at_ms: self.config.at_ms(self.now),
             took: self.now.saturating_sub(checkpoint.triggered),
             bytes: stats.bytes,
             entries: stats.entries,
             files: manifest.files.len(),
+            state_bytes: manifest.state_bytes(),
         };
-        self.last_report = Some((report, self.now));
+        self.last_report = Some(report);
         self.out.push(Effect::Report(report));
         let head = self.head.iter().flat_map(|head| &head.pins);
         let pinned = head.filter(|pin| pin.at.checkpoint == checkpoint.id).cloned();
@@ -249,6 +253,10 @@ impl Coordinator {
             self.out.push(Effect::NotifyComplete { attempt, checkpoint: checkpoint.id });
         }
         self.checkpoint = None;
+        if self.run.failed_checkpoints > 0 {
+            // What those before it left is not needed any more.
+            self.sweep_at = self.now;
+        }
         self.run.failed_checkpoints = 0;
         self.run.last_end = self.now;
         self.run.base = Some(checkpoint.id);
@@ -263,7 +271,8 @@ impl Coordinator {
 
     pub(super) fn savepoint_pinned(&mut self, pin: &Pin) {
         let (state, at) = (SavepointState::Exporting, Some((pin.at.attempt, pin.at.checkpoint)));
-        self.savepoint_status.insert(pin.savepoint.clone(), SavepointStatus { state, at });
+        self.savepoint_status
+            .insert(pin.savepoint.clone(), SavepointStatus { state, at, bytes: 0 });
     }
 
     /// Shows others that the owner lives; answers whether an entry is appended for it.

@@ -17,6 +17,8 @@ use std::time::Duration;
 pub(super) struct Wanted {
     pub(super) id: String,
     pub(super) target: String,
+    /// Whether it is forgotten when a list of all that are wanted does not name it.
+    pub(super) listed: bool,
 }
 
 /// How far a checkpoint has come.
@@ -88,13 +90,12 @@ impl InProgress {
     ) -> Manifest {
         let mut pending = unconfirmed;
         pending.extend(self.parts.values().flat_map(|part| part.open.iter().cloned()));
-        let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         Manifest {
             job: job.clone(),
             kind: ManifestKind::Checkpoint,
             attempt,
             checkpoint: self.id,
-            created_at_ms: config.epoch_ms.saturating_add(now_ms),
+            created_at_ms: config.at_ms(now),
             max_parallelism: program.max_parallelism,
             hash_version: program.hash_version,
             fingerprint: program.fingerprint.clone(),

@@ -258,4 +258,9 @@ pub struct Config {
 impl Config {
     /// Versions of the chain per block.
     pub const BLOCK: u64 = 1024;
+
+    /// The wall clock at a moment of the coordinator's, milliseconds since 1970.
+    pub(super) fn at_ms(&self, now: Duration) -> u64 {
+        self.epoch_ms.saturating_add(u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+    }
 }

@@ -186,14 +186,20 @@ pub struct Note {
 pub struct CheckpointReport {
     /// Which.
     pub checkpoint: CheckpointId,
-    /// From trigger to completion.
+    /// Whether another coordinator took it, and this one found it when it claimed the job.
+    pub found: bool,
+    /// When it was complete, milliseconds since 1970.
+    pub at_ms: u64,
+    /// From trigger to completion; zero if another coordinator took it.
     pub took: Duration,
     /// Bytes written for it.
     pub bytes: u64,
-    /// Entries written for it.
+    /// Entries written for it; zero if another coordinator took it.
     pub entries: u64,
     /// Files it names.
     pub files: usize,
+    /// Bytes of these.
+    pub state_bytes: u64,
 }
 
 /// What a coordinator wants done.
@@ -264,6 +270,15 @@ pub enum Effect {
         attempt: Attempt,
         /// The checkpoint.
         checkpoint: CheckpointId,
+    },
+    /// Look whether the savepoint is there already: it may have been exported by a
+    /// coordinator that is gone; answer with [`super::Event::SavepointFound`]. See
+    /// [`super::export::exported`].
+    FindSavepoint {
+        /// The savepoint.
+        id: String,
+        /// Where it would be.
+        target: String,
     },
     /// Copy a checkpoint's files to `target/<id>/data`, then put
     /// `target/<id>/_manifest` without committables, last and if absent; answer

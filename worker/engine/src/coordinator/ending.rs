@@ -163,7 +163,8 @@ impl Coordinator {
         if self.savepoints_of_latest() {
             return true;
         }
-        if self.head.as_ref().is_some_and(|head| !head.pins.is_empty()) {
+        let pinned = self.head.as_ref().is_some_and(|head| !head.pins.is_empty());
+        if pinned || !self.sought.is_empty() {
             return false;
         }
         let mut record = self.next_record();

@@ -1,5 +1,6 @@
 //! What a coordinator is told: answers to its effects and facts about tasks.
 
+use super::export::Exported;
 use crate::data::{Fail, UserError};
 use crate::store::StoreError;
 use millrace_protocol::ids::{Attempt, CheckpointId, Slot, Subtask, Uid};
@@ -302,12 +303,26 @@ pub enum Event {
         /// Directory or URL that will hold `<id>/_manifest`.
         target: String,
     },
+    /// All savepoints that whoever sends this wants: id and target, as in
+    /// [`Event::RequestSavepoint`]. What it wanted before, names no longer and was not begun
+    /// is forgotten.
+    WantSavepoints {
+        /// The savepoints.
+        wanted: Vec<(String, String)>,
+    },
+    /// Answer to [`super::Effect::FindSavepoint`].
+    SavepointFound {
+        /// Which.
+        id: String,
+        /// What is there; an error is the user's.
+        result: Result<Option<Exported>, String>,
+    },
     /// Answer to [`super::Effect::ExportSavepoint`].
     SavepointExported {
         /// Which.
         id: String,
-        /// How.
-        result: Result<(), String>,
+        /// What is there now, or why not.
+        result: Result<Exported, String>,
     },
     /// Stop with a checkpoint. `Suspend`: to be resumed from it; `Drain`: as at
     /// the end of input, windows fire.

@@ -3,8 +3,9 @@
 
 use super::event::FoundManifest;
 use crate::store::opener::{join, split};
-use crate::store::{Access, ObjectStore, Opener, StoreError, StoreResult};
+use crate::store::{Access, ObjectStore, Opener, Put, StoreError, StoreResult};
 use millrace_protocol::format::FormatError;
+use millrace_protocol::ids::{Attempt, CheckpointId, JobUid};
 use millrace_protocol::manifest::{Manifest, ManifestKind, sha256_hex};
 use millrace_protocol::objects::{self, BadKey, ObjectKey};
 use std::collections::BTreeMap;
@@ -23,9 +24,20 @@ pub enum ExportError {
     /// The savepoint's id cannot be part of a key.
     #[error(transparent)]
     Key(#[from] BadKey),
-    /// The manifest cannot be written.
+    /// A manifest cannot be written or read.
     #[error(transparent)]
     Format(#[from] FormatError),
+    /// The id is taken.
+    #[error(
+        "there is a savepoint {id} already, and it is job {job}'s: choose another id or another \
+         target, or delete that savepoint"
+    )]
+    Taken {
+        /// Of the savepoint.
+        id: String,
+        /// Whose it is.
+        job: JobUid,
+    },
     /// A file is not what the manifest says.
     #[error("{key} has {found} bytes instead of {len}")]
     Length {
@@ -38,17 +50,49 @@ pub enum ExportError {
     },
 }
 
+/// A savepoint that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exported {
+    /// The checkpoint that it is made of, as its manifest says.
+    pub at: (Attempt, CheckpointId),
+    /// Bytes of its files and its manifest.
+    pub bytes: u64,
+}
+
+impl Exported {
+    fn of(manifest: &Manifest, encoded: &[u8]) -> Self {
+        let bytes = manifest.state_bytes().saturating_add(encoded.len() as u64);
+        Self { at: (manifest.attempt, manifest.checkpoint), bytes }
+    }
+}
+
+/// The savepoint `id` of `job` in `target`, if it is there. One of another job is an error.
+pub fn exported(
+    target: &dyn ObjectStore,
+    id: &str,
+    job: &JobUid,
+) -> Result<Option<Exported>, ExportError> {
+    let name = objects::savepoint_manifest(id)?;
+    let Some(bytes) = target.get(&name)? else { return Ok(None) };
+    let manifest = Manifest::decode(name.as_str(), &bytes)?;
+    if manifest.job != *job {
+        return Err(ExportError::Taken { id: id.to_owned(), job: manifest.job });
+    }
+    Ok(Some(Exported::of(&manifest, &bytes)))
+}
+
 /// Copies the files of `manifest` from `home` to `target` as savepoint `id`, and
-/// puts its manifest last. Nothing happens if it is there already.
+/// puts its manifest last. If it is there already nothing happens, and what is there is
+/// answered.
 pub fn export(
     home: &dyn ObjectStore,
     target: &dyn ObjectStore,
     id: &str,
     manifest: &Manifest,
-) -> Result<(), ExportError> {
+) -> Result<Exported, ExportError> {
     let name = objects::savepoint_manifest(id)?;
-    if target.size(&name)?.is_some() {
-        return Ok(());
+    if let Some(there) = exported(target, id, &manifest.job)? {
+        return Ok(there);
     }
     let mut savepoint = manifest.clone();
     savepoint.kind = ManifestKind::Savepoint;
@@ -72,8 +116,13 @@ pub fn export(
         };
         file.key = to;
     }
-    target.put_if_absent(&name, &savepoint.encode()?)?;
-    Ok(())
+    let bytes = savepoint.encode()?;
+    if target.put_if_absent(&name, &bytes)? == Put::Exists
+        && let Some(there) = exported(target, id, &manifest.job)?
+    {
+        return Ok(there);
+    }
+    Ok(Exported::of(&savepoint, &bytes))
 }
 
 fn copy(

@@ -1,5 +1,5 @@
 //! What an owner does beside: looks whether it was fenced, sweeps leftovers of
-//! older attempts, truncates the chain, repeats calls.
+//! older attempts and of its own checkpoints that failed, truncates the chain, repeats calls.
 
 use super::appending::DELETE_AT_ONCE;
 use super::calls::Call;
@@ -92,7 +92,7 @@ impl Coordinator {
         }
     }
 
-    /// Deletes what older attempts left and the head does not name.
+    /// Deletes what older attempts and checkpoints left and the head does not name.
     fn sweep(&mut self, attempt: Attempt, answer: StoreAnswer) {
         let StoreAnswer::Keys(keys) = answer else { return };
         if self.attempt() != Some(attempt) || !self.owns() {
@@ -127,19 +127,30 @@ impl Coordinator {
     /// Whether it is of an attempt below this.
     fn is_older(&self, key: &ObjectKey, attempt: Attempt) -> bool {
         match self.chain.as_ref().and_then(|chain| chain.home.parse(key)) {
-            Some(Object::Manifest(by, _) | Object::State(by)) => by < attempt,
+            Some(object @ (Object::Manifest(..) | Object::State(..))) => {
+                object.attempt() < Some(attempt)
+            }
             _ => false,
         }
     }
 
+    /// Whether this attempt wrote it for a checkpoint below the last complete one: what of it
+    /// the head does not name, no later one may name ([`Coordinator::acknowledged`]).
+    pub(super) fn is_over(&self, object: &Object) -> bool {
+        let Some(head) = self.head.as_ref().filter(|_| self.won) else { return false };
+        let Some(latest) = head.latest.as_ref() else { return false };
+        latest.attempt == head.attempt
+            && object.attempt() == Some(head.attempt)
+            && object.checkpoint().is_some_and(|of| of < latest.checkpoint)
+    }
+
     fn is_leftover(&self, key: &ObjectKey, attempt: Attempt) -> bool {
-        let older = self.is_older(key, attempt);
-        #[cfg(test)]
         let object = self.chain.as_ref().and_then(|chain| chain.home.parse(key));
+        let over = self.is_older(key, attempt) || object.as_ref().is_some_and(|o| self.is_over(o));
         #[cfg(test)]
-        let older = older
+        let over = over
             || self.mutated(super::state::Mutation::SweepOwnAttempt)
-                && matches!(object, Some(Object::Manifest(..) | Object::State(_)));
-        older && !self.reach.contains(key)
+                && matches!(object, Some(Object::Manifest(..) | Object::State(..)));
+        over && !self.reach.contains(key)
     }
 }

@@ -17,9 +17,7 @@ impl Coordinator {
         self.won = false;
         self.hold = None;
         self.stop = self.stop.filter(|_| !self.config.stays);
-        for wanted in std::mem::take(&mut self.savepoints) {
-            self.savepoint_ended(wanted.id, Err("another process owns the job".to_owned()));
-        }
+        self.give_up_savepoints("another process owns the job");
         self.append = None;
         self.exporting.clear();
         self.exported.clear();

@@ -2,14 +2,15 @@
 //! abort what earlier attempts left, then deploy.
 
 use super::commits::BatchEnd;
-use super::effect::{Base, Effect, FilesIn, Level};
+use super::effect::{Base, CheckpointReport, Effect, FilesIn, Level};
 use super::event::{Failure, Hindrance};
-use super::state::{For, Others, Run, Running, Stage, Tasks};
+use super::state::{After, For, Others, Run, Running, Stage, Tasks};
 use super::step::Coordinator;
 use millrace_protocol::head::{HeadRecord, Phase};
 use millrace_protocol::ids::Attempt;
 use millrace_protocol::manifest::{Manifest, PendingCommit};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// So many batches of commits fail in a row before the attempt does.
 const COMMIT_TRIES: u32 = 8;
@@ -42,9 +43,37 @@ impl Coordinator {
         for pin in head.pins.clone() {
             self.savepoint_pinned(&pin);
         }
+        self.seek_savepoints();
         let items = self.base_to_commit();
         self.commits.restore(items);
-        self.stage = Stage::Recovering(Others::ToAbort);
+        self.report_latest();
+        self.stage = match self.doomed.take() {
+            Some(why) => {
+                self.note(Level::Error, format!("{why}; giving up"));
+                Stage::Cancelling(After::Fail(why))
+            }
+            None => Stage::Recovering(Others::ToAbort),
+        };
+    }
+
+    /// What the head's `latest` is like: as its manifest says, if another coordinator took it.
+    pub(super) fn report_latest(&mut self) {
+        let Some(manifest) = self.base_manifest() else {
+            self.last_report = None;
+            return;
+        };
+        if self.last_report.is_none_or(|report| report.checkpoint != manifest.checkpoint) {
+            self.last_report = Some(CheckpointReport {
+                checkpoint: manifest.checkpoint,
+                found: true,
+                at_ms: manifest.created_at_ms,
+                took: Duration::ZERO,
+                bytes: manifest.written_bytes(),
+                entries: 0,
+                files: manifest.files.len(),
+                state_bytes: manifest.state_bytes(),
+            });
+        }
     }
 
     /// One move towards running tasks; answers whether there was one.
@@ -217,7 +246,7 @@ impl Coordinator {
         if !self.won || matches!(self.stage, Stage::Ended(_) | Stage::Claiming) {
             return;
         }
-        if matches!(self.stage, Stage::Cancelling(super::state::After::Fenced)) {
+        if matches!(self.stage, Stage::Cancelling(After::Fenced)) {
             return;
         }
         let pins = self.head.as_ref().map(|head: &HeadRecord| head.pins.clone());

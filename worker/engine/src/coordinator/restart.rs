@@ -1,7 +1,6 @@
 //! Restart policies. Pure: time and random numbers are arguments.
 
 use millrace_protocol::head::RestartBudget;
-use std::collections::VecDeque;
 use std::time::Duration;
 
 /// What happens after a failure.
@@ -70,13 +69,13 @@ pub enum Decision {
 pub struct Restarts {
     policy: RestartPolicy,
     budget: RestartBudget,
-    failures: VecDeque<Duration>,
+    failures: Vec<Duration>,
 }
 
 impl Restarts {
     /// Nothing has failed yet.
     pub fn new(policy: RestartPolicy) -> Self {
-        Self { policy, budget: RestartBudget::default(), failures: VecDeque::new() }
+        Self { policy, budget: RestartBudget::default(), failures: Vec::new() }
     }
 
     /// Another policy counts from here on.
@@ -84,14 +83,34 @@ impl Restarts {
         self.policy = policy;
     }
 
+    /// Restarts after failures.
+    pub fn total(&self) -> u64 {
+        self.budget.total
+    }
+
     /// What a coordinator that takes over has to know.
-    pub fn budget(&self) -> RestartBudget {
+    pub fn budget(&mut self, now: Duration) -> RestartBudget {
+        self.forget(now);
         self.budget
     }
 
-    /// Goes on where another coordinator, or an earlier program, left off.
-    pub fn set_budget(&mut self, budget: RestartBudget) {
+    /// Goes on where another coordinator, or an earlier program, left off. Of failures within
+    /// an interval the number is known, not when they were: they count as of now.
+    pub fn set_budget(&mut self, budget: RestartBudget, now: Duration) {
         self.budget = budget;
+        if let RestartPolicy::FailureRate { failures, .. } = self.policy {
+            let known = budget.used.min(failures.saturating_add(1)) as usize;
+            self.failures.truncate(known);
+            self.failures.resize(known, now);
+        }
+    }
+
+    /// What is longer ago than the interval of a rate does not count.
+    fn forget(&mut self, now: Duration) {
+        if let RestartPolicy::FailureRate { interval, .. } = self.policy {
+            self.failures.retain(|at| now.saturating_sub(*at) < interval);
+            self.budget.used = u32::try_from(self.failures.len()).unwrap_or(u32::MAX);
+        }
     }
 
     /// The job failed. `healthy` is how long it ran, `random` lies in `0.0..1.0`.
@@ -135,13 +154,9 @@ impl Restarts {
                 let delay = Duration::try_from_secs_f64(delay * vary);
                 Decision::Restart(delay.unwrap_or(Duration::MAX))
             }
-            RestartPolicy::FailureRate { failures, interval, delay } => {
-                self.failures.push_back(now);
-                let recent = |at: &Duration| now.saturating_sub(*at) < interval;
-                while self.failures.front().is_some_and(|at| !recent(at)) {
-                    self.failures.pop_front();
-                }
-                self.budget.used = u32::try_from(self.failures.len()).unwrap_or(u32::MAX);
+            RestartPolicy::FailureRate { failures, delay, .. } => {
+                self.failures.push(now);
+                self.forget(now);
                 if self.budget.used > failures {
                     Decision::GiveUp
                 } else {
@@ -206,6 +221,32 @@ mod tests {
             assert_eq!(decision, Decision::Restart(SECOND), "{healthy}");
         }
         assert_eq!(restarts.failed(SECOND, SECOND, 0.5), Decision::GiveUp);
+    }
+
+    #[test]
+    fn a_failure_rate_outlives_its_coordinator() {
+        let policy =
+            RestartPolicy::FailureRate { failures: 2, interval: 10 * SECOND, delay: SECOND };
+        let mut restarts = Restarts::new(policy.clone());
+        assert_eq!(restarts.failed(SECOND, SECOND, 0.5), Decision::Restart(SECOND));
+        assert_eq!(restarts.failed(2 * SECOND, SECOND, 0.5), Decision::Restart(SECOND));
+        let found = restarts.budget(3 * SECOND);
+        assert_eq!(found, RestartBudget { used: 2, total: 2 });
+        // Its own claim changes nothing.
+        restarts.set_budget(found, 3 * SECOND);
+        assert_eq!(restarts.budget(11 * SECOND).used, 1);
+        // Another's clock begins elsewhere.
+        let mut next = Restarts::new(policy.clone());
+        next.set_budget(found, 100 * SECOND);
+        assert_eq!(next.failed(109 * SECOND, SECOND, 0.5), Decision::GiveUp);
+        let mut next = Restarts::new(policy.clone());
+        next.set_budget(found, 100 * SECOND);
+        assert_eq!(next.budget(110 * SECOND).used, 0);
+        assert_eq!(next.failed(110 * SECOND, SECOND, 0.5), Decision::Restart(SECOND));
+        // What cannot be takes no memory.
+        let mut next = Restarts::new(policy);
+        next.set_budget(RestartBudget { used: u32::MAX, total: 0 }, SECOND);
+        assert_eq!(next.budget(SECOND).used, 3);
     }
 
     #[test]

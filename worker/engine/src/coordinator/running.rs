@@ -5,10 +5,10 @@ use super::calls::Call;
 use super::checkpoint::{InProgress, Part, Progress, Wanted};
 use super::effect::{BarrierKind, Effect, Level, StoreCall};
 use super::event::{PreparedCommit, SlotSnapshot, StoreAnswer};
-use super::state::{For, Purpose, Stage, StopRequest};
-use super::status::{SavepointState, SavepointStatus};
+use super::state::{Purpose, Stage, StopRequest};
+use super::status::SavepointState;
 use super::step::Coordinator;
-use millrace_protocol::head::{CheckpointRef, Pin};
+use millrace_protocol::head::CheckpointRef;
 use millrace_protocol::ids::{Attempt, CheckpointId, Slot};
 use millrace_protocol::manifest::{CommitId, FileRef, PendingCommit, When, sha256_hex};
 use std::sync::Arc;
@@ -19,9 +19,6 @@ const MANIFEST_TRIES: u32 = 5;
 
 /// So many answers of a slot are remembered, to know those that come twice.
 const ANSWERS_KEPT: usize = 64;
-
-/// Most savepoints under way at once: the head record has a bounded size.
-const MAX_SAVEPOINTS: usize = 50;
 
 impl Coordinator {
     /// One move of a running attempt; answers whether there was one. No append
@@ -212,10 +209,10 @@ impl Coordinator {
     }
 
     /// Whether a file is certain to be there: named by the last won entry, or
-    /// this attempt's own.
+    /// this attempt's own and too young to be swept.
     fn may_name(&self, file: &FileRef) -> bool {
         let object = self.chain.as_ref().and_then(|chain| chain.home.parse(&file.key));
-        let own = object.and_then(|object| object.attempt());
+        let own = object.filter(|object| !self.is_over(object)).and_then(|o| o.attempt());
         own.is_some() && own == self.attempt() || self.reach.contains(&file.key)
     }
 
@@ -315,83 +312,5 @@ impl Coordinator {
             self.savepoint_is(&wanted.id, SavepointState::Waiting);
             self.savepoints.insert(0, wanted);
         }
-    }
-
-    pub(super) fn want_savepoint(&mut self, wanted: Wanted) {
-        if let Some(SavepointStatus { state: SavepointState::Complete(place), .. }) =
-            self.savepoint_status.get(&wanted.id)
-        {
-            let place = place.clone();
-            return self.savepoint_ended(wanted.id, Ok(place));
-        }
-        let id = &wanted.id;
-        let pinned = self.head.iter().flat_map(|head| &head.pins).any(|pin| pin.savepoint == *id);
-        let asked = self.savepoints.iter().any(|known| known.id == *id);
-        let taken = self.checkpoint.as_ref().and_then(|c| c.savepoint.as_ref());
-        let appended = match self.append.as_ref().map(|appending| &appending.purpose) {
-            Some(For::Complete(checkpoint, _)) => checkpoint.savepoint.as_ref(),
-            _ => None,
-        };
-        if pinned || asked || taken.or(appended).is_some_and(|known| known.id == *id) {
-            return;
-        }
-        let pins = self.head.as_ref().map_or(0, |head| head.pins.len());
-        if pins + self.savepoints.len() >= MAX_SAVEPOINTS {
-            let why = format!("{MAX_SAVEPOINTS} savepoints are under way already");
-            return self.savepoint_ended(wanted.id, Err(why));
-        }
-        if let Err(error) = millrace_protocol::objects::savepoint_manifest(id) {
-            return self.savepoint_ended(wanted.id, Err(error.to_string()));
-        }
-        self.savepoint_is(&wanted.id, SavepointState::Waiting);
-        self.savepoints.push(wanted);
-    }
-
-    /// Makes savepoints of the latest checkpoint, for no attempt will take another;
-    /// answers whether there was a move.
-    pub(super) fn savepoints_of_latest(&mut self) -> bool {
-        if let Some((id, _)) = self.exported.first() {
-            let id = id.clone();
-            self.append_unpin(id);
-            return true;
-        }
-        if self.savepoints.is_empty() {
-            return false;
-        }
-        let latest = self.head.as_ref().and_then(|head| head.latest.clone());
-        let Some(at) = latest.filter(|_| self.won) else {
-            for wanted in std::mem::take(&mut self.savepoints) {
-                let why = "the job does not run, and has no checkpoint that could be exported";
-                self.savepoint_ended(wanted.id, Err(why.to_owned()));
-            }
-            return false;
-        };
-        let cause = self.head.as_ref().and_then(|head| head.cause.clone());
-        let mut record = self.next_record();
-        record.cause = cause;
-        let pins = std::mem::take(&mut self.savepoints).into_iter().map(|wanted| {
-            let Wanted { id: savepoint, target } = wanted;
-            Pin { savepoint, at: at.clone(), target }
-        });
-        record.pins.extend(pins);
-        self.append(For::Pin, record);
-        true
-    }
-
-    pub(super) fn savepoint_ended(&mut self, id: String, result: Result<String, String>) {
-        let state = match &result {
-            Ok(place) => SavepointState::Complete(place.clone()),
-            Err(why) => SavepointState::Failed(why.clone()),
-        };
-        self.savepoint_is(&id, state);
-        self.out.push(Effect::SavepointEnded { id, result });
-    }
-
-    pub(super) fn append_unpin(&mut self, id: String) {
-        let cause = self.head.as_ref().and_then(|head| head.cause.clone());
-        let mut record = self.next_record();
-        record.cause = cause;
-        record.pins.retain(|pin| pin.savepoint != id);
-        self.append(For::Unpin(id), record);
     }
 }

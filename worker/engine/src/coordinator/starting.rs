@@ -338,7 +338,7 @@ impl Coordinator {
         if self.take_over.is_none() {
             record.config = self.config.config.clone();
         }
-        record.restart = self.budget_to_claim();
+        record.restart = self.budget_to_claim(record.attempt);
         let unreadable = std::mem::take(&mut self.unreadable);
         record.retained.retain(|at| !unreadable.contains(&at.manifest));
         record.pins.retain(|pin| !unreadable.contains(&pin.at.manifest));
@@ -359,25 +359,6 @@ impl Coordinator {
             self.abort_others(record.attempt, &keep);
         }
         self.append(super::state::For::Claim, record);
-    }
-
-    /// How often the job has been restarted, this claim included if it is one after the
-    /// death of another coordinator.
-    fn budget_to_claim(&self) -> RestartBudget {
-        let Some(head) = self.head.as_ref().filter(|_| self.take_over.is_none()) else {
-            return self.restarts.budget();
-        };
-        if head.config.program != self.config.config.program {
-            return RestartBudget::default();
-        }
-        if self.won || head.owner == self.config.owner {
-            return self.restarts.budget();
-        }
-        match head.phase {
-            Phase::Running => RestartBudget { total: head.restart.total + 1, ..head.restart },
-            // Whoever starts it again gives it new patience.
-            _ => RestartBudget { used: 0, ..head.restart },
-        }
     }
 
     /// A copy of the head at the next version, this process's.

@@ -74,6 +74,8 @@ pub struct SavepointStatus {
     pub state: SavepointState,
     /// The checkpoint that it is made of, once that is complete.
     pub at: Option<(Attempt, CheckpointId)>,
+    /// Bytes that it takes where it was exported to, once it is there.
+    pub bytes: u64,
 }
 
 /// A process and its slots.
@@ -135,8 +137,10 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// By slot: where the attempt runs; empty if none does.
     pub placement: Vec<WorkerId>,
-    /// The last complete checkpoint, and when it completed.
-    pub last_checkpoint: Option<(CheckpointReport, Duration)>,
+    /// The highest number of a checkpoint that was triggered; none: that is not read yet.
+    pub triggered: Option<CheckpointId>,
+    /// The last complete checkpoint.
+    pub last_checkpoint: Option<CheckpointReport>,
     /// Checkpoints that failed in a row.
     pub failed_checkpoints: u32,
     /// Restarts after failures, since this program first ran.
@@ -174,9 +178,10 @@ impl Coordinator {
             workers_wanted: self.config.workers,
             workers: self.worker_status(),
             placement: self.placement.clone(),
+            triggered: head.map(|head| head.last_checkpoint.max(self.last_checkpoint)),
             last_checkpoint: self.last_report,
             failed_checkpoints: self.run.failed_checkpoints,
-            restarts: self.restarts.budget().total,
+            restarts: self.restarts.total(),
             savepoints: self.savepoint_status.clone(),
             gap: self.gap.clone(),
             restore_nonce: head.map_or(0, |head| head.restore_nonce),
@@ -279,12 +284,13 @@ impl Coordinator {
     }
 
     pub(super) fn savepoint_is(&mut self, id: &str, state: SavepointState) {
-        let at = self.savepoint_status.get(id).and_then(|status| status.at);
+        let known = self.savepoint_status.get(id);
+        let (at, bytes) = known.map_or((None, 0), |status| (status.at, status.bytes));
         if state.has_ended() {
             self.ended_savepoints.retain(|ended| ended != id);
             self.ended_savepoints.push_back(id.to_owned());
         }
-        self.savepoint_status.insert(id.to_owned(), SavepointStatus { state, at });
+        self.savepoint_status.insert(id.to_owned(), SavepointStatus { state, at, bytes });
         while self.ended_savepoints.len() > SHOWN {
             let Some(oldest) = self.ended_savepoints.pop_front() else { break };
             // One that failed may have been asked for again.

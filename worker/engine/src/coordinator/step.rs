@@ -59,8 +59,12 @@ pub struct Coordinator {
     /// before it has ended: it must not meet that attempt's staged output.
     pub(super) aborting: Option<Attempt>,
     pub(super) restarts: Restarts,
+    /// Why there will be no other attempt, once the claim is won.
+    pub(super) doomed: Option<String>,
     pub(super) stop: Option<StopRequest>,
     pub(super) savepoints: Vec<Wanted>,
+    /// Savepoints that are wanted and may be there already.
+    pub(super) sought: Vec<Wanted>,
     /// Savepoints being exported, and where to.
     pub(super) exporting: BTreeMap<String, String>,
     /// Exports that ended and are to be unpinned.
@@ -107,7 +111,7 @@ pub struct Coordinator {
     /// Whether this process has deployed an attempt.
     pub(super) deployed: bool,
     pub(super) gap: Option<Gap>,
-    pub(super) last_report: Option<(CheckpointReport, Duration)>,
+    pub(super) last_report: Option<CheckpointReport>,
     pub(super) savepoint_status: BTreeMap<String, SavepointStatus>,
     /// Of these, those that are complete or failed, in that order.
     pub(super) ended_savepoints: VecDeque<String>,
@@ -145,8 +149,10 @@ impl Coordinator {
             tasks: Tasks::None,
             aborting: None,
             restarts,
+            doomed: None,
             stop: None,
             savepoints: Vec::new(),
+            sought: Vec::new(),
             exporting: BTreeMap::new(),
             exported: Vec::new(),
             truncating: None,
@@ -260,11 +266,14 @@ impl Coordinator {
                     self.tasks = Tasks::None;
                 }
             }
-            Event::RequestSavepoint { id, target } => self.want_savepoint(Wanted { id, target }),
+            Event::RequestSavepoint { id, target } => {
+                self.want_savepoint(Wanted { id, target, listed: false });
+            }
+            Event::WantSavepoints { wanted } => self.want_savepoints(wanted),
+            Event::SavepointFound { id, result } => self.savepoint_found(&id, result),
             Event::SavepointExported { id, result } => {
                 if let Some(target) = self.exporting.remove(&id) {
-                    let result = result.map(|()| crate::store::opener::join(&target, &id));
-                    self.exported.push((id, result));
+                    self.savepoint_exported(id, &target, result);
                 }
             }
             Event::RequestStop { mode } => {
@@ -422,9 +431,7 @@ impl Coordinator {
 
     /// The last effect. Nothing is answered from here on.
     pub(super) fn end(&mut self, outcome: Outcome) {
-        for wanted in std::mem::take(&mut self.savepoints) {
-            self.savepoint_ended(wanted.id, Err("the job has stopped".to_owned()));
-        }
+        self.give_up_savepoints("the job has stopped");
         self.stage = Stage::Ended(outcome.clone());
         self.out.push(Effect::Ended(outcome));
     }

@@ -17,7 +17,7 @@ use crate::job::{JobOptions, WrapStore};
 use crate::runtime::pool::Pool;
 use crate::runtime::source::wall_clock;
 use crate::store::directory::DirectoryStore;
-use crate::store::lock::OwnerLock;
+use crate::store::lock::{OwnerLock, host};
 use crate::store::opener::is_url;
 use crate::store::{Access, ObjectStore, StoreError, probe_patiently};
 use millrace_protocol::head::{ConfigRef, Owner};
@@ -87,11 +87,7 @@ pub fn run_owned(
     let store = wrap(&options.wrap_store, store);
     let process = format!("{:016x}", fastrand::u64(..));
     let agents = local_agents(handle, &options, &store, &process)?;
-    let owner = Owner {
-        pod: format!("local-{process}"),
-        process: std::process::id(),
-        address: "local".to_owned(),
-    };
+    let owner = Owner { pod: host(), process: std::process::id(), address: String::new() };
     let workers = options.loopback.unwrap_or(1);
     let outcome = lead(handle, options, store, Lead { workers, ..Lead::local(owner) });
     drop(agents);

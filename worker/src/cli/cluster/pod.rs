@@ -43,7 +43,7 @@ pub fn leave_with_checkpoint(handle: Handle, mut told: Told) -> std::io::Result<
         let newest = |handle: &Handle| -> Option<(JobState, u64)> {
             let (tell, told) = sync_channel(1);
             handle.look(move |status| {
-                let newest = status.last_checkpoint.map_or(0, |(report, _)| report.checkpoint.0);
+                let newest = status.last_checkpoint.map_or(0, |report| report.checkpoint.0);
                 let _ = tell.send((status.state, newest));
             });
             told.recv_timeout(Duration::from_secs(1)).ok()

@@ -20,6 +20,7 @@ use millrace_engine::data::Res;
 use millrace_engine::exchange::Security;
 use millrace_engine::exchange::tls::Certificates;
 use millrace_engine::job::{Handle, JobOptions, Lead, Proposed};
+use millrace_engine::store::lock::host;
 use millrace_engine::store::opener::is_url;
 use millrace_engine::store::{Access, DirectoryStore, OwnerLock, StoreError};
 use millrace_protocol::config::{ExchangeSecurity, Live, OnExistingState, Revision};
@@ -205,7 +206,7 @@ pub fn worker(
     pod::watch_over(handle.clone()).map_err(Trouble::failed)?;
     watch(&options.live, live.clone(), hash, handle);
     let owner = Owner {
-        pod: std::env::var("MILLRACE_POD_UID").unwrap_or_else(|_| "local".to_owned()),
+        pod: std::env::var("MILLRACE_POD_UID").unwrap_or_else(|_| host()),
         process: std::process::id(),
         address: process.address().to_owned(),
     };

@@ -117,6 +117,7 @@ pub enum Work {
     Store(Ticket, StoreCall),
     Commit(Batch, Vec<PendingCommit>),
     Abort(Attempt, Vec<PendingCommit>),
+    Find(String),
     Export(String, Arc<Manifest>),
 }
 
@@ -165,6 +166,7 @@ impl Node {
                     let keep = sinks.into_iter().flat_map(|(_, keep)| keep).collect();
                     self.work.push(Work::Abort(attempt, keep));
                 }
+                Effect::FindSavepoint { id, .. } => self.work.push(Work::Find(id)),
                 Effect::ExportSavepoint { id, manifest, .. } => {
                     self.work.push(Work::Export(id, manifest));
                 }
@@ -515,6 +517,7 @@ impl Model {
                 self.world.abort_others(attempt, &keep);
                 Event::OthersAborted { attempt, result: Ok(()) }
             }
+            Work::Find(id) => Event::SavepointFound { id, result: Ok(None) },
             Work::Export(id, manifest) => {
                 let pinned = self.world.head().is_some_and(|head| {
                     head.pins
@@ -525,7 +528,9 @@ impl Model {
                 if pinned && !manifest.files.iter().all(there) {
                     self.world.broken(format!("savepoint {id} cannot be exported"));
                 }
-                Event::SavepointExported { id, result: Ok(()) }
+                let at = (manifest.attempt, manifest.checkpoint);
+                let result = Ok(export::Exported { at, bytes: manifest.state_bytes() });
+                Event::SavepointExported { id, result }
             }
         };
         self.nodes[at].events.push((None, event));

@@ -147,7 +147,7 @@ fn suspend_and_resume() {
         _ => None,
     };
     assert_eq!(job.take(exported), Some(first));
-    job.tell(Event::SavepointExported { id: "s".into(), result: Ok(()) });
+    job.exported("s");
     job.joined();
     assert_eq!((job.state(), job.head().phase), (JobState::Suspended, Phase::Suspended));
     let status = job.coordinator.status();

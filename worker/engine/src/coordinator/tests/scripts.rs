@@ -4,7 +4,7 @@ use super::model::{config, spec};
 use crate::coordinator::effect::{BarrierKind, FilesIn};
 use crate::coordinator::*;
 use crate::store::{DirectoryOpener, DirectoryStore, ObjectStore};
-use millrace_protocol::head::{HeadRecord, Phase, RestartBudget};
+use millrace_protocol::head::{ConfigRef, HeadRecord, Owner, Phase, RestartBudget};
 use millrace_protocol::ids::{Attempt, CheckpointId, JobUid, Slot, Subtask, Uid};
 use millrace_protocol::manifest::*;
 use millrace_protocol::objects::{Home, ObjectKey, Prefix};
@@ -74,6 +74,9 @@ impl Job {
                 Effect::Store(ticket, call) => {
                     let answer = call.run(self.store.as_ref());
                     self.tell(Event::StoreAnswered { ticket, answer });
+                }
+                Effect::FindSavepoint { id, target } if target == "t" => {
+                    self.tell(Event::SavepointFound { id, result: Ok(None) });
                 }
                 effect => self.effects.push(effect),
             }
@@ -206,6 +209,13 @@ impl Job {
         self.tell(Event::TaskFailed { attempt, failure });
     }
 
+    /// A savepoint is exported, as far as it knows.
+    pub fn exported(&mut self, id: &str) {
+        let at = (self.attempt(), CheckpointId(1));
+        let result = Ok(export::Exported { at, bytes: 7 });
+        self.tell(Event::SavepointExported { id: id.into(), result });
+    }
+
     pub fn joined(&mut self) {
         let attempt = self.attempt();
         self.take(|effect| matches!(effect, Effect::CancelTasks { .. }).then_some(())).unwrap();
@@ -282,6 +292,27 @@ fn a_slow_commit_is_carried_over_and_an_aborted_checkpoint_loses_nothing() {
 }
 
 #[test]
+fn whoever_takes_over_shows_the_checkpoint_as_its_manifest_says() {
+    let place = place();
+    let mut job = place.running(Config { epoch_ms: 1_000_000, ..config(1, 0) });
+    assert_eq!(job.coordinator.status().last_checkpoint, None);
+    job.later(1);
+    let first = job.barrier().0;
+    let status = job.coordinator.status();
+    assert_eq!((status.triggered, status.last_checkpoint), (Some(first), None));
+    job.later(1);
+    job.acknowledge(first, "");
+    let shown = job.coordinator.status().last_checkpoint.unwrap();
+    assert_eq!((shown.state_bytes, shown.files, shown.at_ms), (10, 2, 1_102_000));
+    assert_eq!(shown.took, Duration::from_secs(1));
+    drop(job);
+    let job = place.running(config(2, 0));
+    let found = job.coordinator.status().last_checkpoint.unwrap();
+    let untold = CheckpointReport { found: true, took: Duration::ZERO, bytes: 10, ..shown };
+    assert_eq!(found, untold);
+}
+
+#[test]
 fn a_failure_restarts_the_job_from_the_latest_checkpoint() {
     let place = place();
     let mut job = place.running(config(1, 0));
@@ -336,6 +367,53 @@ fn failures_are_counted_over_coordinators_and_for_one_program() {
     let job = place.running(other);
     assert_eq!(job.head().restart, RestartBudget::default());
     assert_eq!(job.coordinator.status().restarts, 0);
+}
+
+/// A job of several processes, whose coordinator is started again by others.
+fn led_by(process: u32, restart: RestartPolicy) -> Config {
+    let mut config = config(process, 0);
+    config.config = ConfigRef { generation: 1, hash: "h".into(), program: String::new() };
+    // A container that is started again has the same place and process id.
+    config.owner = Owner::default();
+    Config { restart, workers: 1, ..config }
+}
+
+#[test]
+fn what_kills_the_coordinator_again_and_again_meets_the_restart_policy() {
+    let place = place();
+    let fixed = |n| RestartPolicy::FixedDelay { attempts: n, delay: Duration::from_secs(1) };
+    place.running(led_by(1, fixed(2)));
+    for used in 1..=2 {
+        let job = place.running(led_by(1 + used, fixed(2)));
+        assert_eq!(job.head().restart, RestartBudget { used, total: u64::from(used) });
+    }
+    let mut job = place.job(led_by(4, fixed(2)));
+    let Some(Outcome::Failed(why)) = job.outcome() else { panic!("it goes on") };
+    assert!(why.contains("before attempt 3 completed a checkpoint"), "{why}");
+    assert_eq!((job.head().phase, job.head().cause.clone()), (Phase::Failed, Some(why)));
+
+    // One that has come further is not to blame: its pod was evicted, or its machine lost.
+    let place = self::place();
+    let mut job = place.running(led_by(1, RestartPolicy::None));
+    job.later(1);
+    let first = job.barrier().0;
+    job.acknowledge(first, "");
+    drop(job);
+    let job = place.running(led_by(2, RestartPolicy::None));
+    assert_eq!(job.head().restart, RestartBudget { used: 0, total: 1 });
+    drop(job);
+    // An edit wants the job to run.
+    let mut edited = led_by(3, RestartPolicy::None);
+    edited.config.generation = 2;
+    drop(place.running(edited.clone()));
+    edited.owner.process = 4;
+    edited.seed.1 = 4;
+    assert!(matches!(place.job(edited).outcome(), Some(Outcome::Failed(_))));
+    // And so does who starts it by hand.
+    let by_hand = |process| Config { restart: RestartPolicy::None, ..config(process, 0) };
+    let place = self::place();
+    drop(place.running(by_hand(1)));
+    drop(place.running(by_hand(2)));
 }
 
 #[test]
@@ -550,15 +628,25 @@ fn a_savepoint_is_pinned_exported_once_committed_and_restored_elsewhere() {
     job.commit();
     let manifest = job.take(export).unwrap();
     let to = DirectoryStore::open(target.path()).unwrap();
-    crate::coordinator::export::export(job.store.as_ref(), &to, "s1", &manifest).unwrap();
-    crate::coordinator::export::export(job.store.as_ref(), &to, "s1", &manifest).unwrap();
-    job.tell(Event::SavepointExported { id: "s1".into(), result: Ok(()) });
+    let exported = export::export(job.store.as_ref(), &to, "s1", &manifest).unwrap();
+    let again = export::export(job.store.as_ref(), &to, "s1", &manifest).unwrap();
+    assert_eq!((exported, exported.at), (again, (job.attempt(), checkpoint)));
+    job.tell(Event::SavepointExported { id: "s1".into(), result: Ok(exported) });
     let ended = job.take(|e| match e {
         Effect::SavepointEnded { result, .. } => Some(result.clone()),
         _ => None,
     });
     assert_eq!(ended, Some(Ok("t/s1".into())));
     assert!(job.head().pins.is_empty());
+    let on_disk =
+        |name: &str| std::fs::metadata(target.path().join("s1").join(name)).unwrap().len();
+    let bytes = on_disk("_manifest") + 2 * "state".len() as u64;
+    let shown = SavepointStatus {
+        state: SavepointState::Complete("t/s1".into()),
+        at: Some((job.attempt(), checkpoint)),
+        bytes,
+    };
+    assert_eq!(job.coordinator.status().savepoints["s1"], shown);
 
     let path = target.path().join("s1");
     let savepoint = crate::coordinator::export::find(&DirectoryOpener, path.to_str().unwrap())
@@ -587,6 +675,114 @@ fn a_savepoint_is_pinned_exported_once_committed_and_restored_elsewhere() {
 }
 
 #[test]
+fn a_savepoint_that_is_there_is_not_taken_again() {
+    let place = place();
+    let mut job = place.running(config(1, 0));
+    let ask = || Event::RequestSavepoint { id: "s1".into(), target: "/backup".into() };
+    let sought = |e: &Effect| matches!(e, Effect::FindSavepoint { .. }).then_some(());
+    job.tell(ask());
+    job.tell(ask());
+    assert!(job.take(sought).is_some() && job.take(sought).is_none());
+    // Nothing is begun before that is known, and no end comes before.
+    job.tell(Event::RequestStop { mode: StopMode::Suspend });
+    let stop = job.barrier();
+    assert_eq!(stop.2, BarrierKind::Stop(StopMode::Suspend));
+    job.acknowledge(stop.0, "a");
+    job.commit();
+    assert_eq!((job.outcome(), job.head().pins.len()), (None, 0));
+    let there = export::Exported { at: (Attempt(1), CheckpointId(9)), bytes: 7 };
+    job.tell(Event::SavepointFound { id: "s1".into(), result: Ok(Some(there)) });
+    let status = &job.coordinator.status().savepoints["s1"];
+    let complete = SavepointState::Complete("/backup/s1".into());
+    assert_eq!(*status, SavepointStatus { state: complete, at: Some(there.at), bytes: 7 });
+    assert_eq!(job.outcome(), Some(Outcome::Suspended));
+}
+
+#[test]
+fn a_savepoint_is_looked_for_once_it_is_known_whose_the_home_is() {
+    let place = place();
+    place.stopped(config(1, 0));
+    let ask = Event::RequestSavepoint { id: "s1".into(), target: "/backup".into() };
+    let sought = |e: &Effect| matches!(e, Effect::FindSavepoint { .. }).then_some(());
+    let mut coordinator = Coordinator::new(config(2, 0));
+    assert!(!coordinator.step(ask.clone(), Duration::ZERO).iter().any(|e| sought(e).is_some()));
+    let mut job = place.asked(config(2, 0), [ask.clone()]);
+    assert!(job.take(sought).is_some());
+    // Where nothing runs and nothing was claimed, there is nothing to export.
+    drop(job);
+    let rests = Config { stays: true, desired: Desired::Suspended, ..config(3, 0) };
+    let other = self::place();
+    let job = other.asked(rests, [ask]);
+    let state = job.coordinator.status().savepoints["s1"].state.clone();
+    assert!(matches!(state, SavepointState::Failed(_)), "{state:?}");
+}
+
+#[test]
+fn savepoints_that_are_no_longer_named_are_forgotten_unless_begun() {
+    let place = place();
+    let mut job = place.running(config(1, 0));
+    let want = |ids: &[&str]| Event::WantSavepoints {
+        wanted: ids.iter().map(|id| (id.to_string(), "t".to_owned())).collect(),
+    };
+    let shown = |job: &Job| job.coordinator.status().savepoints.into_keys().collect::<Vec<_>>();
+    job.tell(want(&["s1", "s2", "s3"]));
+    job.tell(Event::RequestSavepoint { id: "person".into(), target: "t".into() });
+    let barrier = job.barrier();
+    assert_eq!(barrier.2, BarrierKind::Savepoint);
+    // The first is begun, and the last is not of the list.
+    job.tell(want(&["s3"]));
+    assert_eq!(shown(&job), ["person", "s1", "s3"]);
+    job.tell(want(&["s3", "person"]));
+    job.tell(want(&[]));
+    assert_eq!(shown(&job), ["person", "s1"]);
+    job.acknowledge(barrier.0, "a");
+    job.commit();
+    job.exported("s1");
+    let barrier = job.barrier();
+    job.acknowledge(barrier.0, "b");
+    job.commit();
+    job.exported("person");
+    job.tell(want(&[]));
+    assert_eq!(shown(&job), ["person", "s1"]);
+    job.tell(Event::RequestCheckpoint);
+    assert_eq!(job.barrier().2, BarrierKind::Periodic);
+    // One that is looked for is not begun.
+    let target = "/backup".to_owned();
+    job.tell(Event::WantSavepoints { wanted: vec![("s4".into(), target)] });
+    job.tell(want(&[]));
+    job.tell(Event::SavepointFound { id: "s4".into(), result: Ok(None) });
+    assert_eq!(shown(&job), ["person", "s1"]);
+}
+
+#[test]
+fn an_id_that_is_another_jobs_is_refused() {
+    let place = place();
+    let target = tempfile::tempdir().unwrap();
+    let to = DirectoryStore::open(target.path()).unwrap();
+    let mut job = place.running(config(1, 0));
+    job.later(1);
+    let first = job.barrier().0;
+    job.acknowledge(first, "");
+    let key = job.head().latest.clone().unwrap().manifest;
+    let bytes = job.store.get(&key).unwrap().unwrap();
+    let own = Manifest::decode(key.as_str(), &bytes).unwrap();
+    let theirs = Manifest { job: JobUid::from("other"), ..own.clone() };
+    export::export(job.store.as_ref(), &to, "nightly", &theirs).unwrap();
+    let why = export::export(job.store.as_ref(), &to, "nightly", &own).unwrap_err().to_string();
+    assert!(why.contains("nightly") && why.contains("job other's"), "{why}");
+    assert!(why.contains("choose another id"), "{why}");
+    let looked = export::exported(&to, "nightly", &own.job).unwrap_err().to_string();
+    assert_eq!(looked, why);
+    assert!(export::exported(&to, "nightly", &theirs.job).unwrap().is_some());
+    assert_eq!(export::exported(&to, "weekly", &own.job).unwrap(), None);
+    // Whoever is told so does not try.
+    job.tell(Event::RequestSavepoint { id: "nightly".into(), target: "/backup".into() });
+    job.tell(Event::SavepointFound { id: "nightly".into(), result: Err(why.clone()) });
+    let status = job.coordinator.status();
+    assert_eq!(status.savepoints["nightly"].state, SavepointState::Failed(why));
+}
+
+#[test]
 fn of_savepoints_that_ended_the_newest_are_shown() {
     let place = place();
     let mut job = place.running(config(1, 0));
@@ -599,7 +795,7 @@ fn of_savepoints_that_ended_the_newest_are_shown() {
             job.acknowledge(checkpoint, "a");
             job.commit();
         }
-        job.tell(Event::SavepointExported { id, result: Ok(()) });
+        job.exported(&id);
         job.later(1);
     }
     job.tell(Event::RequestSavepoint { id: "last".into(), target: "t".into() });
@@ -627,6 +823,58 @@ fn a_file_that_may_be_gone_is_not_named() {
     };
     job.tell(Event::Acknowledge { attempt, checkpoint: first, snapshot });
     assert!(job.take(|e| matches!(e, Effect::NotifyAborted { .. }).then_some(())).is_some());
+}
+
+#[test]
+fn what_a_checkpoint_that_failed_left_is_swept_when_a_later_one_is_complete() {
+    let place = place();
+    let mut job = place.running(Config { sweep_every: Duration::from_secs(3600), ..config(1, 1) });
+    let home = Home::new(&JobUid::from("job")).unwrap();
+    let attempt = job.attempt();
+    let complete = |job: &mut Job| {
+        job.later(1);
+        let checkpoint = job.barrier().0;
+        job.acknowledge(checkpoint, "");
+        job.commit();
+        checkpoint
+    };
+    let first = complete(&mut job);
+    job.later(1);
+    let failed = job.barrier().0;
+    job.slot(failed, 0, "", "");
+    // Rows that it overtook, of a slot that never answered.
+    let in_flight = home.state_file(attempt, failed, Slot(1), 1);
+    job.store.put(&in_flight, b"rows").unwrap();
+    job.later(4);
+    let left = home.state_file(attempt, failed, Slot(0), 0);
+    let there = |job: &Job, key: &ObjectKey| job.store.size(key).unwrap().is_some();
+    assert!(there(&job, &left) && there(&job, &in_flight), "a later one may name it");
+    let next = job.barrier().0;
+    job.acknowledge(next, "");
+    assert!(!there(&job, &left) && !there(&job, &in_flight));
+    for checkpoint in [first, next] {
+        let kept = home.state_file(attempt, checkpoint, Slot(0), 0);
+        assert!(there(&job, &kept), "checkpoint {checkpoint} is kept");
+    }
+    // None may name it from here on.
+    job.later(1);
+    let last = job.barrier().0;
+    let order = FileOrder { checkpoint: failed, index: 0 };
+    let file = FileRef { key: left, len: 5, crc32: 0, order, sections: Vec::new() };
+    let snapshot = SlotSnapshot {
+        slot: Slot(0),
+        files: vec![file],
+        operators: Vec::new(),
+        prepared: Vec::new(),
+        stats: SnapshotStats::default(),
+    };
+    job.tell(Event::Acknowledge { attempt, checkpoint: last, snapshot });
+    assert!(
+        job.take(|e| matches!(e, Effect::NotifyAborted { checkpoint, .. }
+        if *checkpoint == last)
+        .then_some(()))
+            .is_some()
+    );
 }
 
 #[test]

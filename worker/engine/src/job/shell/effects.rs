@@ -1,6 +1,7 @@
 //! What the coordinator wants done, done: in the side pool, or by telling workers.
 
 use super::Shell;
+use crate::coordinator::export::Exported;
 use crate::coordinator::{
     self, Base, Effect, Event, Failure, Hindrance, Level, Note, Outcome, ProgramSpec, WorkerId,
 };
@@ -86,6 +87,14 @@ impl Shell {
             }
             Effect::NotifyAborted { attempt, checkpoint } => {
                 self.tell_workers(attempt, &Order::Aborted { attempt, checkpoint });
+            }
+            Effect::FindSavepoint { id, target } => {
+                let (send, job) = (self.send(), self.job());
+                let opener = Arc::clone(&self.options.opener);
+                self.pool.spawn("export", move || {
+                    let result = exported(opener.as_ref(), &id, &target, &job);
+                    send(Event::SavepointFound { id, result });
+                });
             }
             Effect::ExportSavepoint { id, target, manifest } => {
                 let (send, store) = (self.send(), Arc::clone(&self.store));
@@ -181,7 +190,17 @@ fn export(
     id: &str,
     target: &str,
     manifest: &Manifest,
-) -> Result<(), String> {
+) -> Result<Exported, String> {
     let to = opener.open(target, Access::Write).map_err(|e| e.to_string())?;
     coordinator::export::export(store, to.as_ref(), id, manifest).map_err(|e| e.to_string())
+}
+
+fn exported(
+    opener: &dyn Opener,
+    id: &str,
+    target: &str,
+    job: &JobUid,
+) -> Result<Option<Exported>, String> {
+    let to = opener.open(target, Access::Read).map_err(|e| e.to_string())?;
+    coordinator::export::exported(to.as_ref(), id, job).map_err(|e| e.to_string())
 }
