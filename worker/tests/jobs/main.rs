@@ -14,6 +14,7 @@ mod evolution;
 mod faults;
 mod golden;
 mod graphs;
+mod names;
 mod poison;
 mod refusals;
 mod spilling;
