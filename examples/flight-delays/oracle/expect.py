@@ -14,7 +14,7 @@ select origin,
        count(*) as flights,
        count(*) filter (dep_time is null) as cancelled,
        sum(dep_delay) filter (dep_time is not null) as total,
-       count(*) filter (dep_time is not null) as departed,
+       count(dep_delay) filter (dep_time is not null) as departed,
        max(dep_delay) filter (dep_time is not null) as max_dep_delay
 from flights group by 1, 2, 3 order by 1, 2
 """

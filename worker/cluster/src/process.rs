@@ -113,11 +113,12 @@ pub struct Leaving {
 
 impl Leaving {
     /// Asks the coordinator for a checkpoint.
-    pub fn ask(&self) {
+    pub fn ask(&mut self) {
+        self.before = self.watch.completed();
         self.mouth.say_leaving();
     }
 
-    /// Whether nothing runs here, or a checkpoint is complete.
+    /// Whether nothing runs here, or a checkpoint is complete since it was asked for.
     pub fn may_go(&self) -> bool {
         !self.watch.runs() || self.watch.completed() > self.before
     }
@@ -189,9 +190,7 @@ impl Process {
 
     /// For a worker that is told to go.
     pub fn leaving(&self) -> Leaving {
-        let watch = self.agent.watch();
-        let before = watch.completed();
-        Leaving { mouth: self.mouth.clone(), watch, before }
+        Leaving { mouth: self.mouth.clone(), watch: self.agent.watch(), before: 0 }
     }
 
     /// Steers the job, in the process that leads it.

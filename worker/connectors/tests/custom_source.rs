@@ -109,7 +109,11 @@ impl Reader<Reading, SensorSplit> for SensorReader {
                 }
                 match line.come.try_recv() {
                     Ok(readings) => line.waiting.extend(readings),
-                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Empty) => {
+                        // It may become idle though others have readings.
+                        out.quiet(line.lane);
+                        break;
+                    }
                     Err(TryRecvError::Disconnected) => {
                         ended.push(line.lane);
                         out.finish(line.lane);

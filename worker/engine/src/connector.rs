@@ -20,9 +20,9 @@ use std::time::{Duration, Instant};
 pub enum Next {
     /// There may be more at once.
     More,
-    /// Nothing now; [`SourceCx::waker`] will be called when there is.
+    /// Nothing now, in any of its splits; [`SourceCx::waker`] will be called when there is.
     Wait,
-    /// Nothing before this moment.
+    /// Nothing before this moment, in any of its splits.
     Until(Instant),
 }
 
@@ -91,7 +91,8 @@ pub trait Reader<T, S> {
     fn assign(&mut self, lane: Lane, split: S) -> Res;
 
     /// Emits rows until `out` is full, then returns. Reports the end of a split
-    /// with [`SourceOut::finish`].
+    /// with [`SourceOut::finish`]. A reader of several splits at once says with
+    /// [`SourceOut::quiet`] which of them has nothing, while others have.
     fn poll(&mut self, out: &mut SourceOut<'_, T>) -> Res<Next>;
 
     /// Whether [`Reader::poll`] leaves out splits for which [`SourceOut::is_paused`].
@@ -111,6 +112,8 @@ pub struct SourceOut<'a, T> {
     /// (lane, one past its last row in `values`), in order.
     pub(crate) runs: &'a mut Vec<(Lane, u32)>,
     pub(crate) finished: &'a mut Vec<Lane>,
+    /// Lanes that were found to have nothing now.
+    pub(crate) quiet: &'a mut Vec<Lane>,
     pub(crate) capacity: usize,
     /// Lanes that wait for others of their alignment group.
     pub(crate) paused: &'a [Lane],
@@ -161,6 +164,13 @@ impl<T> SourceOut<'_, T> {
         self.finished.push(lane);
     }
 
+    /// The split was looked at, and has nothing now: it may become idle (see
+    /// [`crate::time::Watermarks::idle_after`]) though others of the reader have rows.
+    /// [`Next::Wait`] and [`Next::Until`] say so of all.
+    pub fn quiet(&mut self, lane: Lane) {
+        self.quiet.push(lane);
+    }
+
     #[inline]
     fn close_run(&mut self, lane: Lane) {
         let end = self.values.len() as u32;
@@ -183,11 +193,19 @@ pub struct SourceBuffer<T> {
     pub runs: Vec<(Lane, u32)>,
     /// Lanes that reached their end, in order.
     pub finished: Vec<Lane>,
+    /// Lanes that had nothing when they were looked at.
+    pub quiet: Vec<Lane>,
 }
 
 impl<T> Default for SourceBuffer<T> {
     fn default() -> Self {
-        Self { values: Vec::new(), ts: Vec::new(), runs: Vec::new(), finished: Vec::new() }
+        Self {
+            values: Vec::new(),
+            ts: Vec::new(),
+            runs: Vec::new(),
+            finished: Vec::new(),
+            quiet: Vec::new(),
+        }
     }
 }
 
@@ -199,6 +217,7 @@ impl<T> SourceBuffer<T> {
             ts: &mut self.ts,
             runs: &mut self.runs,
             finished: &mut self.finished,
+            quiet: &mut self.quiet,
             capacity,
             paused: &[],
         }
@@ -210,6 +229,7 @@ impl<T> SourceBuffer<T> {
         self.ts.clear();
         self.runs.clear();
         self.finished.clear();
+        self.quiet.clear();
     }
 }
 

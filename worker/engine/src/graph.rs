@@ -173,6 +173,29 @@ impl Graph {
         &mut self.nodes[id.0 as usize]
     }
 
+    /// The node that finds splits for a source, if `reader` is one.
+    fn enumerator_of(&self, reader: NodeId) -> Option<NodeId> {
+        let splits = |e: &&Edge| e.to == reader && e.partitioning == Partitioning::Splits;
+        self.edges.iter().find(splits).map(|e| e.from)
+    }
+
+    /// Shows another name to people from now on.
+    pub(crate) fn set_name(&mut self, id: NodeId, name: &str) {
+        if let Some(enumerator) = self.enumerator_of(id) {
+            self.node_mut(enumerator).name = splits_of(name);
+        }
+        self.node_mut(id).name = name.to_owned();
+    }
+
+    /// Gives a node the user's uid. Tasks take theirs from here when they are built.
+    pub(crate) fn set_uid(&mut self, id: NodeId, uid: &str) {
+        for id in self.enumerator_of(id).into_iter().chain([id]) {
+            let node = self.node_mut(id);
+            node.uid = Uid::from(uid);
+            node.explicit_uid = true;
+        }
+    }
+
     /// Notes a mistake in the program, to be told before the job starts.
     pub(crate) fn error(&mut self, message: String) {
         self.errors.push(message);
@@ -328,6 +351,11 @@ impl Graph {
             None => Err(Fail::from(format!("operator {:?} was never connected", node.name))),
         }
     }
+}
+
+/// The name of the node that finds the splits of a source.
+pub(crate) fn splits_of(source: &str) -> String {
+    format!("{source}: splits")
 }
 
 /// What a node is made from.

@@ -133,7 +133,10 @@ impl<T: 'static> Watermarks<T> {
         Self { strategy: Box::new(strategy), idle: None, alignment: None }
     }
 
-    /// A split without rows for `timeout` no longer holds the watermark back.
+    /// A split that has nothing for `timeout` no longer holds the watermark back, until it
+    /// has again. It is the reader who says that a split has nothing: one that waits behind
+    /// others to be read does not become idle, nor does time count in which the reader is
+    /// held back by consumers, by memory or by its alignment group.
     pub fn idle_after(mut self, timeout: Duration) -> Self {
         self.idle = Some(timeout);
         self
@@ -145,8 +148,9 @@ impl<T: 'static> Watermarks<T> {
     ///
     /// Splits that are idle or ended do not count. One that has shown no row yet holds
     /// the others back, as it does the watermark: use [`Watermarks::idle_after`] where
-    /// that can last. A split is read a batch at a time, so it may get ahead by a batch
-    /// more. A reader whose source cannot leave out a single split
+    /// that can last because there is none; a file that waits behind others of its reader
+    /// holds them back until its turn has come. A split is read a batch at a time, so it
+    /// may get ahead by a batch more. A reader whose source cannot leave out a single split
     /// ([`crate::connector::Reader::pauses`]) waits only when all its splits are ahead.
     /// Sources with [`Watermarks::none`] must not be in a group.
     pub fn align(mut self, group: &str, max_drift: Duration) -> Self {

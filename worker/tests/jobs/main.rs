@@ -14,6 +14,8 @@ mod evolution;
 mod faults;
 mod golden;
 mod graphs;
+mod idle;
+mod names;
 mod poison;
 mod refusals;
 mod spilling;

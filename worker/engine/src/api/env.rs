@@ -5,7 +5,9 @@ use crate::api::stream::DataStream;
 use crate::connector::{Source, SourceCx};
 use crate::data::{Data, Res};
 use crate::exchange::codec::{Codec, Columnar};
-use crate::graph::{BuildCx, Graph, NodeId, NodeKind, NodeSpec, Output, Partitioning};
+use crate::graph::{
+    BuildCx, Graph, Node, NodeId, NodeKind, NodeSpec, Output, Partitioning, splits_of,
+};
 use crate::runtime::alignment::AlignmentGroup;
 use crate::runtime::gate::Gate;
 use crate::runtime::source::{
@@ -69,7 +71,7 @@ impl Env {
             types,
         };
         let enumerator = graph.add(spec(
-            &format!("{uid}: splits"),
+            &splits_of(uid),
             NodeKind::Enumerator,
             type_name::<S::Split>().to_owned(),
         ));
@@ -83,10 +85,12 @@ impl Env {
         graph.node_mut(reader).lists = shapes.lists();
         let output = Output::new(reader);
         {
-            let (source, uid, shapes) = (source.clone(), Uid::from(uid), shapes.clone());
+            let (source, shapes) = (source.clone(), shapes.clone());
             graph.set_factory(
                 enumerator,
                 Box::new(move |cx| {
+                    let Node { name, uid, .. } = cx.graph.node(reader);
+                    let (name, uid) = (name.clone(), uid.clone());
                     let restored = if cx.attempt.restore.is_fresh() {
                         None
                     } else {
@@ -95,8 +99,8 @@ impl Env {
                         Some((known, complete.first().copied().unwrap_or(false)))
                     };
                     let task: Box<dyn Task> = Box::new(EnumeratorTask::new(EnumeratorParts {
-                        name: uid.to_string(),
-                        uid: uid.clone(),
+                        name,
+                        uid,
                         source: source.clone(),
                         restored,
                         readers: cx.outgoing(edge),
@@ -110,10 +114,12 @@ impl Env {
             );
         }
         {
-            let (output, uid) = (output.clone(), Uid::from(uid));
+            let output = output.clone();
             graph.set_factory(
                 reader,
                 Box::new(move |cx| {
+                    let Node { name, uid, .. } = cx.graph.node(reader);
+                    let (name, uid) = (name.clone(), uid.clone());
                     let parallelism = cx.parallelism(reader);
                     let restored: Vec<Restored<S::Split>> =
                         restored(cx, &uid, POSITIONS, cx.subtask, parallelism)?;
@@ -126,8 +132,8 @@ impl Env {
                         dead_letters: Arc::clone(&cx.attempt.dead_letters),
                     };
                     let task: Box<dyn Task> = Box::new(ReaderTask::<S>::new(ReaderParts {
-                        name: uid.to_string(),
-                        uid: uid.clone(),
+                        name,
+                        uid,
                         subtask: cx.subtask,
                         reader: source.reader(source_cx)?,
                         watermarks: watermarks.clone(),

@@ -28,7 +28,9 @@ pub use crate::operators::process::timers::Timer;
 /// restore; what it did *outside* of state and outputs is not.
 ///
 /// At the end of a bounded input the watermark becomes `TS_MAX`: all event-time timers
-/// fire (also those that are registered meanwhile), and processing-time timers do not.
+/// fire (also those that are registered meanwhile), and processing-time timers do not. So
+/// a timer whose call registers the next one, for ever, keeps the job from ending: let it
+/// do so only while [`Cx::watermark`] is below `TS_MAX`.
 pub trait KeyedProcess<K: Key, T>: Fun {
     /// What it emits.
     type Out: Send + 'static;

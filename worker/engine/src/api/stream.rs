@@ -115,19 +115,15 @@ impl<T: Send + 'static, P: Pipe<Out = T>> DataStream<T, P> {
 
     /// Names the stream's head, for metrics, logs and errors.
     pub fn name(self, name: &str) -> Self {
-        self.env.graph_mut().node_mut(self.output.node).name = name.to_owned();
+        self.env.graph_mut().set_name(self.output.node, name);
         self
     }
 
     /// The stable name of the head's state. Sources, sinks and operators with state take
-    /// theirs when they are made; this changes it.
+    /// theirs when they are made; this changes it. Closures are part of the head that they
+    /// stand behind: after `source.map(f)` it is the source that gets the uid.
     pub fn uid(self, uid: &str) -> Self {
-        {
-            let mut graph = self.env.graph_mut();
-            let node = graph.node_mut(self.output.node);
-            node.uid = Uid::from(uid);
-            node.explicit_uid = true;
-        }
+        self.env.graph_mut().set_uid(self.output.node, uid);
         self
     }
 
@@ -317,7 +313,7 @@ impl<T: Send + 'static, P: Pipe<Out = T>> DataStream<T, P> {
         {
             let sink = sink.clone();
             self.env.graph_mut().add_control(
-                uid.clone(),
+                uid,
                 Box::new(move |job, uid| {
                     let committer = sink.committer(job, uid)?;
                     Ok(Box::new(Control::<T, S> { committer, _row: PhantomData }))
@@ -325,13 +321,14 @@ impl<T: Send + 'static, P: Pipe<Out = T>> DataStream<T, P> {
             );
         }
         self.attach(move |cx| {
+            let uid = cx.graph.node(node).uid.clone();
             let writer = sink.writer(SinkCx {
                 job: cx.attempt.job.clone(),
                 uid: uid.clone(),
                 attempt: cx.attempt.attempt,
                 subtask: Subtask(cx.subtask),
             })?;
-            Ok(SinkEnd::<T, S>::new(uid.clone(), writer, shape.clone(), cx.metrics(node)))
+            Ok(SinkEnd::<T, S>::new(uid, writer, shape.clone(), cx.metrics(node)))
         });
     }
 }

@@ -197,15 +197,30 @@ impl Coordinator {
         let open = self.take_prepared(checkpoint, prepared);
         let stranger =
             snapshot.files.iter().find(|file| !self.may_name(file)).map(|f| f.key.clone());
+        let unknown = self.unknown_operator(&snapshot);
         let slots = self.slots();
         let Some(pending) = self.checkpoint.as_mut().filter(|c| c.id == checkpoint) else { return };
         if let Some(key) = stranger {
             return self.abort(&format!("slot {slot} names {key}, which may be gone"));
         }
+        if let Some(uid) = unknown {
+            return self.abort(&format!(
+                "slot {slot} has state of operator {uid:?}, which the program does not have: \
+                 no restore would find it. This is a mistake of the engine"
+            ));
+        }
         pending.parts.insert(slot, Part::new(snapshot, open));
         if pending.is_acknowledged(slots) {
             self.store_manifest();
         }
+    }
+
+    /// An operator that the slot answers for, and that the manifest has no place for.
+    fn unknown_operator(&self, snapshot: &SlotSnapshot) -> Option<String> {
+        let program = &self.running.as_ref()?.program;
+        let mut unknown = snapshot.operators.iter().map(|of| &of.operator);
+        let unknown = unknown.find(|uid| program.operator(uid).is_none())?;
+        Some(unknown.as_str().to_owned())
     }
 
     /// Whether a file is certain to be there: named by the last won entry, or

@@ -17,6 +17,7 @@ pub mod emit;
 pub mod event_time;
 pub mod flight;
 pub mod gate;
+pub mod idleness;
 pub mod memory;
 pub mod metrics;
 pub mod operator;

@@ -14,6 +14,7 @@ use crate::runtime::channel::{Channel, Element, TaskWaker};
 use crate::runtime::emit::Fanout;
 use crate::runtime::event_time::EventTime;
 use crate::runtime::gate::{Event, Gate};
+use crate::runtime::idleness::{Listening, Silence};
 use crate::runtime::metrics::NodeMetrics;
 use crate::runtime::pool::Pool;
 use crate::runtime::snapshot::{Barrier, ListBlob, SnapshotParts};
@@ -300,8 +301,7 @@ fn in_millis(at: Instant) -> Ts {
 
 struct LaneState<T> {
     clock: Box<dyn LaneClock<T>>,
-    idle: bool,
-    last_row: Instant,
+    silence: Silence,
 }
 
 /// Polls a reader, stamps its rows, and merges its splits' watermarks.
@@ -320,6 +320,9 @@ pub struct ReaderTask<S: Source> {
     native: Vec<Ts>,
     runs: Vec<(Lane, u32)>,
     finished: Vec<Lane>,
+    /// Found to have nothing in the last poll.
+    quiet: Vec<Lane>,
+    listening: Listening,
     watermark: Ts,
     announced: bool,
     idle: bool,
@@ -389,6 +392,8 @@ impl<S: Source> ReaderTask<S> {
             native: Vec::new(),
             runs: Vec::new(),
             finished: Vec::new(),
+            quiet: Vec::new(),
+            listening: Listening::since(Instant::now()),
             watermark: TS_MIN,
             announced: false,
             idle: false,
@@ -416,7 +421,7 @@ impl<S: Source> ReaderTask<S> {
         let lane = Lane(self.next_lane);
         self.next_lane += 1;
         let clock = self.watermarks.lane(max_ts, watermark);
-        self.lanes.insert(lane, LaneState { clock, idle: false, last_row: Instant::now() });
+        self.lanes.insert(lane, LaneState { clock, silence: Silence::None });
         self.wait = None;
         self.reader.assign(lane, split)
     }
@@ -475,19 +480,17 @@ impl<S: Source> ReaderTask<S> {
     fn stamp(&mut self) {
         std::mem::swap(&mut self.native, &mut self.rows.ts);
         let mut from = 0usize;
-        let now = Instant::now();
         for (lane, to) in self.runs.drain(..) {
             let to = to as usize;
             let others = self
                 .lanes
                 .iter()
-                .filter(|(id, l)| **id != lane && !l.idle)
+                .filter(|(id, l)| **id != lane && !l.silence.is_idle())
                 .map(|(_, l)| l.clock.watermark())
                 .min()
                 .unwrap_or(TS_MAX);
             let Some(state) = self.lanes.get_mut(&lane) else { continue };
-            state.idle = false;
-            state.last_row = now;
+            state.silence = Silence::None;
             let given = if self.native.is_empty() { &[] } else { &self.native[from..to] };
             let marks_from = self.rows.marks.len();
             state.clock.stamp(
@@ -515,7 +518,8 @@ impl<S: Source> ReaderTask<S> {
     }
 
     fn merge_lanes(&mut self) -> Res {
-        let lowest = self.lanes.values().filter(|l| !l.idle).map(|l| l.clock.watermark()).min();
+        let active = self.lanes.values().filter(|l| !l.silence.is_idle());
+        let lowest = active.map(|l| l.clock.watermark()).min();
         match lowest {
             Some(w) => {
                 self.set_idle(false)?;
@@ -537,17 +541,38 @@ impl<S: Source> ReaderTask<S> {
         Ok(())
     }
 
-    fn check_idleness(&mut self) -> Res {
-        let Some(after) = self.watermarks.idle_timeout() else { return Ok(()) };
+    /// Looks which splits have had nothing for too long, as far as the reader has said of
+    /// which it has nothing. Answers when to look again.
+    fn check_idleness(&mut self, next: Next) -> Res<Option<Instant>> {
+        let Some(after) = self.watermarks.idle_timeout() else {
+            self.quiet.clear();
+            return Ok(None);
+        };
         let now = Instant::now();
+        let heard = self.listening.at(now);
+        if next != Next::More {
+            // Of all that it may read.
+            let paused = &self.paused;
+            self.quiet.extend(self.lanes.keys().filter(|lane| !paused.contains(lane)));
+        }
         let mut changed = false;
-        for lane in self.lanes.values_mut() {
-            if !lane.idle && now.duration_since(lane.last_row) >= after {
-                lane.idle = true;
-                changed = true;
+        for lane in self.quiet.drain(..) {
+            if let Some(state) = self.lanes.get_mut(&lane) {
+                changed |= state.silence.goes_on(heard, after);
             }
         }
-        if changed { self.merge_lanes() } else { Ok(()) }
+        if changed {
+            self.merge_lanes()?;
+        }
+        let due = self.lanes.values().filter_map(|l| l.silence.due(after)).min();
+        Ok(due.map(|due| now + due.saturating_sub(heard)))
+    }
+
+    /// The reader is held back: it cannot say what there is.
+    fn hold(&mut self) {
+        if self.watermarks.idle_timeout().is_some() {
+            self.listening.hold(Instant::now());
+        }
     }
 
     /// Says the first word: how far event time has come here, or that nothing is to be
@@ -580,7 +605,7 @@ impl<S: Source> ReaderTask<S> {
     fn align(&mut self) -> bool {
         let Some(aligned) = &mut self.aligned else { return false };
         loop {
-            let active = self.lanes.iter().filter(|(_, l)| !l.idle);
+            let active = self.lanes.iter().filter(|(_, l)| !l.silence.is_idle());
             let limit = aligned.tell(active.clone().map(|(_, l)| l.clock.watermark()).min());
             let ahead = active.filter(|(_, l)| l.clock.watermark() > limit);
             self.paused.clear();
@@ -593,11 +618,9 @@ impl<S: Source> ReaderTask<S> {
         if self.paused.is_empty() {
             return false;
         }
-        let now = Instant::now();
         for lane in &self.paused {
-            // Not idle, but told to be quiet.
             if let Some(state) = self.lanes.get_mut(lane) {
-                state.last_row = now;
+                state.silence.pause();
             }
         }
         let all = self.paused.len() == self.lanes.len();
@@ -616,10 +639,12 @@ impl<S: Source> ReaderTask<S> {
     /// One poll of the reader.
     fn read(&mut self) -> Res<Progress> {
         if self.align() {
+            self.hold();
             self.wait = None;
             return Ok(Progress::Idle);
         }
         if self.budget.as_ref().is_some_and(|budget| budget.pressed()) {
+            self.hold();
             self.wait = Some(Instant::now() + HELD);
             return Ok(Progress::Idle);
         }
@@ -628,6 +653,7 @@ impl<S: Source> ReaderTask<S> {
             ts: &mut self.rows.ts,
             runs: &mut self.runs,
             finished: &mut self.finished,
+            quiet: &mut self.quiet,
             capacity: SOURCE_ROWS,
             paused: &self.paused,
         };
@@ -650,18 +676,13 @@ impl<S: Source> ReaderTask<S> {
                 self.merge_lanes()?;
             }
         }
-        self.check_idleness()?;
-        Ok(match next {
-            Next::More => Progress::Worked,
-            Next::Wait => {
-                self.wait = self.watermarks.idle_timeout().map(|t| Instant::now() + t);
-                if got > 0 { Progress::Worked } else { Progress::Idle }
-            }
-            Next::Until(at) => {
-                self.wait = Some(at);
-                if got > 0 { Progress::Worked } else { Progress::Idle }
-            }
-        })
+        let idle_at = self.check_idleness(next)?;
+        self.wait = match next {
+            Next::More => None,
+            Next::Wait => idle_at,
+            Next::Until(at) => Some(idle_at.map_or(at, |idle_at| idle_at.min(at))),
+        };
+        Ok(if next == Next::More || got > 0 { Progress::Worked } else { Progress::Idle })
     }
 }
 
@@ -697,6 +718,7 @@ impl<S: Source> Task for ReaderTask<S> {
                 self.out.flush(true)?;
             }
             if self.out.blocked() && !overtakes {
+                self.hold();
                 return Ok(Progress::Blocked);
             }
         }
@@ -711,6 +733,7 @@ impl<S: Source> Task for ReaderTask<S> {
             return Ok(Progress::Worked);
         }
         if self.out.blocked() {
+            self.hold();
             return Ok(Progress::Blocked);
         }
         if !self.heard_enumerator || self.ended || self.stopped {
@@ -731,6 +754,7 @@ impl<S: Source> Task for ReaderTask<S> {
                 other => return Ok(if worked { Progress::Worked } else { other }),
             }
             if self.out.blocked() {
+                self.hold();
                 return Ok(Progress::Blocked);
             }
             if self.lanes.is_empty() {

@@ -89,7 +89,7 @@ pub fn watch_over(handle: Handle) -> std::io::Result<()> {
 /// Serves whoever leads the job until this process is told to go, and has left behind a
 /// checkpoint if it runs tasks.
 pub fn serve_until_told(process: Process, mut told: Told) {
-    let leaving = process.leaving();
+    let mut leaving = process.leaving();
     process.serve(move || {
         told.wait();
         leaving.ask();

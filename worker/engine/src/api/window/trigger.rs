@@ -85,7 +85,9 @@ impl<'a> TriggerCx<'a> {
     }
 
     /// Asks for [`Trigger::on_event_time`] when the watermark reaches `time`; at its next
-    /// advance if it has already. Asking twice is asking once.
+    /// advance if it has already. Asking twice is asking once. At the end of the input (the
+    /// watermark is [`TS_MAX`]) a window that never ends gets no more calls than it had asked
+    /// for before: there would be no last one.
     pub fn register_event_time(&mut self, time: Ts) {
         self.register(TimeDomain::Event, time, Timer::Event(time));
     }
@@ -97,9 +99,15 @@ impl<'a> TriggerCx<'a> {
 
     fn register(&mut self, domain: TimeDomain, time: Ts, timer: Timer) {
         let watched = self.watched == Some(domain) && time == self.complete_at;
-        if !watched && !self.timers.contains(&timer) {
+        let over = domain == TimeDomain::Event && self.is_over();
+        if !watched && !over && !self.timers.contains(&timer) {
             self.timers.push(timer);
         }
+    }
+
+    /// Whether this is the end of the input, for a window that has no end of its own.
+    fn is_over(&self) -> bool {
+        self.watermark == TS_MAX && self.complete_at == TS_MAX
     }
 
     /// Takes back [`TriggerCx::register_event_time`]. The call at a window's end stays.
@@ -295,7 +303,7 @@ impl<T> Trigger<T> for CountTrigger {
 }
 
 /// Fires at multiples of an interval of event time while the window is open, and when it
-/// is complete.
+/// is complete. On a global window: also, once, when a bounded input ends.
 #[derive(Debug, Clone, Copy)]
 pub struct ContinuousEventTimeTrigger(Ts);
 
@@ -350,7 +358,7 @@ impl<T> Trigger<T> for ContinuousEventTimeTrigger {
         if time >= cx.complete_at {
             return TriggerResult::Fire;
         }
-        if *next != Some(time) {
+        if *next != Some(time) || cx.is_over() {
             return TriggerResult::Continue;
         }
         let time = time.saturating_add(self.0);

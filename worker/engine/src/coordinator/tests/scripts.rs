@@ -253,6 +253,39 @@ fn checkpoints_follow_the_interval_and_only_the_latest_is_kept() {
     assert_eq!(job.data(), ["job/data/1/m-2", "job/data/1/s0-c2-0", "job/data/1/s1-c2-0"]);
 }
 
+/// State that the manifest has no place for is not dropped in silence.
+#[test]
+fn a_checkpoint_with_state_of_an_unknown_operator_is_aborted() {
+    let place = place();
+    let mut job = place.running(config(1, 0));
+    job.later(1);
+    let checkpoint = job.barrier().0;
+    job.slot(checkpoint, 0, "", "");
+    let attempt = job.attempt();
+    let state = SubtaskState {
+        operator: Uid::from("stranger"),
+        subtask: Subtask(1),
+        lists: Vec::new(),
+        watermarks: Vec::new(),
+        ended: false,
+    };
+    let snapshot = SlotSnapshot {
+        slot: Slot(1),
+        files: Vec::new(),
+        operators: vec![state],
+        prepared: Vec::new(),
+        stats: SnapshotStats::default(),
+    };
+    job.tell(Event::Acknowledge { attempt, checkpoint, snapshot });
+    assert!(job.take(|e| matches!(e, Effect::NotifyAborted { .. }).then_some(())).is_some());
+    assert_eq!(job.head().latest, None);
+    let said = job.take(|e| match e {
+        Effect::Log(note) if note.text.contains("stranger") => Some(()),
+        _ => None,
+    });
+    assert!(said.is_some(), "the operator is named");
+}
+
 #[test]
 fn a_slow_commit_is_carried_over_and_an_aborted_checkpoint_loses_nothing() {
     let place = place();

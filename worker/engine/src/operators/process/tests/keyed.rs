@@ -1,7 +1,7 @@
 use super::{maybe_restart, seeds};
 use crate::api::process::{Cx, KeyedProcess, Timer};
 use crate::api::tags::{AnyTag, OutputTag};
-use crate::data::{Res, Ts};
+use crate::data::{Res, TS_MAX, Ts};
 use crate::state::{MapState, Value};
 use crate::testing::{Element, Harness, SPILLS};
 use millrace_derive::State;
@@ -387,4 +387,46 @@ fn moving_a_timer_does_not_grow_the_index() {
     }
     assert_eq!(entries, 1);
     assert_eq!(index.pop(1).map(|d| d.at), Some(1));
+}
+
+/// Reports each 10 ms, for as long as there is input.
+#[derive(Clone)]
+struct Every;
+
+impl KeyedProcess<u64, u64> for Every {
+    type Out = Ts;
+    type State = Mine;
+
+    fn process(&mut self, left: u64, st: &mut Mine, cx: &mut Cx<'_, u64, Ts>) -> Res {
+        st.count.set(left);
+        cx.register(Timer::Event(cx.timestamp() + 10));
+        Ok(())
+    }
+
+    fn on_timer(&mut self, timer: Timer, st: &mut Mine, cx: &mut Cx<'_, u64, Ts>) -> Res {
+        cx.emit(timer.at());
+        let left = st.count.get().copied().unwrap_or(0);
+        st.count.set(left.saturating_sub(1));
+        if left > 0 || cx.watermark() < TS_MAX {
+            cx.register(Timer::Event(timer.at() + 10));
+        }
+        Ok(())
+    }
+}
+
+/// What is left to do is done at the end, timer after timer; whoever would go on for ever
+/// sees that it is the end.
+#[test]
+fn a_chain_of_timers_ends_with_the_input_if_it_looks_at_the_watermark() {
+    let (mut harness, (input, out)) = Harness::new(|t| {
+        let (input, rows) = t.input::<u64>("rows");
+        (input, t.output(rows.key_by(|_| 0u64).process("every", Every)))
+    })
+    .unwrap();
+    input.push(0, 5).watermark(35);
+    harness.run().unwrap();
+    assert_eq!(out.take(), [10, 20, 30]);
+    input.end();
+    harness.run().unwrap();
+    assert_eq!(out.take(), [40, 50, 60]);
 }

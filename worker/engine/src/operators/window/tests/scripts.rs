@@ -132,6 +132,61 @@ fn a_global_window_fires_at_the_end_of_the_input_if_asked_to() {
     assert_eq!(fired(&mut d), []);
 }
 
+/// On a global window there is no last multiple of the interval.
+#[test]
+fn a_global_window_that_fires_at_intervals_fires_once_more_at_the_end_of_the_input() {
+    let trigger = ContinuousEventTimeTrigger::of(ms(10));
+    let mut d = operator(GlobalWindows, trigger, KeepAll, 0);
+    row(&mut d, 3, 1);
+    row(&mut d, 27, 2);
+    d.watermark(20);
+    let end = Ts::MAX;
+    assert_eq!(fired(&mut d), [(end, 10, vec![1, 2]), (end, 20, vec![1, 2])]);
+    d.restore(1);
+    row(&mut d, 28, 3);
+    d.end();
+    assert_eq!(fired(&mut d), [(end, end, vec![1, 2, 3])]);
+    let mut d = operator(GlobalWindows, PurgingTrigger::of(trigger), KeepAll, 0);
+    row(&mut d, 3, 1);
+    d.watermark(15);
+    row(&mut d, 16, 2);
+    d.end();
+    assert_eq!(fired(&mut d), [(end, 10, vec![1]), (end, end, vec![2])]);
+}
+
+/// Asks for the next call in each.
+#[derive(Clone)]
+struct ForEver;
+
+impl Trigger<Event> for ForEver {
+    type State = ();
+
+    fn on_element(&self, _: &Event, ts: Ts, _: &mut (), cx: &mut TriggerCx<'_>) -> TriggerResult {
+        cx.register_event_time(ts + 1);
+        TriggerResult::Continue
+    }
+
+    fn on_event_time(&self, at: Ts, _: &mut (), cx: &mut TriggerCx<'_>) -> TriggerResult {
+        cx.register_event_time(at + 1);
+        TriggerResult::Fire
+    }
+
+    fn on_merge(&self, _: &mut (), _: (), _: &mut TriggerCx<'_>) {}
+}
+
+#[test]
+fn a_trigger_that_goes_on_for_ever_comes_to_an_end_with_the_input() {
+    let mut d = operator(GlobalWindows, ForEver, KeepAll, 0);
+    row(&mut d, 3, 1);
+    row(&mut d, 7, 2);
+    d.watermark(5);
+    let end = Ts::MAX;
+    assert_eq!(fired(&mut d), [(end, 4, vec![1, 2]), (end, 5, vec![1, 2])]);
+    d.end();
+    // What it had asked for before the end.
+    assert_eq!(fired(&mut d), [(end, 6, vec![1, 2]), (end, 8, vec![1, 2])]);
+}
+
 #[test]
 fn continuous_event_time() {
     let trigger = ContinuousEventTimeTrigger::of(ms(10));
