@@ -1,7 +1,7 @@
 //! Pods and processes that go: the job restarts as a whole, and its output is that of
 //! a job that nothing happened to.
 
-use crate::jobs;
+use crate::jobs::{self, Job};
 use anyhow::{Context, Result, ensure};
 use millrace_e2e::{PATIENCE, Scenario, wait_for};
 use serde_json::Value;
@@ -46,6 +46,48 @@ pub fn a_killed_process_restarts_the_job_in_the_pods_that_are_there(
     s: &mut Scenario<'_>,
 ) -> Result<()> {
     disturbed(s, |s| s.cluster()?.kill_container(s.namespace(), "counts-millrace-1", "worker"))
+}
+
+/// The number of the newest checkpoint.
+fn checkpoint(s: &Scenario<'_>) -> Result<u64> {
+    let last = s.field(jobs::JOB, "/status/lastCheckpoint/id")?;
+    Ok(last.as_u64().unwrap_or(0))
+}
+
+pub fn pods_that_are_asked_to_leave_take_a_checkpoint_first(s: &mut Scenario<'_>) -> Result<()> {
+    jobs::stage(s)?;
+    // By itself the job takes a checkpoint every ten minutes: whatever output there is comes
+    // of those that are taken because a pod leaves.
+    Job::default().apply_with_interval(s, "10m")?;
+    s.wait(jobs::JOB, "condition=Ready")?;
+    let first = checkpoint(s)?;
+    let mut before = first;
+    let mut leaves = |s: &mut Scenario<'_>, pod: &str, ask: &[&str]| -> Result<()> {
+        s.wait(jobs::JOB, "condition=Ready")?;
+        s.wait_ready(jobs::PODS, 2)?;
+        let (uid, rows) = (s.uid(&format!("pod/{pod}"))?, jobs::output(s)?.rows());
+        s.kubectl(ask)?;
+        s.wait_replaced(pod, &uid)?;
+        wait_for("the checkpoint of a pod that leaves", PATIENCE, || {
+            let now = checkpoint(s)?;
+            Ok((now > before).then(|| before = now))
+        })?;
+        wait_for("what was committed with it", PATIENCE, || {
+            Ok((jobs::output(s)?.rows() > rows).then_some(()))
+        })
+    };
+    for pod in ["counts-millrace-1", "counts-millrace-0"] {
+        leaves(s, pod, &["delete", "pod", pod, "--wait=false"])?;
+    }
+    // As a drained node is emptied: by evictions, which the job's disruption budget rules.
+    let pod = "counts-millrace-1";
+    let node = s.field(&format!("pod/{pod}"), "/spec/nodeName")?;
+    let node = node.as_str().context("the pod is on no node")?.to_owned();
+    let mine = "--pod-selector=millrace.dev/job=counts";
+    leaves(s, pod, &["drain", &node, mine, "--delete-emptydir-data", "--timeout=170s"])?;
+    s.kubectl(&["uncordon", &node])?;
+    s.wait(jobs::JOB, "condition=Ready")?;
+    jobs::ends_exactly_once(s)
 }
 
 pub fn every_restart_tells_where_its_own_time_went(s: &mut Scenario<'_>) -> Result<()> {
