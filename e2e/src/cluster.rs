@@ -201,6 +201,13 @@ impl Cluster {
         run(lab("k8s-dns.sh").arg(self.dir()?).arg(seconds.to_string())).map(drop)
     }
 
+    /// A certificate of the lab's authority for a name: the folder with its `tls.crt`,
+    /// `tls.key` and `ca.crt`.
+    pub fn certificate(&self, name: &str) -> Result<PathBuf> {
+        let folder = run(lab("cert.sh").arg(self.dir()?).arg(name))?;
+        Ok(folder.trim().into())
+    }
+
     fn part(&self, verb: &str, part: Part) -> Result<()> {
         run(lab("k8s-part.sh").arg(verb).arg(self.dir()?).arg(part.name())).map(drop)
     }

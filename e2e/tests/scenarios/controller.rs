@@ -84,6 +84,96 @@ pub fn a_controller_that_is_killed_again_and_again_completes_every_edit(
     jobs::ends_exactly_once(s)
 }
 
+pub fn a_controller_that_is_removed_at_each_step_of_an_upgrade_holds_up_no_job(
+    s: &mut Scenario<'_>,
+) -> Result<()> {
+    s.provide(Image::CountsNext)?;
+    jobs::counts(s, 2)?;
+    let images = [Image::CountsNext.name(), Image::Counts.name()];
+    for (round, after) in [200, 900, 1_800, 2_700, 3_600, 5_000].into_iter().enumerate() {
+        let image = images[round % 2];
+        jobs::merge(s, &format!(r#"{{"spec":{{"image":"{image}"}}}}"#))?;
+        std::thread::sleep(Duration::from_millis(after));
+        operate(s, 0)?;
+        // A stop that nobody takes further is held for a minute at most.
+        let begun = Instant::now();
+        let before = jobs::output(s)?.rows();
+        wait_for("output without a controller", Duration::from_secs(90), || {
+            Ok((jobs::output(s)?.rows() > before).then_some(()))
+        })?;
+        let waited = begun.elapsed();
+        eprintln!("removed {after} ms after the edit: output after {:.1} s", waited.as_secs_f64());
+        // Minutes without it, once.
+        while round == 2 && begun.elapsed() < Duration::from_secs(150) {
+            std::thread::sleep(Duration::from_secs(5));
+            jobs::output_goes_on(s)?;
+        }
+        operate(s, 1)?;
+        s.wait_field(jobs::JOB, "/status/image", image)?;
+        jobs::runs(s, 2)?;
+    }
+    jobs::ends_exactly_once(s)
+}
+
+/// Kills the controller a while after something was asked for.
+fn killed_after(s: &Scenario<'_>, what: &str, ask: &[&str]) -> Result<()> {
+    s.kubectl(ask)?;
+    let wait = Duration::from_millis(fastrand::u64(0..3_000));
+    eprintln!("{what}, killed after {} ms", wait.as_millis());
+    std::thread::sleep(wait);
+    for pod in operators(s)? {
+        let of = ["--namespace", jobs::SYSTEM, "--grace-period=0", "--force"];
+        s.cluster()?.kubectl(["delete", "pod", &pod].into_iter().chain(of))?;
+    }
+    Ok(())
+}
+
+pub fn a_controller_that_is_killed_again_and_again_suspends_saves_and_deletes(
+    s: &mut Scenario<'_>,
+) -> Result<()> {
+    jobs::stage(s)?;
+    Job { spec: "  deletionPolicy: Delete", ..Job::default() }.apply(s)?;
+    jobs::runs(s, 2)?;
+    let desire = |state: &str| format!(r#"{{"spec":{{"desiredState":"{state}"}}}}"#);
+    for round in 0..3 {
+        let suspended = desire("Suspended");
+        let patch = ["patch", jobs::JOB, "--type=merge", "--patch", suspended.as_str()];
+        killed_after(s, "suspended", &patch)?;
+        s.wait_field(jobs::JOB, "/status/state", "Suspended")?;
+        s.wait_ready(jobs::PODS, 0)?;
+        jobs::output(s)?.exactly_once()?;
+        let running = desire("Running");
+        let patch = ["patch", jobs::JOB, "--type=merge", "--patch", running.as_str()];
+        killed_after(s, "resumed", &patch)?;
+        jobs::runs(s, 2)?;
+        let name = format!("savepoint-{round}");
+        s.apply(&format!(
+            "
+apiVersion: millrace.dev/v1alpha1
+kind: Savepoint
+metadata: {{name: {name}}}
+spec: {{jobRef: {{name: counts}}}}
+"
+        ))?;
+        let object = format!("savepoint/{name}");
+        killed_after(s, "saved", &["get", &object])?;
+        s.wait(&object, "condition=Ready")?;
+    }
+    let rows = jobs::output(s)?;
+    killed_after(s, "deleted", &["delete", jobs::JOB, "--wait=false"])?;
+    let label = "millrace.dev/job=counts";
+    wait_for("the job and its pods to be gone", PATIENCE, || {
+        let left = s.get(&["streamjobs,pods", "--selector", label])?;
+        let jobs = s.get(&["streamjobs"])?;
+        let none = |list: &serde_json::Value| list["items"].as_array().is_some_and(Vec::is_empty);
+        Ok((none(&left) && none(&jobs)).then_some(()))
+    })?;
+    let last = jobs::output(s)?;
+    last.exactly_once()?;
+    ensure!(last.rows() >= rows.rows(), "output went with the job");
+    Ok(())
+}
+
 pub fn of_two_controllers_one_leads_and_the_other_takes_over(s: &mut Scenario<'_>) -> Result<()> {
     jobs::counts(s, 2)?;
     operate(s, 2)?;

@@ -106,6 +106,58 @@ pub fn a_program_that_fails_when_it_runs_is_rolled_back(s: &mut Scenario<'_>) ->
     jobs::ends_exactly_once(s)
 }
 
+pub fn a_check_alone_says_what_would_become_of_an_upgrade(s: &mut Scenario<'_>) -> Result<()> {
+    s.provide(Image::CountsNext)?;
+    jobs::counts(s, 2)?;
+    let before = jobs::attempt(s)?;
+    let next = Image::CountsNext.name();
+    s.kubectl(&["annotate", jobs::JOB, "millrace.dev/check-only=true"])?;
+    jobs::merge(s, &format!(r#"{{"spec":{{"image":"{next}"}}}}"#))?;
+    let mut last = String::new();
+    let passed = wait_for("the check to pass", PATIENCE, || {
+        let (reason, message) = jobs::words(s, "Ready")?;
+        last = format!("{reason}: {message}");
+        Ok((reason == "CheckPassed").then_some(()))
+    });
+    passed.with_context(|| format!("it last said {last}"))?;
+    ensure!(jobs::attempt(s)? == before, "the check restarted the job");
+    ensure!(s.field(jobs::JOB, "/status/image")? == Image::Counts.name(), "it was upgraded");
+    jobs::output_goes_on(s)?;
+    // Only then it is let go.
+    s.kubectl(&["annotate", jobs::JOB, "millrace.dev/check-only-"])?;
+    s.wait_field(jobs::JOB, "/status/image", next)?;
+    jobs::runs(s, 2)?;
+    jobs::ends_exactly_once(s)
+}
+
+pub fn an_upgrade_may_go_on_from_the_newest_checkpoint(s: &mut Scenario<'_>) -> Result<()> {
+    s.provide(Image::CountsNext)?;
+    jobs::counts(s, 2)?;
+    let next = Image::CountsNext.name();
+    let edit = r#"{"spec":{"image":"IMAGE","upgrade":{"mode":"LastCheckpoint"}}}"#;
+    jobs::merge(s, &edit.replace("IMAGE", next))?;
+    s.wait_field(jobs::JOB, "/status/image", next)?;
+    jobs::runs(s, 2)?;
+    jobs::ends_exactly_once(s)?;
+
+    // What fails and is to be kept waits for an edit, with the state that there was.
+    jobs::merge(s, r#"{"spec":{"upgrade":{"onFailure":"Keep","timeout":"20s"}}}"#)?;
+    jobs::resume(s)?;
+    jobs::runs(s, 2)?;
+    jobs::merge(s, &arguments(s, "out", r#","--fails""#))?;
+    let mut last = String::new();
+    let stalled = wait_for("the job to stall", PATIENCE, || {
+        let (reason, message) = jobs::words(s, "Stalled")?;
+        last = format!("{reason}: {message}");
+        Ok((!reason.is_empty()).then_some(()))
+    });
+    stalled.with_context(|| format!("it last said {last:?}"))?;
+    eprintln!("kept: {last}");
+    jobs::merge(s, &arguments(s, "out", ""))?;
+    jobs::runs(s, 2)?;
+    jobs::ends_exactly_once(s)
+}
+
 pub fn an_upgrade_of_the_controller_restarts_nothing(s: &mut Scenario<'_>) -> Result<()> {
     jobs::counts(s, 2)?;
     s.provide(Image::OperatorNext)?;
