@@ -65,6 +65,8 @@ pub struct Us {
     pub controller: String,
     /// Its version.
     pub version: String,
+    /// Whether a status is written anew only to show a newer checkpoint.
+    pub refreshes: bool,
 }
 
 /// The resource.

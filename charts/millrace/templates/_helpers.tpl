@@ -114,6 +114,9 @@ env:
   {{- with .Values.traces }}
   - {name: MILLRACE_TRACES, value: {{ . | quote }}}
   {{- end }}
+  {{- if not .Values.refreshStatus }}
+  - {name: MILLRACE_REFRESH_STATUS, value: "false"}
+  {{- end }}
   {{- if .Values.watchNodes }}
   - {name: MILLRACE_WATCH_NODES, value: "true"}
   {{- end }}

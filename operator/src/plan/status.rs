@@ -138,13 +138,13 @@ impl Draft<'_> {
         }
     }
 
-    /// With other changes, by itself at most every five minutes: at rest nothing is written.
+    /// With other changes, by itself at most every five minutes, or not at all.
     fn refresh_checkpoint(&mut self) {
         let Some(last) = self.o.answer().and_then(|answer| answer.last_checkpoint) else { return };
         let stored = self.status.last_checkpoint.as_ref().and_then(|c| c.completed_at.clone());
         let age = stored.map(|at| last.completed_at_ms - at.0.as_millisecond());
         let other = self.status != self.o.job.status;
-        if other || age.is_none_or(|age| age >= 300_000) {
+        if other || age.is_none_or(|age| self.o.us.refreshes && age >= 300_000) {
             self.status.last_checkpoint = Some(LastCheckpoint {
                 id: i64::try_from(last.id).unwrap_or(i64::MAX),
                 completed_at: Some(time(last.completed_at_ms)),

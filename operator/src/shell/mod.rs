@@ -46,6 +46,7 @@ pub(crate) struct Shell {
     pub cluster: String,
     pub master_key: Vec<u8>,
     pub watches_nodes: bool,
+    pub refreshes: bool,
     pub connect: Connect,
     /// Milliseconds since 1970.
     pub now: Box<dyn Fn() -> Millis + Send + Sync>,
@@ -67,6 +68,7 @@ pub async fn run(mut options: Options) -> anyhow::Result<()> {
         cluster,
         master_key,
         watches_nodes: options.watch_nodes,
+        refreshes: options.refresh_status,
         connect: Box::new(coordinator::connect),
         now: Box::new(pass::now),
         client,

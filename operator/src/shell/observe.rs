@@ -168,6 +168,7 @@ pub(crate) async fn observe(
         us: Us {
             controller: shell.controller.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            refreshes: shell.refreshes,
         },
         job,
     })

@@ -1,5 +1,6 @@
 //! The command line.
 
+use clap::ArgAction::Set;
 use clap::{Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -33,6 +34,10 @@ pub struct Options {
     /// Look at nodes, to free pods of lost ones sooner.
     #[arg(long, env = "MILLRACE_WATCH_NODES")]
     pub watch_nodes: bool,
+    /// Write a job's status anew every five minutes, if only to show its newest checkpoint.
+    /// false: with other changes only, so that jobs at rest cost no writes.
+    #[arg(long, env = "MILLRACE_REFRESH_STATUS", default_value_t = true, action = Set)]
+    pub refresh_status: bool,
     /// How logs are written.
     #[arg(long, env = "MILLRACE_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,

@@ -65,6 +65,7 @@ impl Operator {
             cluster: "c".to_owned(),
             master_key: vec![7; 32],
             watches_nodes,
+            refreshes: true,
             connect: Box::new(move |ip, _| {
                 Ok(Box::new(Way { world: ways.clone(), ip: ip.to_owned() }))
             }),

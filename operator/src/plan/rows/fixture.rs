@@ -79,7 +79,11 @@ impl Case {
             forbidden: None,
             namespace_terminating: false,
             memory: Memory::default(),
-            us: Us { controller: "sys/millrace".to_owned(), version: "0.1.0".to_owned() },
+            us: Us {
+                controller: "sys/millrace".to_owned(),
+                version: "0.1.0".to_owned(),
+                refreshes: true,
+            },
         };
         Self { o, now: NOW }
     }

@@ -91,6 +91,21 @@ fn row_33_workers_and_revision_change_in_one_apply() {
     assert_eq!(case.plan().applies_set(), Some((5, hash(&both))));
 }
 
+#[test]
+fn a_newer_checkpoint_alone_is_shown_every_five_minutes_or_not_at_all() {
+    let mut case = Case::running(spec());
+    case.settle();
+    let shown = |case: &mut Case, refreshes: bool, later: i64| {
+        case.o.us.refreshes = refreshes;
+        let last = case.told().last_checkpoint.as_mut().unwrap();
+        (last.id, last.completed_at_ms) = (8, NOW - 1_000 + later);
+        case.plan().status.last_checkpoint.unwrap().id == 8
+    };
+    assert!(!shown(&mut case, true, 299_000));
+    assert!(!shown(&mut case, false, 600_000));
+    assert!(shown(&mut case, true, 300_000));
+}
+
 fn suspended() -> serde_json::Value {
     with(json!({"desiredState": "Suspended"}))
 }
