@@ -147,14 +147,7 @@ pub fn a_controller_that_is_killed_again_and_again_suspends_saves_and_deletes(
         killed_after(s, "resumed", &patch)?;
         jobs::runs(s, 2)?;
         let name = format!("savepoint-{round}");
-        s.apply(&format!(
-            "
-apiVersion: millrace.dev/v1alpha1
-kind: Savepoint
-metadata: {{name: {name}}}
-spec: {{jobRef: {{name: counts}}}}
-"
-        ))?;
+        jobs::savepoint(s, &name, "")?;
         let object = format!("savepoint/{name}");
         killed_after(s, "saved", &["get", &object])?;
         s.wait(&object, "condition=Ready")?;

@@ -201,6 +201,18 @@ pub fn attempt(s: &Scenario<'_>) -> Result<u64> {
     attempt.as_u64().with_context(|| format!("status.attempt is {attempt}"))
 }
 
+/// Applies a Savepoint of the job `counts`, with more of its spec, as in YAML.
+pub fn savepoint(s: &Scenario<'_>, name: &str, more: &str) -> Result<()> {
+    s.apply(&format!(
+        "
+apiVersion: millrace.dev/v1alpha1
+kind: Savepoint
+metadata: {{name: {name}}}
+spec: {{jobRef: {{name: counts}}{more}}}
+"
+    ))
+}
+
 /// Waits until a later attempt runs and the job is Ready.
 pub fn restarted_after(s: &Scenario<'_>, before: u64) -> Result<()> {
     wait_for("a later attempt", PATIENCE, || Ok((attempt(s)? > before).then_some(())))?;

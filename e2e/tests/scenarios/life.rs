@@ -28,14 +28,7 @@ pub fn a_suspended_job_goes_on_where_it_stopped(s: &mut Scenario<'_>) -> Result<
 
 /// Applies a Savepoint of `counts` and waits until it is complete.
 fn savepoint(s: &Scenario<'_>, name: &str) -> Result<()> {
-    s.apply(&format!(
-        "
-apiVersion: millrace.dev/v1alpha1
-kind: Savepoint
-metadata: {{name: {name}}}
-spec: {{jobRef: {{name: counts}}}}
-"
-    ))?;
+    jobs::savepoint(s, name, "")?;
     s.wait(&format!("savepoint/{name}"), "condition=Ready")
 }
 

@@ -100,14 +100,7 @@ pub fn a_savepoint_at_a_path_of_ones_own_starts_another_job(s: &mut Scenario<'_>
     let elsewhere = format!("{}-kept", s.namespace());
     s.s3()?.make_bucket(&elsewhere)?;
     let path = format!("s3://{elsewhere}/of/monday");
-    s.apply(&format!(
-        "
-apiVersion: millrace.dev/v1alpha1
-kind: Savepoint
-metadata: {{name: monday}}
-spec: {{jobRef: {{name: counts}}, path: '{path}'}}
-"
-    ))?;
+    jobs::savepoint(s, "monday", &format!(", path: '{path}'"))?;
     s.wait("savepoint/monday", "condition=Ready")?;
     // Below it, so that several may have the same.
     let told = s.field("savepoint/monday", "/status/path")?;
