@@ -413,6 +413,14 @@ impl StreamJobSpec {
         given.max(LEAST_LOST_NODE_MS)
     }
 
+    /// The memory limit of a worker, as a quantity.
+    pub fn memory_limit(&self) -> String {
+        let given = self.resources.as_ref();
+        let lists = given.into_iter().flat_map(|r| [&r.limits, &r.requests]).flatten();
+        let limit = lists.into_iter().find_map(|list| list.get("memory"));
+        limit.map_or_else(|| "1Gi".to_owned(), |limit| limit.0.clone())
+    }
+
     /// From new pods to the first complete checkpoint, in milliseconds.
     pub fn upgrade_timeout_ms(&self) -> u64 {
         millis_or(self.upgrade.as_ref().and_then(|u| u.timeout.as_ref()), 600_000)

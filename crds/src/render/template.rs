@@ -114,10 +114,7 @@ fn resources(spec: &StreamJobSpec) -> Value {
         resources["requests"]["cpu"] = json!(spec.slots_per_worker.to_string());
     }
     if !has(&resources, "limits", "memory") {
-        resources["limits"]["memory"] = match &resources["requests"]["memory"] {
-            Value::Null => json!("1Gi"),
-            request => request.clone(),
-        };
+        resources["limits"]["memory"] = json!(spec.memory_limit());
     }
     if !has(&resources, "requests", "memory") {
         resources["requests"]["memory"] = resources["limits"]["memory"].clone();

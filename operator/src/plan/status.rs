@@ -180,7 +180,11 @@ impl Draft<'_> {
         }
         let mut message = super::pods::told(&end.message).0;
         if end.reason == "OOMKilled" {
-            message = format!("out of memory: raise spec.resources.limits.memory. {message}");
+            let limit = self.o.job.spec.memory_limit();
+            message = format!(
+                "out of memory: more than the limit of {limit}, within which a process has its \
+                 budget. Raise spec.resources.limits.memory. {message}"
+            );
         }
         if message.is_empty() {
             message = format!("exit code {} ({})", end.code, end.reason);

@@ -201,7 +201,7 @@ fn row_08_a_crash_is_left_to_the_kubelet_unless_it_backs_off_after_a_signal() {
     let plan = case.plan();
     assert_eq!(plan.deletes_pods(), 1);
     let told = plan.status.last_failure.as_ref().unwrap().message.clone().unwrap();
-    assert!(told.contains("limits.memory"), "{told}");
+    assert!(told.contains("limit of 1Gi") && told.contains("limits.memory"), "{told}");
     case.o.memory.crash_deletes.insert(0, (case.now - 90_000, 1));
     assert_eq!(case.plan().deletes_pods(), 0);
     case.o.memory.crash_deletes.insert(0, (case.now - 130_000, 1));
