@@ -51,15 +51,19 @@ pub(super) fn ended_by_user_error(o: &Observed) -> Option<(Reason, String)> {
             return None;
         }
         let (message, remedy) = told(&end.message);
-        let secret = secret(o).filter(|_| reason == Reason::StorageUnusable).unwrap_or_default();
-        Some((reason, format!("{message} {remedy}{secret}").trim().to_owned()))
+        let mut told = format!("{message} {remedy}").trim().to_owned();
+        if let Some(secret) = secret(o).filter(|_| reason == Reason::StorageUnusable) {
+            let stop = if told.ends_with('.') { " " } else { ". " };
+            told.extend([stop, &secret]);
+        }
+        Some((reason, told))
     })
 }
 
 /// Where the object store's credentials are from: the process knows them as files only.
 fn secret(o: &Observed) -> Option<String> {
     let credentials = o.job.spec.storage.s3.as_ref()?.credentials.as_ref()?;
-    Some(format!(" The credentials are those of the Secret {}.", credentials.secret_ref.name))
+    Some(format!("The credentials are those of the Secret {}.", credentials.secret_ref.name))
 }
 
 /// Why the job is not ready, as it was written last.

@@ -86,6 +86,13 @@ impl Cache {
         texts.iter().filter_map(|text| Kept::read(text)).collect()
     }
 
+    /// How many of a kind there are in all namespaces.
+    pub fn count(&self, what: What) -> usize {
+        let spaces = self.lock();
+        let of_kind = spaces.iter().filter(|((kind, _), _)| *kind == what);
+        of_kind.map(|(_, space)| space.by_name.len()).sum()
+    }
+
     /// Looks at all of a kind in all namespaces, one after the other.
     pub fn each(&self, what: What, mut look: impl FnMut(DynamicObject)) {
         let texts: Vec<_> = {

@@ -66,7 +66,7 @@ pub(crate) async fn pass(
     told: bool,
 ) -> anyhow::Result<Option<u64>> {
     if !told && still_at_rest(memory, (shell.now)()).await {
-        return Ok(Some(AT_LEISURE));
+        return Ok(Some(leisure(shell.cache.count(What::StreamJob))));
     }
     memory.rest = None;
     let (namespace, name) = key;
@@ -115,6 +115,12 @@ pub(crate) async fn pass(
     }
     memory.rest = rest;
     Ok(Some(plan.requeue_ms))
+}
+
+/// When a job at rest is asked again, of so many: with more than 500 not more often than 17 of
+/// them a second. What happens to pods is news that does not wait for it.
+fn leisure(jobs: usize) -> u64 {
+    AT_LEISURE.max(60 * jobs as u64)
 }
 
 /// What of a plan's events is to be told: what stands only when it begins.
@@ -244,6 +250,11 @@ async fn tell(shell: &Shell, what: What, object: &DynamicObject, event: &Event) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_jobs_at_rest_are_asked_no_more_often_than_a_few() {
+        assert_eq!([0, 500, 1_000, 5_000].map(leisure), [30_000, 30_000, 60_000, 300_000]);
+    }
 
     #[test]
     fn what_stands_is_told_when_it_begins() {
