@@ -117,10 +117,10 @@ pub(crate) async fn pass(
     Ok(Some(plan.requeue_ms))
 }
 
-/// When a job at rest is asked again, of so many: with more than 500 not more often than 17 of
+/// When a job at rest is asked again, of so many: with more than 400 not more often than 13 of
 /// them a second. What happens to pods is news that does not wait for it.
 fn leisure(jobs: usize) -> u64 {
-    AT_LEISURE.max(60 * jobs as u64)
+    AT_LEISURE.max(75 * jobs as u64)
 }
 
 /// What of a plan's events is to be told: what stands only when it begins.
@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn many_jobs_at_rest_are_asked_no_more_often_than_a_few() {
-        assert_eq!([0, 500, 1_000, 5_000].map(leisure), [30_000, 30_000, 60_000, 300_000]);
+        assert_eq!([0, 400, 1_000, 4_000].map(leisure), [30_000, 30_000, 75_000, 300_000]);
     }
 
     #[test]
