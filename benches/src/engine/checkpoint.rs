@@ -43,7 +43,7 @@ const KEYS: u64 = 10_000_000;
 /// each changed entry has seen `updates_per_entry`.
 pub fn cost(runs: Runs, updates_per_entry: f64) -> Result<CheckpointCost> {
     let keys = runs.rows(KEYS);
-    let time = Duration::from_secs_f64((8.0 * runs.scale).clamp(3.0, 8.0));
+    let time = Duration::from_secs_f64((15.0 * runs.scale).clamp(3.0, 15.0));
     let load = Load::new(keys, updates_per_entry);
     let (mut with, mut without) = (Vec::new(), Vec::new());
     for _ in 0..runs.count.max(1) {
@@ -57,6 +57,13 @@ pub fn cost(runs: Runs, updates_per_entry: f64) -> Result<CheckpointCost> {
         percentile(all.collect(), 0.99) * 1e3
     };
     let stall = |seen: &[Seen]| Stall { all_ms: p99(seen, |p| p.0), own_ms: p99(seen, |p| p.1) };
+    for (what, seen) in [("with", &with), ("without", &without)] {
+        let pauses: usize = seen.iter().map(|s| s.pauses.len()).sum();
+        let disturbed: usize = seen.iter().map(|s| s.disturbed).sum();
+        eprintln!(
+            "  {what}: {pauses} seconds; {disturbed} more in which the hypervisor had a core"
+        );
+    }
     let taken: Vec<Taken> = with.iter().flat_map(|s| &s.checkpoints).copied().collect();
     ensure!(!taken.is_empty(), "no checkpoint was completed in {time:?}");
     let sum = |of: fn(&Taken) -> f64| taken.iter().map(of).sum::<f64>();
@@ -86,6 +93,8 @@ struct Seen {
     rows_per_s: f64,
     /// As they were, and without waits for a core.
     pauses: Vec<(Duration, Duration)>,
+    /// Seconds left out of them, since the hypervisor had a core.
+    disturbed: usize,
     checkpoints: Vec<Taken>,
 }
 
@@ -128,5 +137,6 @@ fn watch(load: Load, interval: Option<Duration>, time: Duration) -> Result<Seen>
     })?;
     let ended = Instant::now();
     let rows_per_s = (pace.rows() - first) as f64 / (ended - begun).as_secs_f64();
-    Ok(Seen { rows_per_s, pauses: pace.pauses(begun, ended), checkpoints })
+    let (pauses, disturbed) = pace.pauses(begun, ended);
+    Ok(Seen { rows_per_s, pauses, disturbed, checkpoints })
 }

@@ -27,11 +27,13 @@ struct Pause {
     length: Duration,
     /// The longest without what the thread waited for a core that others had.
     own: Duration,
+    /// The hypervisor had a core of this machine meanwhile.
+    disturbed: bool,
 }
 
 impl Pause {
     fn none_since(stretch_began: Instant) -> Self {
-        Self { stretch_began, length: Duration::ZERO, own: Duration::ZERO }
+        Self { stretch_began, length: Duration::ZERO, own: Duration::ZERO, disturbed: false }
     }
 }
 
@@ -42,11 +44,14 @@ impl Pace {
     }
 
     /// The longest pauses of each subtask and second that lies in `from..to`: as
-    /// they were, and without waits for a core.
-    pub fn pauses(&self, from: Instant, to: Instant) -> Vec<(Duration, Duration)> {
+    /// they were, and without waits for a core. And how many of these seconds are left
+    /// out, since the hypervisor had a core: nothing that runs here can tell whose.
+    pub fn pauses(&self, from: Instant, to: Instant) -> (Vec<(Duration, Duration)>, usize) {
         let pauses = self.0.pauses.lock().unwrap_or_else(PoisonError::into_inner);
         let within = |p: &&Pause| from <= p.stretch_began && p.stretch_began + STRETCH <= to;
-        pauses.iter().filter(within).map(|p| (p.length, p.own)).collect()
+        let (disturbed, rest): (Vec<&Pause>, Vec<_>) =
+            pauses.iter().filter(within).partition(|p| p.disturbed);
+        (rest.iter().map(|p| (p.length, p.own)).collect(), disturbed.len())
     }
 
     /// The eye of a subtask, made on its thread.
@@ -56,6 +61,7 @@ impl Pace {
             all: self.clone(),
             schedstat: File::open("/proc/thread-self/schedstat").ok(),
             waited: Duration::ZERO,
+            stolen: stolen(),
             last: now,
             longest: Pause::none_since(now),
         };
@@ -71,6 +77,7 @@ pub struct PaceOfOne {
     /// Of this thread; `None` where the kernel does not keep it.
     schedstat: Option<File>,
     waited: Duration,
+    stolen: Option<u64>,
     last: Instant,
     longest: Pause,
 }
@@ -87,6 +94,13 @@ impl PaceOfOne {
     }
 }
 
+/// What the hypervisor has taken of this machine's cores, in ticks: the eighth number after
+/// the name in the first line.
+fn stolen() -> Option<u64> {
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    stat.lines().next()?.split_whitespace().nth(8)?.parse().ok()
+}
+
 impl<T> Look<T> for PaceOfOne {
     fn batch(&mut self, rows: &[T]) {
         let now = Instant::now();
@@ -97,6 +111,9 @@ impl<T> Look<T> for PaceOfOne {
         self.longest.own = self.longest.own.max(own);
         (self.last, self.waited) = (now, waited);
         if now - self.longest.stretch_began >= STRETCH {
+            let stolen = stolen();
+            self.longest.disturbed = stolen != self.stolen;
+            self.stolen = stolen;
             let seen = &self.all.0.pauses;
             seen.lock().unwrap_or_else(PoisonError::into_inner).push(self.longest);
             self.longest = Pause::none_since(now);
