@@ -74,6 +74,10 @@ fn gap(gap: &coordinator::Gap) -> api::Gap {
         stop_ms: between(Some(gap.asked), gap.stopped),
         workers_ms: between(gap.stopped, gap.placed),
         restore_ms: between(gap.placed, gap.deployed),
+        began_at_ms: gap.asked_at_ms,
+        checkpoint_at_ms: gap.base_at_ms.unwrap_or(0),
+        first_checkpoint_at_ms: gap.completed_at_ms.unwrap_or(0),
+        replayed_ms: gap.replayed.map(millis),
     }
 }
 
@@ -176,6 +180,14 @@ pub fn of(seen: &coordinator::Status, job: &job::Status, processes: &Processes) 
             .min()
             .unwrap_or(i64::MIN),
         state_bytes: job.nodes.iter().map(|node| node.state_bytes).sum(),
+        restore_points: seen
+            .restore_points
+            .iter()
+            .map(|(checkpoint, manifest)| api::RestorePoint {
+                checkpoint: checkpoint.0,
+                manifest: manifest.to_string(),
+            })
+            .collect(),
     }
 }
 
@@ -184,6 +196,7 @@ mod tests {
     use super::*;
     use millrace_engine::coordinator::{WorkerId, WorkerStatus};
     use millrace_protocol::ids::{Attempt, CheckpointId, JobUid};
+    use millrace_protocol::objects::ObjectKey;
 
     fn seen(state: JobState) -> coordinator::Status {
         let worker = WorkerId { ordinal: 1, process: "p".to_owned() };
@@ -224,6 +237,7 @@ mod tests {
             gap: None,
             held: false,
             restore_nonce: 0,
+            restore_points: vec![(CheckpointId(7), ObjectKey::parse("job/data/3/m-7").unwrap())],
         }
     }
 
@@ -238,6 +252,7 @@ mod tests {
         let said = of(&seen(JobState::Failed), &job::Status::default(), &processes);
         let last = said.last_checkpoint.unwrap();
         assert_eq!((last.id, last.bytes, last.state_bytes), (7, 10, 1000));
+        assert_eq!(said.restore_points[0].manifest, "job/data/3/m-7");
         assert_eq!((last.completed_at_ms, last.duration_ms), (1_700_000_000_000, 250));
         let savepoint = &said.savepoints[0];
         assert_eq!((savepoint.bytes, savepoint.attempt, savepoint.checkpoint), (4321, 2, 6));

@@ -243,6 +243,14 @@ impl Coordinator {
             state_bytes: manifest.state_bytes(),
         };
         self.last_report = Some(report);
+        if let Some(gap) = &mut self.gap {
+            if gap.deployed.is_some() {
+                gap.completed_at_ms.get_or_insert(report.at_ms);
+            } else if checkpoint.kind.is_last() {
+                // Its sources were closed by its barrier.
+                gap.replayed = Some(Duration::ZERO);
+            }
+        }
         self.out.push(Effect::Report(report));
         let head = self.head.iter().flat_map(|head| &head.pins);
         let pinned = head.filter(|pin| pin.at.checkpoint == checkpoint.id).cloned();

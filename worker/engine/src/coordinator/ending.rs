@@ -43,6 +43,7 @@ impl Coordinator {
         };
         self.drop_checkpoint();
         self.gap_begins("Restart");
+        self.replays_since_report();
         self.cancel_tasks();
         self.stage = Stage::Cancelling(after);
     }
@@ -77,8 +78,45 @@ impl Coordinator {
     }
 
     pub(super) fn gap_begins(&mut self, cause: &'static str) {
-        let (asked, none) = (self.now, None);
-        self.gap = Some(Gap { cause, asked, stopped: none, placed: none, deployed: none });
+        self.gap = Some(Gap {
+            cause,
+            asked: self.now,
+            asked_at_ms: self.config.at_ms(self.now),
+            stopped: None,
+            placed: None,
+            deployed: None,
+            base_at_ms: None,
+            replayed: None,
+            completed_at_ms: None,
+        });
+    }
+
+    /// The attempt failed: what was read since the barrier of the newest checkpoint is read
+    /// again, if this process took that.
+    fn replays_since_report(&mut self) {
+        let Some(report) = self.last_report.filter(|report| !report.found) else { return };
+        let age = self.config.at_ms(self.now).saturating_sub(report.at_ms);
+        if let Some(gap) = &mut self.gap {
+            gap.replayed = Some(Duration::from_millis(age) + report.took);
+        }
+    }
+
+    /// A claim of a job that has run, by a process that has not run it: `phase` as found.
+    pub(super) fn gap_of_another(&mut self, phase: Phase) {
+        if self.deployed {
+            return;
+        }
+        self.gap_without_tasks(match phase {
+            Phase::Suspended | Phase::Failed | Phase::Finished => "Resume",
+            _ => "Takeover",
+        });
+    }
+
+    fn gap_without_tasks(&mut self, cause: &'static str) {
+        self.gap_begins(cause);
+        if let Some(gap) = &mut self.gap {
+            gap.stopped = Some(gap.asked);
+        }
     }
 
     /// How the job is to stop, if it is.
@@ -106,6 +144,7 @@ impl Coordinator {
             && self.wakes(proposal)
         {
             self.note(Level::Info, "the job goes on");
+            self.gap_without_tasks("Resume");
             self.won = false;
             self.read_chain();
             return true;

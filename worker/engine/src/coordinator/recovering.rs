@@ -145,6 +145,8 @@ impl Coordinator {
                 self.deployed = true;
                 if let Some(gap) = &mut self.gap {
                     gap.placed.get_or_insert(self.now);
+                    let home = base.as_ref().filter(|base| base.files == FilesIn::Home);
+                    gap.base_at_ms = home.map(|base| base.manifest.created_at_ms);
                 }
                 let program = Arc::new(self.config.program.clone());
                 let generation = self.config.config.generation;

@@ -334,6 +334,9 @@ impl Coordinator {
             self.adopt_for_claim();
         }
         let mut record = self.next_record();
+        if self.head.is_some() {
+            self.gap_of_another(record.phase);
+        }
         record.attempt = Attempt(record.attempt.0 + 1);
         if self.take_over.is_none() {
             record.config = self.config.config.clone();

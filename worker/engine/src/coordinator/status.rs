@@ -6,6 +6,7 @@ use super::step::Coordinator;
 use super::workers::WorkerId;
 use millrace_protocol::head::{ConfigRef, Owner, Version};
 use millrace_protocol::ids::{Attempt, CheckpointId, JobUid, Slot};
+use millrace_protocol::objects::ObjectKey;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -91,19 +92,30 @@ pub struct WorkerStatus {
     pub in_use: Vec<Slot>,
 }
 
-/// Where time went between one attempt and the next: moments of the coordinator's clock.
+/// Where time went between one attempt and the next: moments of the coordinator's clock, and
+/// of wall clocks, for the attempt before may have been another process's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gap {
-    /// `Restart`, `Rescale`, `Resume`.
+    /// `Restart`, `Rescale`, `Resume`; `Takeover`: of a job that another process ran, so that
+    /// nobody knows when that attempt ended.
     pub cause: &'static str,
-    /// A stop was asked for, or the attempt failed.
+    /// A stop was asked for, the attempt failed, or another process's job was claimed.
     pub asked: Duration,
+    /// The same by the wall clock, milliseconds since 1970.
+    pub asked_at_ms: u64,
     /// Its tasks were gone.
     pub stopped: Option<Duration>,
     /// The next attempt's workers were there, and it was being deployed.
     pub placed: Option<Duration>,
     /// The next attempt's tasks ran.
     pub deployed: Option<Duration>,
+    /// When the checkpoint that was gone on from was written, by the wall clock of who took it.
+    pub base_at_ms: Option<u64>,
+    /// What was read for at most so long before the end is read again; none: not known, for
+    /// this process did not see that checkpoint being taken.
+    pub replayed: Option<Duration>,
+    /// When the first checkpoint afterwards was complete, by the wall clock.
+    pub completed_at_ms: Option<u64>,
 }
 
 /// What a coordinator shows.
@@ -153,6 +165,8 @@ pub struct Status {
     pub held: bool,
     /// The restore nonce that was obeyed last.
     pub restore_nonce: u64,
+    /// Complete checkpoints that are kept, and their manifests, newest first.
+    pub restore_points: Vec<(CheckpointId, ObjectKey)>,
 }
 
 impl Coordinator {
@@ -185,6 +199,11 @@ impl Coordinator {
             savepoints: self.savepoint_status.clone(),
             gap: self.gap.clone(),
             restore_nonce: head.map_or(0, |head| head.restore_nonce),
+            restore_points: head
+                .into_iter()
+                .flat_map(|head| head.latest.iter().chain(&head.retained))
+                .map(|at| (at.checkpoint, at.manifest.clone()))
+                .collect(),
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod appends;
 mod faulty;
+mod gaps;
 mod model;
 mod proposals;
 mod scripts;
