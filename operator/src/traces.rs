@@ -17,6 +17,19 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+/// A text of someone else's as one line of a log, in which it can pass for nothing else.
+pub fn line(text: &str) -> String {
+    let shown = |c: char| {
+        let hides = c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        match hides {
+            true => c.escape_default().to_string(),
+            false => c.to_string(),
+        }
+    };
+    text.chars().map(shown).collect()
+}
+
 /// What is sent when this ends.
 #[derive(Debug, Default)]
 pub struct Traces(Option<SdkTracerProvider>);
@@ -137,6 +150,13 @@ mod tests {
         });
         let ended = tokio::task::spawn_blocking(|| Traces(Some(provider)).end());
         tokio::time::timeout(Duration::from_secs(60), ended).await.expect("it waits").unwrap();
+    }
+
+    #[test]
+    fn a_text_of_someone_else_s_is_one_line_of_a_log() {
+        assert_eq!(line("über 'x' \\n"), "über 'x' \\n");
+        let hostile = "a\nlevel=error\r\u{1b}[2J\u{7}\u{202e}\u{2028}";
+        assert_eq!(line(hostile), r"a\nlevel=error\r\u{1b}[2J\u{7}\u{202e}\u{2028}");
     }
 
     #[tokio::test]

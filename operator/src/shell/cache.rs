@@ -190,7 +190,10 @@ pub(crate) fn take(
 
 fn store(shell: &Shell, what: What, object: DynamicObject, dirty: &UnboundedSender<JobKey>) {
     let job = job_of(what, &object);
+    // A label that names another job has taken it from this one.
+    let before = shell.cache.job_of(what, &object).filter(|_| what != What::StreamJob);
     shell.cache.put(what, object);
+    mark(before.filter(|before| Some(before) != job.as_ref()), dirty);
     // Last: a pass that looked before the object was there would find no job, and nothing
     // would make it look again.
     mark(job, dirty);

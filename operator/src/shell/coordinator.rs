@@ -31,6 +31,8 @@ pub(crate) trait Control: Send {
     fn hold(&mut self) -> BoxFuture<'_, Result<(), Failure>>;
     fn release(&mut self) -> BoxFuture<'_, Result<(), Failure>>;
     fn want(&mut self, wanted: Vec<(String, String)>) -> BoxFuture<'_, Result<(), Failure>>;
+    /// It is not asked for a while: what a connection takes is given back until then.
+    fn rest(&mut self);
 }
 
 /// The way to the coordinator at an address, with a token.
@@ -42,10 +44,13 @@ pub(crate) fn connect(ip: &str, token: &str) -> Result<Box<dyn Control>, Failure
     Ok(Box::new(Coordinator::new(ip, token)?))
 }
 
-/// One coordinator.
+/// One coordinator. A connection takes some 60 KiB for its buffers and keys, which is most
+/// of what a job at rest would take, and is asked one question a minute: it is made anew for
+/// that.
 struct Coordinator {
-    client: ControlClient<Channel>,
-    bearer: MetadataValue<Ascii>,
+    address: String,
+    token: String,
+    client: Option<ControlClient<Channel>>,
 }
 
 /// What went wrong, in words.
@@ -54,35 +59,53 @@ pub(crate) type Failure = String;
 impl Coordinator {
     fn new(ip: &str, token: &str) -> Result<Self, Failure> {
         let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
-        let tls = Pinned::of(token).map_err(|error| error.to_string())?.client();
-        let endpoint = Endpoint::from_shared(format!("https://{host}:{PORT_CONTROL}"))
-            .and_then(|endpoint| endpoint.tls_config(tls))
-            .map_err(|error| error.to_string())?
-            .connect_timeout(PATIENCE)
-            .timeout(PATIENCE);
-        let bearer = format!("Bearer {token}").parse().map_err(|_| "bad token".to_owned())?;
-        Ok(Self { client: ControlClient::new(endpoint.connect_lazy()), bearer })
+        let address = format!("https://{host}:{PORT_CONTROL}");
+        let client = Some(dial(&address, token)?);
+        Ok(Self { address, token: token.to_owned(), client })
     }
 
-    fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        request.metadata_mut().insert("authorization", self.bearer.clone());
-        request
+    fn client(&mut self) -> Result<&mut ControlClient<Channel>, Failure> {
+        let client = match self.client.take() {
+            Some(client) => client,
+            None => dial(&self.address, &self.token)?,
+        };
+        Ok(self.client.insert(client))
     }
+
+    fn request<T>(&self, message: T) -> Result<Request<T>, Failure> {
+        let bearer: MetadataValue<Ascii> =
+            format!("Bearer {}", self.token).parse().map_err(|_| "bad token".to_owned())?;
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("authorization", bearer);
+        Ok(request)
+    }
+}
+
+/// The way there; nothing is sent yet.
+fn dial(address: &str, token: &str) -> Result<ControlClient<Channel>, Failure> {
+    let tls = Pinned::of(token).map_err(|error| error.to_string())?.client();
+    let endpoint = Endpoint::from_shared(address.to_owned())
+        .and_then(|endpoint| endpoint.tls_config(tls))
+        .map_err(|error| error.to_string())?
+        .connect_timeout(PATIENCE)
+        .timeout(PATIENCE);
+    Ok(ControlClient::new(endpoint.connect_lazy()))
 }
 
 impl Control for Coordinator {
     fn status(&mut self) -> BoxFuture<'_, Result<control::Status, Failure>> {
-        let request = self.request(control::StatusRequest {});
-        async { self.client.get_status(request).await.map(Response::into_inner).map_err(words) }
-            .boxed()
+        async {
+            let request = self.request(control::StatusRequest {})?;
+            self.client()?.get_status(request).await.map(Response::into_inner).map_err(words)
+        }
+        .boxed()
     }
 
     fn propose(&mut self, live: Vec<u8>, force: bool) -> BoxFuture<'_, Result<(), Failure>> {
-        let request =
-            self.request(control::Proposal { live, revision: Vec::new(), r#override: force });
-        async {
-            let answer = self.client.propose(request).await.map_err(words)?.into_inner();
+        async move {
+            let proposal = control::Proposal { live, revision: Vec::new(), r#override: force };
+            let request = self.request(proposal)?;
+            let answer = self.client()?.propose(request).await.map_err(words)?.into_inner();
             match answer.verdict() {
                 control::proposal_answer::Verdict::Invalid => Err(answer.message),
                 // The status tells what became of it.
@@ -93,19 +116,33 @@ impl Control for Coordinator {
     }
 
     fn hold(&mut self) -> BoxFuture<'_, Result<(), Failure>> {
-        let request = self.request(control::HoldStopRequest { hold_ms: HOLD_MS });
-        async { self.client.hold_stop(request).await.map(drop).map_err(words) }.boxed()
+        async {
+            let request = self.request(control::HoldStopRequest { hold_ms: HOLD_MS })?;
+            self.client()?.hold_stop(request).await.map(drop).map_err(words)
+        }
+        .boxed()
     }
 
     fn release(&mut self) -> BoxFuture<'_, Result<(), Failure>> {
-        let request = self.request(control::ReleaseStopRequest {});
-        async { self.client.release_stop(request).await.map(drop).map_err(words) }.boxed()
+        async {
+            let request = self.request(control::ReleaseStopRequest {})?;
+            self.client()?.release_stop(request).await.map(drop).map_err(words)
+        }
+        .boxed()
     }
 
     fn want(&mut self, wanted: Vec<(String, String)>) -> BoxFuture<'_, Result<(), Failure>> {
         let wanted = wanted.into_iter().map(|(id, target)| control::WantedSavepoint { id, target });
-        let request = self.request(control::WantedSavepoints { wanted: wanted.collect() });
-        async { self.client.want_savepoints(request).await.map(drop).map_err(words) }.boxed()
+        let wanted = control::WantedSavepoints { wanted: wanted.collect() };
+        async move {
+            let request = self.request(wanted)?;
+            self.client()?.want_savepoints(request).await.map(drop).map_err(words)
+        }
+        .boxed()
+    }
+
+    fn rest(&mut self) {
+        self.client = None;
     }
 }
 
@@ -114,13 +151,4 @@ fn words(status: Status) -> Failure {
 }
 
 #[cfg(test)]
-mod tests {
-    #[test]
-    fn a_token_hangs_on_key_and_job() {
-        let token = |key: &[u8], uid: &str| super::token(key, uid).unwrap();
-        assert_eq!(token(b"k", "a"), token(b"k", "a"));
-        assert_eq!(token(b"k", "a").len(), 64);
-        assert_ne!(token(b"k", "a"), token(b"k", "b"));
-        assert_ne!(token(b"k", "a"), token(b"l", "a"));
-    }
-}
+mod tests;

@@ -3,7 +3,7 @@
 //! There may be thousands, each looked at twice a minute: so only what is ever looked at is
 //! kept of them, as text, which takes a tenth of the room of the same as a tree.
 
-use super::cache::job_of;
+use super::cache::{JobKey, job_of};
 use super::kinds::What;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::DynamicObject;
@@ -84,6 +84,14 @@ impl Cache {
             names.filter_map(|(_, name)| Some(space.by_name.get(name)?.text.clone())).collect()
         };
         texts.iter().filter_map(|text| Kept::read(text)).collect()
+    }
+
+    /// The job that an object belonged to, as far as is known.
+    pub fn job_of(&self, what: What, object: &DynamicObject) -> Option<JobKey> {
+        let (namespace, name) = place(object);
+        let spaces = self.lock();
+        let known = spaces.get(&(what, namespace.clone()))?.by_name.get(&name)?;
+        Some((namespace, known.job.clone()?))
     }
 
     /// How many of a kind there are in all namespaces.

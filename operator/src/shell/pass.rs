@@ -7,6 +7,7 @@ use super::kinds::What;
 use super::{execute, observe};
 use crate::observed::{Child, Forbidden, Kind, Memory, Millis, Observed};
 use crate::plan::{self, Event, Plan};
+use crate::traces::line;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DynamicObject, PostParams};
@@ -29,6 +30,8 @@ pub(crate) struct Remembered {
     /// Uid and generation of the StatefulSet after our last write.
     pub set_generation: Option<(String, i64)>,
     pub forbidden: Option<Forbidden>,
+    /// Workers that were missing when they were looked for, and when that was.
+    pub sought: Option<(Millis, Vec<String>)>,
     /// What stands and was told: its reason, and of what it is so.
     pub told: BTreeSet<(&'static str, String)>,
     /// The job was looked at before by this process.
@@ -49,6 +52,8 @@ pub(crate) struct Rest {
 
 /// All of a job at rest is looked at this often, whatever its coordinator says.
 const REST: Millis = 300_000;
+/// A connection to a coordinator that is not asked for so long is not kept.
+const A_WHILE: u64 = 10_000;
 /// What a plan wishes that waits for nothing.
 const AT_LEISURE: u64 = 30_000;
 
@@ -66,6 +71,7 @@ pub(crate) async fn pass(
     told: bool,
 ) -> anyhow::Result<Option<u64>> {
     if !told && still_at_rest(memory, (shell.now)()).await {
+        hang_up(memory);
         return Ok(Some(leisure(shell.cache.count(What::StreamJob))));
     }
     memory.rest = None;
@@ -114,7 +120,17 @@ pub(crate) async fn pass(
         execute::execute(shell, &id, &observed, memory, action).instrument(span).await?;
     }
     memory.rest = rest;
+    if plan.requeue_ms >= A_WHILE {
+        hang_up(memory);
+    }
     Ok(Some(plan.requeue_ms))
+}
+
+/// Of a thousand jobs nearly all are asked again after a minute.
+fn hang_up(memory: &mut Remembered) {
+    if let Some((_, coordinator)) = &mut memory.coordinator {
+        coordinator.rest();
+    }
 }
 
 /// When a job at rest is asked again, of so many: with more than 400 not more often than 13 of
@@ -174,6 +190,7 @@ fn essence(mut said: control::Status) -> control::Status {
     said.head_version = 0;
     (said.records_in, said.records_out, said.watermark_ms) = (0, 0, 0);
     said.state_bytes = 0;
+    said.restore_points.clear();
     if let Some(last) = &mut said.last_checkpoint {
         *last = control::CheckpointStatus::default();
     }
@@ -230,9 +247,11 @@ async fn tell(shell: &Shell, what: What, object: &DynamicObject, event: &Event) 
         object.metadata.namespace.as_deref().unwrap_or_default(),
         object.metadata.name.as_deref().unwrap_or_default()
     );
+    // A program's last words are among it, and the API server's of a user's text.
+    let message = line(&event.message);
     match event.warning {
-        true => tracing::warn!(of, reason = event.reason, "{}", event.message),
-        false => tracing::info!(of, reason = event.reason, "{}", event.message),
+        true => tracing::warn!(of, reason = event.reason, "{message}"),
+        false => tracing::info!(of, reason = event.reason, "{message}"),
     }
     let reference = ObjectReference {
         api_version: Some(what.resource().api_version),

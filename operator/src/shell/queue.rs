@@ -4,7 +4,8 @@
 use super::Shell;
 use super::cache::JobKey;
 use super::pass::{self, Remembered};
-use std::collections::BTreeMap;
+use crate::traces::line;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -28,6 +29,57 @@ struct Slot {
 
 type Done = (JobKey, Remembered, Result<Option<u64>, String>);
 
+/// All jobs. Who looks for what is due looks at none of the others, of which there may be
+/// thousands.
+#[derive(Default)]
+struct Queue {
+    slots: BTreeMap<JobKey, Slot>,
+    /// Those that are due and are not being looked at, soonest first.
+    due: BTreeSet<(Instant, JobKey)>,
+}
+
+impl Queue {
+    /// The job is looked at by then.
+    fn wish(&mut self, key: JobKey, at: Instant) -> &mut Slot {
+        let slot = self.slots.entry(key.clone()).or_default();
+        let by = slot.due.map_or(at, |due| due.min(at));
+        if !slot.running {
+            if let Some(before) = slot.due {
+                self.due.remove(&(before, key.clone()));
+            }
+            self.due.insert((by, key));
+        }
+        slot.due = Some(by);
+        slot
+    }
+
+    /// One whose time has come; it is running from here on.
+    fn next(&mut self, now: Instant) -> Option<(JobKey, Remembered, bool)> {
+        if self.soonest()? > now {
+            return None;
+        }
+        let (_, key) = self.due.pop_first()?;
+        let slot = self.slots.get_mut(&key)?;
+        (slot.due, slot.running) = (None, true);
+        Some((key, std::mem::take(&mut slot.memory), std::mem::take(&mut slot.told)))
+    }
+
+    fn soonest(&self) -> Option<Instant> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    fn done(&mut self, (key, memory, result): Done, now: Instant) {
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        (slot.running, slot.memory) = (false, memory);
+        let again = again(slot, result, &key).map(|after| now + after);
+        if let Some(at) = again.or(slot.due) {
+            self.wish(key, at);
+        } else {
+            self.slots.remove(&key);
+        }
+    }
+}
+
 /// Works until told to end; passes under way are finished.
 pub(crate) async fn work(
     shell: Arc<Shell>,
@@ -35,46 +87,26 @@ pub(crate) async fn work(
     mut stopped: watch::Receiver<bool>,
 ) {
     let (finished, mut done) = mpsc::unbounded_channel::<Done>();
-    let mut slots: BTreeMap<JobKey, Slot> = BTreeMap::new();
+    let mut queue = Queue::default();
     let mut running = 0usize;
     while !*stopped.borrow() || running > 0 {
         let now = Instant::now();
-        if !*stopped.borrow() && shell.cache.is_ready() {
-            for (key, slot) in &mut slots {
-                let due = slot.due.is_some_and(|due| due <= now);
-                if due && !slot.running && running < AT_ONCE {
-                    (slot.due, slot.running) = (None, true);
-                    running += 1;
-                    let memory = std::mem::take(&mut slot.memory);
-                    let told = std::mem::take(&mut slot.told);
-                    start(shell.clone(), key.clone(), memory, told, finished.clone());
-                }
-            }
+        let works = !*stopped.borrow() && shell.cache.is_ready();
+        while works
+            && running < AT_ONCE
+            && let Some((key, memory, told)) = queue.next(now)
+        {
+            running += 1;
+            start(shell.clone(), key, memory, told, finished.clone());
         }
-        let next = slots.values().filter(|slot| !slot.running).filter_map(|slot| slot.due).min();
+        let next = queue.soonest();
         let next =
             next.unwrap_or(now + Duration::from_secs(1)).max(now + Duration::from_millis(10));
         tokio::select! {
-            Some(key) = marked.recv() => {
-                let slot = slots.entry(key).or_default();
-                let soon = now + BUNCH;
-                slot.due = Some(slot.due.map_or(soon, |due| due.min(soon)));
-                slot.told = true;
-            }
-            Some((key, memory, result)) = done.recv() => {
+            Some(key) = marked.recv() => queue.wish(key, now + BUNCH).told = true,
+            Some(ended) = done.recv() => {
                 running -= 1;
-                if let Some(slot) = slots.get_mut(&key) {
-                    slot.running = false;
-                    slot.memory = memory;
-                    match again(slot, result, &key) {
-                        Some(after) => {
-                            let at = Instant::now() + after;
-                            slot.due = Some(slot.due.map_or(at, |due| due.min(at)));
-                        }
-                        None if slot.due.is_none() => { slots.remove(&key); }
-                        None => {}
-                    }
-                }
+                queue.done(ended, Instant::now());
             }
             () = sleep_until(next) => {}
             _ = stopped.changed() => {}
@@ -126,9 +158,61 @@ fn again(slot: &mut Slot, result: Result<Option<u64>, String>, key: &JobKey) -> 
                 namespace = key.0,
                 job = key.1,
                 wait,
-                "pass failed, tried again: {error}"
+                "pass failed, tried again: {}",
+                line(&error)
             );
             Some(Duration::from_millis(wait))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> JobKey {
+        ("n".to_owned(), name.to_owned())
+    }
+
+    fn next(queue: &mut Queue, now: Instant) -> Option<(String, bool)> {
+        queue.next(now).map(|((_, name), _, told)| (name, told))
+    }
+
+    #[test]
+    fn jobs_are_looked_at_when_they_are_due_and_one_at_a_time_each() {
+        let (queue, now) = (&mut Queue::default(), Instant::now());
+        let at = |ms| now + Duration::from_millis(ms);
+        let done = |name, after| (key(name), Remembered::default(), Ok(after));
+        queue.wish(key("late"), at(90));
+        queue.wish(key("soon"), at(50)).told = true;
+        queue.wish(key("late"), at(70));
+        queue.wish(key("late"), at(95));
+        assert_eq!((next(queue, at(49)), queue.soonest()), (None, Some(at(50))));
+        assert_eq!(next(queue, at(50)), Some(("soon".to_owned(), true)));
+        // Told of while it is being looked at: once more, when that look is over.
+        queue.wish(key("soon"), at(60)).told = true;
+        assert_eq!(next(queue, at(70)), Some(("late".to_owned(), false)));
+        assert_eq!((next(queue, at(99)), queue.soonest()), (None, None));
+        queue.done(done("soon", Some(30_000)), at(99));
+        assert_eq!(next(queue, at(99)), Some(("soon".to_owned(), true)));
+        // Gone, unless it was told of meanwhile.
+        queue.wish(key("soon"), at(110)).told = true;
+        queue.done(done("soon", None), at(100));
+        queue.done(done("late", None), at(100));
+        assert_eq!(queue.slots.keys().collect::<Vec<_>>(), [&key("soon")]);
+        assert_eq!(next(queue, at(110)), Some(("soon".to_owned(), true)));
+        queue.done(done("soon", None), at(111));
+        assert!(queue.slots.is_empty() && queue.due.is_empty());
+    }
+
+    #[test]
+    fn a_look_that_failed_is_repeated_as_if_told() {
+        let (queue, now) = (&mut Queue::default(), Instant::now());
+        queue.wish(key("a"), now).told = true;
+        assert_eq!(next(queue, now), Some(("a".to_owned(), true)));
+        queue.done((key("a"), Remembered::default(), Err("no answer".to_owned())), now);
+        assert!(queue.soonest().is_some_and(|at| at > now));
+        let later = now + Duration::from_secs(30);
+        assert_eq!(next(queue, later), Some(("a".to_owned(), true)));
     }
 }

@@ -33,6 +33,10 @@ impl Run {
         let well = jobs.iter().all(|job| condition(job, "Ready").is_some_and(|(s, _)| s == "True"));
         let writes = world.writes - world.writes_before_rest;
         world.promise(!well || writes == 0, || format!("{writes} writes at rest"));
+        let now = world.server.now;
+        let kept = world.open.iter().filter(|(_, asked)| now - **asked > 15_000);
+        let kept: Vec<String> = kept.map(|(ip, _)| ip.clone()).collect();
+        world.promise(kept.is_empty(), || format!("kept, and not asked: {kept:?}"));
         let open = world.server.list(What::ServiceAccount);
         let open = open.filter(|account| account["automountServiceAccountToken"] != json!(false));
         let open: Vec<String> = open.map(|account| name(account).to_owned()).collect();

@@ -13,6 +13,12 @@ pub struct Way {
     pub ip: String,
 }
 
+impl Drop for Way {
+    fn drop(&mut self) {
+        self.rest();
+    }
+}
+
 impl Way {
     fn ask<T>(
         &self,
@@ -26,6 +32,8 @@ impl Way {
             "a coordinator is told something without the lead".to_owned()
         });
         world.asks += 1;
+        let now = world.server.now;
+        world.open.insert(self.ip.clone(), now);
         let reached = world.pods.iter().find(|(_, pod)| pod.ip == self.ip && pod.process.is_some());
         let Some(uid) = reached.map(|(uid, _)| uid.clone()) else {
             return Err("connection refused".to_owned());
@@ -168,5 +176,11 @@ impl Control for Way {
             }
             Ok(())
         })))
+    }
+
+    fn rest(&mut self) {
+        if let Ok(mut world) = self.world.lock() {
+            world.open.remove(&self.ip);
+        }
     }
 }

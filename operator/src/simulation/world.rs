@@ -47,6 +47,9 @@ pub struct World {
     pub rough: bool,
     pub reads: u64,
     pub asks: u64,
+    /// Coordinators that the operator keeps a connection to, by address, and when they were
+    /// asked last.
+    pub open: BTreeMap<String, Millis>,
     /// Steps until the operator dies.
     pub steps_left: Option<u32>,
     pub dead: bool,
@@ -81,6 +84,7 @@ impl World {
             rough: false,
             reads: 0,
             asks: 0,
+            open: BTreeMap::new(),
             steps_left: None,
             dead: false,
             overslept: false,
