@@ -380,6 +380,11 @@ pub(crate) fn summary(action: &Action) -> String {
                 if *force { " by force" } else { "" }
             )
         }
+        Action::WantSavepoints(wanted) => {
+            let wanted: Vec<&str> = wanted.iter().map(|(id, _)| id.as_str()).collect();
+            format!("want savepoints {}", wanted.join(" "))
+        }
+        Action::AnnotateSavepoint { name, .. } => format!("annotate savepoint {name}"),
         other => format!("{other:?}"),
     }
 }

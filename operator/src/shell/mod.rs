@@ -5,6 +5,7 @@ mod calls;
 pub(crate) mod coordinator;
 pub(crate) mod events;
 mod execute;
+mod hidden;
 pub(crate) mod kept;
 pub(crate) mod kinds;
 pub(crate) mod leader;
@@ -22,6 +23,8 @@ use crate::observed::Millis;
 use anyhow::Context;
 use coordinator::Connect;
 use events::Recorder;
+#[cfg(test)]
+pub(crate) use execute::summary;
 use kept::Cache;
 use kube::Client;
 use leader::Leader;

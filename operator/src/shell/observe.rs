@@ -4,6 +4,7 @@
 use super::Shell;
 use super::cache::savepoint_key;
 use super::coordinator;
+use super::hidden;
 use super::kinds::What;
 use super::pass::Remembered;
 use super::pods;
@@ -112,12 +113,16 @@ pub(crate) async fn observe(
             children.insert((kind, child_name), Child { uid, owner, body });
         }
     }
-    let objects: Vec<_> = shell
+    let mut objects: Vec<_> = shell
         .cache
         .of_job(What::Pod, &namespace, &name)
         .into_iter()
         .filter(|pod| label(pod, names::LABEL_JOB_UID) == Some(job.id.uid.as_str()))
         .collect();
+    // Before its first attempt nothing runs that a plan could overlook.
+    if job.status.attempt.is_some() {
+        hidden::find(shell, &job.id, set.as_ref(), &mut objects, memory, now).await?;
+    }
     let pods: Vec<_> = objects.iter().map(|object| pods::pod(&name, object)).collect();
     let zero = pods.iter().position(|pod| pod.ordinal == Some(0));
     let address = zero

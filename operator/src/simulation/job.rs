@@ -553,6 +553,10 @@ impl World {
                 }
                 (0, place)
             }
+            "probe-savepoint" => match self.store.manifests.get(arg(2)) {
+                Some(job) => (0, format!("a savepoint of job {job}")),
+                None => (2, format!("there is no savepoint {}", arg(2))),
+            },
             "delete-savepoint" => {
                 let path = arg(2).to_owned();
                 let wanted = self.asked.contains(uid);

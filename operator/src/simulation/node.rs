@@ -192,9 +192,18 @@ impl World {
         let bytes = text(map, "/data/revision.json").as_bytes();
         let revision = Revision::decode("revision", bytes).unwrap();
         let config_hash = text(map, "/data/revision-hash").to_owned();
-        let live = self.server.get(What::ConfigMap, &of.1, &names::live(&job))?;
-        let live = Live::decode("live", text(live, "/data/live.json").as_bytes()).ok()?;
-        self.server.get(What::Secret, &of.1, &names::token_secret(&job, &uid))?;
+        let live = match self.server.get(What::ConfigMap, &of.1, &names::live(&job)) {
+            Some(live) => Live::decode("live", text(live, "/data/live.json").as_bytes()).ok()?,
+            None if is_optional(object, "millrace-live") => {
+                let nothing = json!({"format": 1, "generation": 0, "revision": "", "workers": 1, "parallelism": 1});
+                serde_json::from_value(nothing).unwrap()
+            }
+            None => return None,
+        };
+        let token = self.server.get(What::Secret, &of.1, &names::token_secret(&job, &uid));
+        if token.is_none() && !is_optional(object, "millrace-token") {
+            return None;
+        }
         let at = self.between(100, 1_500);
         let image = text(object, "/spec/containers/0/image").to_owned();
         Some(Process::new(revision, config_hash, live, image, at))
@@ -278,7 +287,18 @@ fn waiting(world: &mut World, of: &Key, reason: &str) {
 }
 
 /// What a pod's program is told.
+/// The pod starts without what this volume shows.
+fn is_optional(pod: &Value, volume: &str) -> bool {
+    let all = pod["spec"]["volumes"].as_array().into_iter().flatten();
+    let mut of = all.filter(|of| of["name"] == volume);
+    of.any(|of| of["configMap"]["optional"] == true || of["secret"]["optional"] == true)
+}
+
 pub fn args(pod: &Value) -> Vec<String> {
     let all = pod.pointer("/spec/containers/0/args").and_then(Value::as_array);
-    all.into_iter().flatten().map(|arg| arg.as_str().unwrap_or_default().to_owned()).collect()
+    let all = all.into_iter().flatten().map(|arg| arg.as_str().unwrap_or_default());
+    // What is said in words, without where its configuration is.
+    let all =
+        all.filter(|arg| !["--config", "--", millrace_crds::config::REVISION_FILE].contains(arg));
+    all.map(|arg| arg.replace("$$", "$")).collect()
 }

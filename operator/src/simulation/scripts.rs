@@ -155,3 +155,112 @@ fn a_savepoint_without_a_job_times_out_and_its_data_is_told_of() {
     assert!(run.world.lock().unwrap().store.manifests.contains_key(&path));
     assert_eq!(run.world.lock().unwrap().events, told + 1);
 }
+
+#[test]
+fn a_worker_that_lost_its_labels_is_found_before_anything_is_decided() {
+    for (label, value) in [
+        (names::LABEL_JOB, Value::Null),
+        (names::LABEL_JOB, json!("another")),
+        (names::LABEL_JOB_UID, Value::Null),
+        (names::LABEL_COMPONENT, json!("check")),
+    ] {
+        for pod in ["a-millrace-0", "a-millrace-1"] {
+            for edits in [false, true] {
+                let mut run = Run::new(1, false);
+                create(&run, What::StreamJob, "a", job(json!({})));
+                run.rest("start");
+                let before = get(&run, What::Pod, pod).unwrap();
+                edit(&run, What::Pod, pod, |pod| {
+                    let labels = pod["metadata"]["labels"].as_object_mut().unwrap();
+                    match &value {
+                        Value::Null => drop(labels.remove(label)),
+                        value => drop(labels.insert(label.to_owned(), value.clone())),
+                    }
+                });
+                // Committed beside a process that runs it would break what the world promises.
+                if edits {
+                    edit(&run, What::StreamJob, "a", |job| {
+                        job["spec"]["image"] = json!("orders:2")
+                    });
+                }
+                let place = format!("{pod} {label} {value} {edits}");
+                wait(&mut run, 5);
+                let after = get(&run, What::Pod, pod).unwrap();
+                assert_eq!(after["metadata"]["labels"], before["metadata"]["labels"], "{place}");
+                assert_eq!(after["metadata"]["uid"], before["metadata"]["uid"], "{place}");
+                run.rest("mended");
+                run.check_rest();
+                well(&run);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pod_of_a_worker_s_name_that_is_not_ours_is_left_alone() {
+    let mut run = Run::new(1, false);
+    create(&run, What::StreamJob, "a", job(json!({})));
+    run.rest("start");
+    let stranger = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a-millrace-2",
+        "namespace": SPACE, "labels": {"app": "theirs"}}, "spec": {"serviceAccountName": names::main("a"), "containers": []}});
+    run.world.lock().unwrap().server.create(What::Pod, stranger).unwrap();
+    edit(&run, What::StreamJob, "a", |job| job["spec"]["workers"] = json!(3));
+    wait(&mut run, 60);
+    let pod = get(&run, What::Pod, "a-millrace-2").unwrap();
+    assert_eq!(pod["metadata"]["labels"], json!({"app": "theirs"}));
+    well(&run);
+}
+
+/// A job's savepoint, and its path registered under another name, of which nothing is known.
+fn registered(path: &str, run: &Run) {
+    create(run, What::Savepoint, "found", json!({"existing": {"path": path}}));
+}
+
+fn ready(run: &Run, what: What, name: &str) -> (String, String, String) {
+    let object = get(run, what, name).unwrap();
+    let list = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let found = list.iter().find(|condition| condition["type"] == "Ready").cloned().unwrap();
+    let text = |key: &str| found[key].as_str().unwrap().to_owned();
+    (text("status"), text("reason"), text("message"))
+}
+
+#[test]
+fn a_job_starts_from_a_registered_savepoint_once_that_was_read() {
+    let (mut run, path) = saved();
+    registered(&path, &run);
+    wait(&mut run, 30);
+    assert_eq!(ready(&run, What::Savepoint, "found").1, "Registered");
+    let from = json!({"restoreFrom": {"savepointRef": {"name": "found"}, "nonce": 1}});
+    create(&run, What::StreamJob, "b", job(from));
+    run.rest("start");
+    let (status, reason, message) = ready(&run, What::Savepoint, "found");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "Completed"));
+    assert!(message.contains("a savepoint of job"), "{message}");
+    assert_eq!(ready(&run, What::StreamJob, "b").0, "True");
+    run.check_rest();
+    well(&run);
+}
+
+#[test]
+fn a_job_does_not_start_from_a_registered_savepoint_that_is_not_there() {
+    let mut run = Run::new(1, false);
+    registered("s3://b/nowhere", &run);
+    let from = json!({"restoreFrom": {"savepointRef": {"name": "found"}, "nonce": 1}});
+    create(&run, What::StreamJob, "b", job(from));
+    wait(&mut run, 120);
+    let (status, reason, message) = ready(&run, What::Savepoint, "found");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "SavepointUnreadable"));
+    assert!(message.contains("there is no savepoint s3://b/nowhere"), "{message}");
+    let (_, reason, message) = ready(&run, What::StreamJob, "b");
+    assert_eq!(reason, "SavepointNotReady");
+    assert!(message.contains("Savepoint found: there is no savepoint"), "{message}");
+    assert!(get(&run, What::StatefulSet, &names::main("b")).is_none());
+    // It is put there after all.
+    let of = "s3://b/nowhere".to_owned();
+    run.world.lock().unwrap().store.manifests.insert(of, "another".to_owned());
+    wait(&mut run, 600);
+    assert_eq!(ready(&run, What::Savepoint, "found").0, "True");
+    assert_eq!(ready(&run, What::StreamJob, "b").0, "True");
+    assert!(!get(&run, What::Savepoint, "found").unwrap().to_string().contains("Stalled"));
+    well(&run);
+}
