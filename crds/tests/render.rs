@@ -102,12 +102,19 @@ fn check_and_store_pods_enter_no_service_and_end() {
         json!([
             "store",
             "savepoint",
-            "u",
-            "s3://t",
             "--config",
-            "/etc/millrace/revision/revision.json"
+            "/etc/millrace/revision/revision.json",
+            "--",
+            "u",
+            "s3://t"
         ])
     );
+    // A user's own text is neither an option nor a variable of the container.
+    let path = "--live=$(TOKEN)".to_owned();
+    let work = StoreWork::ProbeSavepoint { path };
+    let probe = render::store_pod(&owner, &set["template"], "abcd1234", "probe", &work);
+    let args = &probe["spec"]["containers"][0]["args"];
+    assert_eq!((&args[4], &args[5]), (&json!("--"), &json!("--live=$$(TOKEN)")));
 }
 
 fn definition(which: &str) -> Value {

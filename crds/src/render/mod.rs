@@ -7,9 +7,9 @@
 //!   changes in place (the kubelet takes up to a minute; changes are also pushed).
 //! - in a check pod: `check --config FILE --live FILE`: build the dataflow, probe the
 //!   store, compare with the newest checkpoint, start nothing. Exit 0 = passed.
-//! - in a store pod: `store delete | savepoint ID TARGET | delete-savepoint PATH |
-//!   probe-savepoint PATH`, then `--config FILE`. Exit 0 = done. `delete` leaves nothing
-//!   but the tombstone.
+//! - in a store pod: `store delete | savepoint | delete-savepoint | probe-savepoint`, then
+//!   `--config FILE --` and what that verb is about: `ID TARGET`, `PATH`. Exit 0 = done.
+//!   `delete` leaves nothing but the tombstone.
 //!
 //! The program's own arguments stand in the revision. Ports: control 7070 (pod 0),
 //! exchange 7071, metrics 7072. `GET /ready` on the metrics port answers 200 while the

@@ -32,13 +32,17 @@ pub enum StoreWork {
 
 impl StoreWork {
     fn args(&self) -> Vec<String> {
-        let texts: &[&str] = match self {
-            Self::Delete => &["store", "delete"],
-            Self::Savepoint { id, target } => &["store", "savepoint", id, target],
-            Self::DeleteSavepoint { path } => &["store", "delete-savepoint", path],
-            Self::ProbeSavepoint { path } => &["store", "probe-savepoint", path],
+        let (verb, texts): (_, &[&str]) = match self {
+            Self::Delete => ("delete", &[]),
+            Self::Savepoint { id, target } => ("savepoint", &[id, target]),
+            Self::DeleteSavepoint { path } => ("delete-savepoint", &[path]),
+            Self::ProbeSavepoint { path } => ("probe-savepoint", &[path]),
         };
-        texts.iter().map(|text| (*text).to_owned()).collect()
+        // What follows is no option, whatever it begins with.
+        let known = ["store", verb, "--config", config::REVISION_FILE, "--"];
+        // The kubelet takes `$(NAME)` for a variable of the container, and `$$` for `$`.
+        let texts = texts.iter().map(|text| text.replace('$', "$$"));
+        known.into_iter().map(str::to_owned).chain(texts).collect()
     }
 }
 
@@ -58,10 +62,8 @@ pub fn store_pod(
     what: &str,
     work: &StoreWork,
 ) -> Value {
-    let mut args = work.args();
-    args.extend(["--config".to_owned(), config::REVISION_FILE.to_owned()]);
     let name = names::store_pod(&owner.id.name, what);
-    let mut pod = once(owner, template, name, names::STORE, hash, args);
+    let mut pod = once(owner, template, name, names::STORE, hash, work.args());
     // It reads neither, and may be there to clear up after a job that never had them.
     for volume in pod["spec"]["volumes"].as_array_mut().into_iter().flatten() {
         match volume["name"].as_str() {
