@@ -16,9 +16,8 @@ struct Cluster {
 
 impl Cluster {
     fn find(which: &str) -> Self {
-        let config =
-            std::env::var("MILLRACE_E2E_KUBECONFIG").or_else(|_| std::env::var("KUBECONFIG"));
-        let Ok(config) = config else {
+        // Not KUBECONFIG: definitions are overwritten, and that may name any cluster.
+        let Ok(config) = std::env::var("MILLRACE_E2E_KUBECONFIG") else {
             panic!("set MILLRACE_E2E_KUBECONFIG to the kubeconfig of a cluster");
         };
         let kubectl = std::env::var("MILLRACE_KUBECTL").unwrap_or_else(|_| "kubectl".to_owned());

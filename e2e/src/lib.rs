@@ -23,5 +23,5 @@ pub use rows::{Numbers, csv_rows, lines};
 pub use s3::S3;
 pub use scenario::Scenario;
 pub use shell::checkout;
-pub use stage::{Stage, Wish};
+pub use stage::{Stage, Wish, given};
 pub use wait::{PATIENCE, wait_for};

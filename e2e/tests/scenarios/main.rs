@@ -139,7 +139,7 @@ fn main() -> ExitCode {
     };
     let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let results = target.parent().unwrap_or(target).join("e2e");
-    let given = std::env::var_os("MILLRACE_E2E_KUBECONFIG").is_some();
+    let given = millrace_e2e::given().is_some();
     let stage = Arc::new(Stage::new(2, results));
     let trial = |story: Story| {
         let stage = Arc::clone(&stage);

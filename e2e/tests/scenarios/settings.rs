@@ -119,7 +119,6 @@ metadata: {{name: found}}
 spec: {{existing: {{path: '{path}'}}}}
 "
     ))?;
-    s.wait("savepoint/found", "condition=Ready")?;
     for (name, from) in [
         ("by-path", format!("{{path: '{path}'}}")),
         ("by-name", "{savepointRef: {name: found}}".to_owned()),
@@ -128,6 +127,9 @@ spec: {{existing: {{path: '{path}'}}}}
         Job { name, output: name, spec: &spec, ..Job::default() }.apply(s)?;
         let object = format!("streamjob/{name}");
         s.wait(&object, "condition=Ready")?;
+        if name == "by-name" {
+            s.wait("savepoint/found", "condition=Ready")?;
+        }
         wait_for("output of a job from a savepoint", PATIENCE, || {
             Ok((jobs::output_at(s, name)?.rows() > 0).then_some(()))
         })?;
