@@ -316,6 +316,9 @@ pub struct StreamJobStatus {
     /// The newest complete one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_savepoint: Option<LastSavepoint>,
+    /// Before the running attempt, unless that is the job's first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_gap: Option<LastGap>,
     /// Since the current revision began.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restarts: Option<i64>,
@@ -375,6 +378,32 @@ pub struct LastSavepoint {
     /// When it was complete.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<Time>,
+}
+
+/// Between the attempt that runs and the one before.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(!default)]
+pub struct LastGap {
+    /// The attempt that followed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<i64>,
+    /// Restart, Rescale, Resume; Takeover: by the coordinator of another process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// When the checkpoint that it goes on from was written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_at: Option<Time>,
+    /// When all of its tasks ran.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub running_at: Option<Time>,
+    /// When its first checkpoint was complete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_checkpoint_at: Option<Time>,
+    /// Between these two checkpoints, by the clocks of the processes that took them: for so
+    /// long nothing was committed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration: Option<String>,
 }
 
 /// A failure.

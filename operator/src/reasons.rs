@@ -86,7 +86,9 @@ reasons! {
     WaitingForJob, false, "The savepoint waits until the job runs.", "";
     Taking, false, "The savepoint is being taken.", "";
     Completed, false, "The savepoint is complete.", "";
-    Registered, false, "The savepoint is registered; a job that starts from it reads it.", "";
+    Registered, false, "The savepoint is registered, and nothing was read of it: it is read with the image and credentials of the first job that is to start from it.", "Name it in spec.restoreFrom.savepointRef of a StreamJob.";
+    Probing, false, "The manifest of a registered savepoint is being read.", "";
+    SavepointUnreadable, true, "A registered savepoint cannot be read with the image and credentials of the job that is to start from it.", "Register the right path as another Savepoint, or mend the job's credentials: it is read again every few minutes.";
     Adopted, false, "The savepoint was complete before: its path stands in its annotation.", "";
     TimedOut, true, "The savepoint was not complete in time.", "Create another Savepoint, perhaps with a longer spec.timeout.";
     SavepointFailed, true, "The savepoint could not be taken.", "Create another Savepoint.";
@@ -96,6 +98,7 @@ reasons! {
     NoCheckpointYet, false, "No checkpoint was taken yet.", "";
     NotRunning, false, "No attempt processes records.", "";
     Resumed, false, "The job processes records again; the message says where the time went.", "";
+    OutputResumed, false, "The first checkpoint after a gap is complete; the message says for how long none was, and so nothing committed.", "";
 }
 
 impl Reason {

@@ -6,14 +6,17 @@
 mod action;
 mod children;
 mod deleting;
+mod gap;
 mod orphans;
 mod pods;
+mod probe;
 mod readers;
 mod savepoints;
 mod scale;
 mod status;
 mod target;
 mod upgrade;
+mod way_back;
 
 #[cfg(test)]
 mod rows;
@@ -113,6 +116,7 @@ impl<'a> Draft<'a> {
             return self.deleting();
         }
         self.finalizer();
+        self.probe();
         let target = match self.target() {
             Ok(target) => target,
             Err(verdict) => {

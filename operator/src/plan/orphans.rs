@@ -29,8 +29,9 @@ pub fn orphan(object: &SavepointObject, now: Millis) -> Orphan {
     status.id = Some(object.uid.clone());
     if let Some(existing) = &object.spec.existing {
         status.path = Some(existing.path.clone());
-        status.completed_at.get_or_insert_with(|| time(now));
-        condition(&mut status, object.generation, now, true, Reason::Registered, "");
+        if status.conditions.is_empty() {
+            condition(&mut status, object.generation, now, false, Reason::Registered, "");
+        }
     } else if status.completed_at.is_none() && !stalled(&status) {
         let over = object.created.saturating_add(timeout(object));
         if let Some(path) = &object.annotated_path {
@@ -50,7 +51,8 @@ pub fn orphan(object: &SavepointObject, now: Millis) -> Orphan {
     let finalizer = (wanted != object.finalizer && (object.deleting.is_none() || object.finalizer))
         .then_some(wanted);
     let left = object.deleting.is_some() && object.finalizer && deletes;
-    let path = status.path.clone().filter(|_| left && status.completed_at.is_some());
+    let there = status.completed_at.is_some() || object.spec.existing.is_some();
+    let path = status.path.clone().filter(|_| left && there);
     let event = path.map(|path| Event {
         warning: true,
         reason: Reason::DataLeftBehind.name(),

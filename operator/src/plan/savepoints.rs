@@ -322,12 +322,12 @@ impl Draft<'_> {
     }
 }
 
-fn short(object: &SavepointObject) -> String {
+pub(super) fn short(object: &SavepointObject) -> String {
     object.uid.chars().filter(char::is_ascii_alphanumeric).take(8).collect()
 }
 
 /// The pod that does something for a savepoint while its job does not run.
-fn store_name(job: &str, object: &SavepointObject, what: &str) -> String {
+pub(super) fn store_name(job: &str, object: &SavepointObject, what: &str) -> String {
     names::store_pod(job, &format!("{what}-{}", short(object)))
 }
 

@@ -168,7 +168,7 @@ impl Draft<'_> {
         let told = format!("{} {}", answer.message, answer.remedy).trim().to_owned();
         match answer.state() {
             State::Failed => {
-                let told = format!("{told} {}", self.earlier_point()).trim().to_owned();
+                let told = format!("{told} {}", self.way_back()).trim().to_owned();
                 Verdict { state: "Failed", ..Verdict::stalled(Reason::RestartsExhausted, &told) }
             }
             State::Refused if waits_for_its_own(answer) => or,
@@ -180,28 +180,8 @@ impl Draft<'_> {
                 Verdict::new("Suspended", Reason::Suspended, what)
             }
             State::Suspended | State::Held => or,
-            _ => problem.unwrap_or(or),
+            _ => problem.unwrap_or_else(|| self.failing_again(answer, or)),
         }
-    }
-
-    /// How a job that fails again and again is started from where it was well.
-    fn earlier_point(&self) -> String {
-        let Some(last) = &self.status.last_savepoint else { return String::new() };
-        let wished = self.o.job.spec.restore_from.as_ref().map_or(0, |from| from.nonce);
-        let nonce = wished.max(self.o.job.status.restore_nonce.unwrap_or(0)) + 1;
-        let from = serde_json::json!({
-            "path": last.path, "nonce": nonce, "savepointRef": null, "empty": null
-        });
-        let patch = serde_json::json!({"spec": {"restoreFrom": from}});
-        let id = &self.o.job.id;
-        format!(
-            "Its last savepoint is {}: kubectl patch streamjob {} -n {} --type merge -p {} \
-             starts it from there; what it wrote since stays.",
-            last.path,
-            id.name,
-            id.namespace,
-            quoted(&patch.to_string())
-        )
     }
 
     /// The edit was tried and refused; what runs is the revision before it.
@@ -346,11 +326,6 @@ fn connected(answer: &control::Status, below: u32) -> u32 {
 fn in_use(answer: &control::Status) -> u32 {
     let used = answer.workers.iter().filter(|worker| !worker.slots_in_use.is_empty());
     used.map(|worker| worker.ordinal + 1).max().unwrap_or(0)
-}
-
-/// One argument of a shell, whatever it holds: a path is the user's own text.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 fn unreachable(why: &str) -> String {

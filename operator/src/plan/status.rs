@@ -115,12 +115,8 @@ impl Draft<'_> {
         }
         // The attempt may have been written already while it did not run yet.
         let ran = self.status_of("Available") == Some("True") && before == self.status.attempt;
-        if let (true, Some(gap)) = (running && !ran, &answer.last_gap) {
-            let told = format!(
-                "Gap {} ms = stop {} + pods {} (Kubernetes) + restore {}.",
-                gap.total_ms, gap.stop_ms, gap.workers_ms, gap.restore_ms
-            );
-            self.event(false, Reason::Resumed, &told);
+        if let (true, Some(gap)) = (running, &answer.last_gap) {
+            self.gap(gap, !ran);
         }
         self.status.restarts = signed(answer.restarts);
         self.refresh_checkpoint();
@@ -157,7 +153,8 @@ impl Draft<'_> {
     fn checkpoint_health(&mut self) {
         let Some(answer) = self.o.answer() else { return };
         if answer.failed_checkpoints > 0 {
-            self.condition("CheckpointHealthy", "False", Reason::CheckpointsFail, "");
+            let reason = Reason::CheckpointsFail;
+            self.condition("CheckpointHealthy", "False", reason, &reason.tell(""));
         } else if answer.last_checkpoint.is_some() {
             self.condition("CheckpointHealthy", "True", Reason::CheckpointsComplete, "");
         } else if self.status_of("CheckpointHealthy").is_none() {

@@ -1,7 +1,7 @@
 //! Which revision is to run: the desired one, unless it was tried and refused.
 
 use super::{Draft, Verdict};
-use crate::observed::{Coordinator, Millis, Observed, Set};
+use crate::observed::{Coordinator, Millis, Observed, SavepointObject, Set};
 use crate::reasons::Reason;
 use millrace_crds::config;
 use millrace_crds::revision;
@@ -91,7 +91,7 @@ impl Draft<'_> {
         !self.never_ran() && wished <= self.o.job.status.restore_nonce.unwrap_or(0)
     }
 
-    fn restore(&self) -> Result<Option<RestoreFrom>, Verdict> {
+    fn restore(&mut self) -> Result<Option<RestoreFrom>, Verdict> {
         let Some(from) = &self.o.job.spec.restore_from else { return Ok(None) };
         let object = from
             .savepoint_ref
@@ -107,8 +107,24 @@ impl Draft<'_> {
             None if self.o.job.status.restore_nonce.is_some_and(|done| done >= from.nonce) => {
                 Ok(None)
             }
-            None => Err(Verdict::pending(Reason::SavepointNotReady, "")),
+            None => Err(self.not_ready(object)),
         }
+    }
+
+    /// The savepoint that is named is not there, or not yet to be read, or never.
+    fn not_ready(&mut self, object: Option<&SavepointObject>) -> Verdict {
+        self.look_again(5_000);
+        let Some(object) = object else {
+            return Verdict::pending(Reason::SavepointNotReady, "There is no such Savepoint.");
+        };
+        // As it is about to be written, if we have just read it.
+        let planned = self.savepoints.iter().find(|(name, _)| *name == object.name);
+        let status = planned.map_or(&object.status, |(_, status)| status);
+        let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
+        let told = ready.map(|ready| format!("Savepoint {}: {}", object.name, ready.message));
+        let mut verdict = Verdict::pending(Reason::SavepointNotReady, &told.unwrap_or_default());
+        verdict.stalled = super::savepoints::stalled(status);
+        verdict
     }
 
     /// The new revision is committed, and will not get healthy.

@@ -12,8 +12,8 @@ use serde_json::Value;
 
 /// A check that met with a store that does not answer is repeated after a quarter of the
 /// time it has taken so far, within these.
-const LEAST_WAIT_MS: Millis = 15_000;
-const LONGEST_WAIT_MS: Millis = 300_000;
+pub(super) const LEAST_WAIT_MS: Millis = 15_000;
+pub(super) const LONGEST_WAIT_MS: Millis = 300_000;
 
 /// What is known of the new revision before anything stops.
 enum Check {
@@ -259,14 +259,24 @@ impl Draft<'_> {
             Err(error) => return Verdict::stalled(Reason::InvalidSpec, &error),
         }
         if !target.back {
-            let id = self.last_checkpoint();
-            self.event(
-                false,
-                Reason::UsedCheckpoint,
-                &format!("The job goes on from checkpoint {id} or a later one."),
-            );
+            let what = self.used_checkpoint();
+            self.event(false, Reason::UsedCheckpoint, &what);
         }
         Verdict::upgrading(Reason::StoppingPods, "")
+    }
+
+    /// What is read again, as far as that is known: by the clocks of the coordinator and ours.
+    fn used_checkpoint(&self) -> String {
+        let id = self.last_checkpoint();
+        let told = self.o.answer().and_then(|answer| answer.last_checkpoint.as_ref());
+        let Some(last) = told.filter(|last| last.id == id && last.completed_at_ms > 0) else {
+            return format!("The job goes on from checkpoint {id} or a later one.");
+        };
+        let seconds = (self.now - last.completed_at_ms).max(0) / 1_000;
+        format!(
+            "The job goes on from checkpoint {id}, which was complete {seconds} s ago, and replays \
+             what it read since; or from a later one, if its pods complete one as they end."
+        )
     }
 
     fn commit(&mut self, target: &Target, set: &Set) -> Verdict {
@@ -305,7 +315,7 @@ impl Draft<'_> {
 }
 
 /// It was told to go before it could say anything of its program.
-fn disturbed(pod: &Pod) -> bool {
+pub(super) fn disturbed(pod: &Pod) -> bool {
     let killed = super::pods::end(pod)
         .is_some_and(|end| end.code == 143 || (end.code == 137 && end.reason != "OOMKilled"));
     killed || pod.failed.as_ref().is_some_and(|reason| reason != "Failed")
@@ -320,7 +330,7 @@ pub(super) fn delete(pod: &Pod, why: Why) -> Action {
     }
 }
 
-fn pod_words(pod: &Pod) -> String {
+pub(super) fn pod_words(pod: &Pod) -> String {
     match (&pod.unschedulable, &pod.container) {
         (Some(why), _) => why.clone(),
         (None, Container::Waiting { reason, message }) => {

@@ -10,7 +10,7 @@ use millrace_crds::streamjob::{DeletionPolicy, LastCheckpoint};
 use millrace_protocol::control::{self, SavepointState, State};
 use serde_json::json;
 
-fn savepoint() -> SavepointObject {
+pub fn savepoint() -> SavepointObject {
     SavepointObject {
         name: "mon".to_owned(),
         uid: "sp-1".to_owned(),

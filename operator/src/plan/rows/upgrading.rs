@@ -5,22 +5,22 @@ use crate::observed::*;
 use crate::plan::Action;
 use millrace_crds::revision::hash;
 use millrace_crds::streamjob::{LastFailure, LastSavepoint};
-use millrace_protocol::control::State;
+use millrace_protocol::control::{self, State};
 use serde_json::{Value, json};
 
-fn b() -> Value {
+pub fn b() -> Value {
     with(json!({"image": "acme/orders:2"}))
 }
 
 /// A runs, the user wants B.
-fn edited() -> Case {
+pub fn edited() -> Case {
     let mut case = Case::running(spec());
     case.edit(b());
     case
 }
 
 /// The same, and B's check passed.
-fn checked() -> Case {
+pub fn checked() -> Case {
     let mut case = edited();
     case.store(&b());
     case.pass();
@@ -29,7 +29,7 @@ fn checked() -> Case {
 }
 
 /// B is committed, and its pods run.
-fn committed() -> Case {
+pub fn committed() -> Case {
     let mut case = checked();
     case.answer(State::Held);
     case.pass();
@@ -339,6 +339,71 @@ fn row_27_a_revision_with_a_checkpoint_is_not_rolled_back() {
     case.o.job.status.last_savepoint = Some(LastSavepoint { path, ..LastSavepoint::default() });
     let told = told(&case.plan());
     assert!(told.contains(r#""path":"s3://b/x/sp-1""#) && told.contains(r#""nonce":5"#), "{told}");
+}
+
+/// B is the current revision, and A the one before.
+fn upgraded() -> Case {
+    let mut case = committed();
+    case.answer(State::Running).last_checkpoint.as_mut().unwrap().id = 8;
+    case.pass();
+    let path = "s3://b/x/sp-1".to_owned();
+    case.o.job.status.last_savepoint = Some(LastSavepoint { path, ..LastSavepoint::default() });
+    case
+}
+
+fn point(checkpoint: u64) -> control::RestorePoint {
+    control::RestorePoint { checkpoint, manifest: format!("uid-1/data/1/m-{checkpoint}") }
+}
+
+#[test]
+fn row_27_the_way_back_is_through_the_checkpoint_of_the_upgrade_while_that_is_kept() {
+    let mut case = upgraded();
+    case.answer(State::Failed).restore_points = vec![point(9), point(8), point(7)];
+    let plan = case.plan();
+    let told = &plan.status.conditions.iter().find(|c| c.type_ == "Stalled").unwrap().message;
+    assert!(told.contains("went through checkpoint 7"), "{told}");
+    assert!(told.contains(r#""path":"s3://b/shop/orders/uid-1/data/1/m-7""#), "{told}");
+    assert!(told.contains(r#""image":"acme/orders:1""#), "{told}");
+    // It is not kept any more: then the savepoint, whose image nobody knows.
+    case.told().restore_points = vec![point(11), point(10), point(9)];
+    let plan = case.plan();
+    let told = &plan.status.conditions.iter().find(|c| c.type_ == "Stalled").unwrap().message;
+    assert!(told.contains(r#""path":"s3://b/x/sp-1""#) && !told.contains("image\":"), "{told}");
+}
+
+#[test]
+fn row_27_a_revision_that_fails_for_ever_tells_the_way_back_too() {
+    let mut case = upgraded();
+    let answer = case.answer(State::Restarting);
+    (answer.restore_points, answer.restarts) = (vec![point(8), point(7)], 2);
+    let told = |case: &Case| {
+        let plan = case.plan();
+        plan.ready("False", "Restarting");
+        plan.status.conditions.iter().find(|c| c.type_ == "Ready").unwrap().message.clone()
+    };
+    assert!(!told(&case).contains("kubectl patch"), "{}", told(&case));
+    case.told().restarts = 3;
+    assert!(told(&case).contains("m-7"), "{}", told(&case));
+    // A job that was never upgraded has none.
+    case.o.job.status.revision.as_mut().unwrap().previous.clear();
+    assert!(!told(&case).contains("kubectl patch"), "{}", told(&case));
+}
+
+#[test]
+fn row_20_what_is_replayed_is_told_in_seconds() {
+    let mut case = checked();
+    case.pass();
+    case.now += 601_000;
+    let last = case.told().last_checkpoint.as_mut().unwrap();
+    last.completed_at_ms = NOW + 601_000 - 8_400;
+    let plan = case.plan();
+    let used = plan.events.iter().find(|event| event.reason == "UsedCheckpoint").unwrap();
+    assert!(used.message.contains("checkpoint 7, which was complete 8 s ago"), "{}", used.message);
+    // Of whose checkpoints nothing is heard nothing is said.
+    case.o.coordinator = Coordinator::Absent;
+    case.o.job.status.last_checkpoint = None;
+    let plan = case.plan();
+    assert!(plan.events.iter().all(|event| !event.message.contains("s ago")));
 }
 
 #[test]
