@@ -10,12 +10,17 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
+# Not libclang-cpp, which other packages bring: bindings are made with the C interface.
 has_libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] && return 0
-    ldconfig -p 2>/dev/null | grep -q 'libclang\(-[0-9]*\)\?\.so' && return 0
-    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && return 0
-    compgen -G '/usr/lib*/libclang.so*' >/dev/null && return 0
-    command -v llvm-config >/dev/null && compgen -G "$(llvm-config --libdir)/libclang*" >/dev/null
+    ldconfig -p 2>/dev/null | grep -q 'libclang\(-[0-9.]*\)\?\.so' && return 0
+    local dir
+    for dir in /usr/lib/llvm-*/lib /usr/lib /usr/lib64 "$(llvm-config --libdir 2>/dev/null)"; do
+        compgen -G "$dir/libclang.so*" >/dev/null && return 0
+        compgen -G "$dir/libclang-[0-9]*.so*" >/dev/null && return 0
+        compgen -G "$dir/libclang.dylib" >/dev/null && return 0
+    done
+    return 1
 }
 
 install_missing() {
