@@ -10,6 +10,8 @@ mod folds;
 mod overtaken;
 mod sealing;
 mod side_job;
+#[cfg(test)]
+mod tests;
 
 use crate::data::{Fail, Res};
 use crate::runtime::channel::Channel;

@@ -1,5 +1,8 @@
 //! A task: an operator with its gate and everything chained behind it.
 
+#[cfg(test)]
+mod tests;
+
 use crate::data::{AnyBatch, Res, Ts};
 use crate::runtime::BATCH_ROWS;
 use crate::runtime::emit::Emitter;
