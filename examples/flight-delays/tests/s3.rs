@@ -7,7 +7,7 @@
 mod common;
 
 use common::job::{Disturbance, NONE_LATE, Places, compare, disturbed};
-use common::{Run, long_input, seed, tell_faults};
+use common::{OF_S3, Run, long_input, seed, tell_faults};
 use millrace::protocol::config::S3Storage;
 use millrace_s3::testing::{Faults, Proxy, Server};
 use millrace_s3::{Bucket, Location};
@@ -33,22 +33,31 @@ impl Lab {
         Location(S3Storage { prefix, endpoint, ..self.storage.clone() }).to_string().into()
     }
 
-    /// Everything in S3.
-    fn places(&self, input: &Path) -> Places {
+    /// Everything in S3, of the job whose directory this would be.
+    fn places(&self, dir: &Path, input: &Path) -> Places {
         self.bucket.put("in/flights.csv", &fs::read(input).unwrap()).unwrap();
-        let storage = self.url("jobs/flight-delays");
-        Places { input: self.url("in"), output: self.url("out"), storage }
+        let output = self.url(&format!("out/{}", name(dir)));
+        Places { input: self.url("in"), output, storage: self.storage_of(dir) }
     }
 
-    /// Copies the output to a directory. Nothing may be left of what was not committed.
+    fn storage_of(&self, dir: &Path) -> PathBuf {
+        self.url(&format!("jobs/{}", name(dir)))
+    }
+
+    /// Copies the output of a job to its directory.
     fn fetch(&self, dir: &Path) -> PathBuf {
-        for object in self.bucket.list("out/").unwrap() {
+        let output = format!("out/{}", name(dir));
+        for object in self.bucket.list(&format!("{output}/")).unwrap() {
             let to = dir.join(&object.key);
             fs::create_dir_all(to.parent().unwrap()).unwrap();
             fs::write(to, self.bucket.get(&object.key).unwrap().unwrap()).unwrap();
         }
-        dir.join("out")
+        dir.join(output)
     }
+}
+
+fn name(dir: &Path) -> &str {
+    dir.file_name().unwrap().to_str().unwrap()
 }
 
 /// Kills processes; of the requests to the server so many fail in each of the ways.
@@ -64,8 +73,8 @@ fn disturb(faults: usize, months: usize, rescales: bool, share: f64, all: bool, 
         rescales,
         late,
         places: &|dir, input| match all {
-            true => lab.places(input),
-            false => Places { storage: lab.url("jobs/x"), ..Places::local(dir, input) },
+            true => lab.places(dir, input),
+            false => Places { storage: lab.storage_of(dir), ..Places::local(dir, input) },
         },
         fetch: &|dir, places| match all {
             true => lab.fetch(dir),
@@ -85,34 +94,35 @@ fn in_one_process_with_everything_in_s3_it_gives_what_it_gives_in_directories() 
     let input = long_input(dir.path(), 2);
     let expected = common::job::calm(dir.path(), &input);
     let lab = Lab::new(Server::shared().endpoint());
-    let Places { input, output, storage } = &lab.places(&input);
+    let fetched = dir.path().join("one");
+    let Places { input, output, storage } = &lab.places(&fetched, &input);
     let run = Run { input, output, storage, parallelism: 2, interval: "100ms", more: &NONE_LATE };
     let command = &mut run.command();
     let ended = command.env("XDG_CACHE_HOME", dir.path().join("home")).output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
-    compare(&expected, &lab.fetch(&dir.path().join("fetched")), 0);
+    compare(&expected, &lab.fetch(&fetched), 0);
     let left = lab.bucket.unfinished("").unwrap();
     assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
 fn killed_with_its_state_in_s3_it_gives_what_an_undisturbed_run_gives() {
-    disturb(25, 120, true, 0.0, false, false);
+    disturb(OF_S3[0], 120, true, 0.0, false, false);
 }
 
 #[test]
 fn killed_while_the_server_fails_it_gives_what_an_undisturbed_run_gives() {
-    disturb(20, 100, false, 0.01, false, false);
+    disturb(OF_S3[1], 100, false, 0.01, false, false);
 }
 
 #[test]
 fn killed_with_everything_in_s3_while_that_fails_it_gives_what_an_undisturbed_run_gives() {
-    disturb(20, 100, true, 0.01, true, false);
+    disturb(OF_S3[2], 100, true, 0.01, true, false);
 }
 
 #[test]
 fn killed_with_its_state_in_s3_while_rows_are_late_each_is_counted_or_late_once() {
-    disturb(20, 200, true, 0.0, false, true);
+    disturb(OF_S3[3], 200, true, 0.0, false, true);
 }
 
 #[test]

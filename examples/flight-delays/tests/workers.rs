@@ -6,7 +6,7 @@
 mod common;
 
 use common::job::{Disturbance, Job, NONE_LATE, Places, calm, compare, disturbed};
-use common::{long_input, seed};
+use common::{OF_WORKERS, long_input, seed};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use std::fs;
 use std::path::Path;
@@ -73,17 +73,17 @@ fn disturb(faults: usize, months: usize, rescales: bool, late: bool) {
 
 #[test]
 fn killed_workers_and_leaders_change_nothing() {
-    disturb(40, 150, false, false);
+    disturb(OF_WORKERS[0], 150, false, false);
 }
 
 #[test]
 fn killed_while_it_is_rescaled_it_gives_what_an_undisturbed_run_gives() {
-    disturb(40, 150, true, false);
+    disturb(OF_WORKERS[1], 150, true, false);
 }
 
 #[test]
 fn killed_while_rows_are_late_each_row_is_counted_or_late_once() {
-    disturb(30, 200, true, true);
+    disturb(OF_WORKERS[2], 200, true, true);
 }
 
 #[test]

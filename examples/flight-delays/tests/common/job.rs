@@ -244,9 +244,10 @@ pub fn accounts(input: &Path, found: &Path, seed: u64) {
 /// What is done to a job.
 pub struct Disturbance<'a> {
     pub seed: u64,
-    /// How often something is done.
+    /// How many faults it must bear.
     pub faults: usize,
-    /// How much there is to read.
+    /// How much there is to read in a round: with what fits in before its end, that many
+    /// faults may take several.
     pub months: usize,
     /// Whether it is rescaled meanwhile.
     pub rescales: bool,
@@ -259,39 +260,67 @@ pub struct Disturbance<'a> {
     pub fetch: &'a dyn Fn(&Path, &Places) -> PathBuf,
 }
 
+/// What was done to a job, and how often.
+type Done = BTreeMap<&'static str, usize>;
+
+/// What a job is asked for, and is no fault.
+const ASKED: [&str; 2] = ["rescales", "savepoints"];
+
+fn faults(done: &Done) -> usize {
+    done.iter().filter(|(kind, _)| !ASKED.contains(kind)).map(|(_, count)| count).sum()
+}
+
 /// Kills workers, the leader, or pauses one, troubles connections between them; rescales in
-/// between. The output must be that of a run which nothing disturbed.
+/// between. The output must be that of a run which nothing disturbed. How many faults come
+/// before a job has read all of its input depends on the machine: there is another job, until
+/// there were enough.
 pub fn disturbed(how: &Disturbance) {
-    let Disturbance { seed, faults, .. } = *how;
-    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut rng = fastrand::Rng::with_seed(how.seed);
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("input");
     fs::create_dir(&source).unwrap();
     let input = long_input(&source, how.months);
-    let wild = dir.path().join("wild");
+    let mut expected = None;
+    let mut done = Done::new();
+    let mut round = 0;
+    while faults(&done) < how.faults {
+        let before = faults(&done);
+        let wild = dir.path().join(format!("wild-{round}"));
+        let found = disturbed_once(how, &wild, &input, &mut done, &mut rng);
+        match how.late {
+            true => accounts(&source, &found, how.seed),
+            false => {
+                let calm = || calm(&dir.path().join("calm"), &input);
+                compare(expected.get_or_insert_with(calm), &found, how.seed);
+            }
+        }
+        assert!(faults(&done) > before, "seed {}: no fault came before the end", how.seed);
+        round += 1;
+    }
+    let kinds: Vec<String> = done.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    tell_faults(faults(&done), &format!("{}; {round} jobs", kinds.join(", ")));
+}
+
+/// One job, to its end; its output, in a directory.
+fn disturbed_once(
+    how: &Disturbance,
+    wild: &Path,
+    input: &Path,
+    done: &mut Done,
+    rng: &mut fastrand::Rng,
+) -> PathBuf {
     let mut options = if how.late { Vec::new() } else { NONE_LATE.to_vec() };
     if rng.bool() {
         options.extend(["--unaligned-after", "0"]);
     }
-    let mut job = Job::begin(&wild, (how.places)(&wild, &input), 3, 4, &options, true);
-    let mut done: BTreeMap<&str, usize> = BTreeMap::new();
-    while done.values().sum::<usize>() < faults && job.runs() {
+    let mut job = Job::begin(wild, (how.places)(wild, input), 3, 4, &options, true);
+    while faults(done) < how.faults && job.runs() {
         std::thread::sleep(Duration::from_millis(rng.u64(..200)));
-        if let Some(kind) = job.suffer(how, &wild, &mut rng) {
+        if let Some(kind) = job.suffer(how, wild, rng) {
             *done.entry(kind).or_default() += 1;
         }
     }
-    let kinds: Vec<String> = done.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-    let done = done.values().sum();
-    tell_faults(done, &kinds.join(", "));
-    // How many fit in depends on the machine.
-    assert!(done > 0, "seed {seed}: none of {faults} faults came before the end");
-    let places = job.finish();
-    let found = (how.fetch)(&wild, &places);
-    match how.late {
-        true => accounts(&source, &found, seed),
-        false => compare(&calm(&dir.path().join("calm"), &input), &found, seed),
-    }
+    (how.fetch)(wild, &job.finish())
 }
 
 impl Job {

@@ -117,6 +117,21 @@ pub fn seed() -> u64 {
     seed
 }
 
+/// Faults that each of the tests of `workers` injects before it is content, in their order.
+pub const OF_WORKERS: [usize; 3] = [40, 40, 30];
+/// The same of the tests of `s3`; what fails in the server comes on top.
+pub const OF_S3: [usize; 4] = [30, 20, 20, 20];
+
+const fn sum(of: &[usize]) -> usize {
+    match of {
+        [] => 0,
+        [first, rest @ ..] => *first + sum(rest),
+    }
+}
+
+/// However fast the machine is, CI's run has as many, beside the kills of `chaos`.
+const _: () = assert!(sum(&OF_WORKERS) + sum(&OF_S3) >= 200);
+
 /// Says how many faults a test has injected, and of what kinds, and how many all tests of
 /// this program have until now: past what holds back the output of tests that pass.
 pub fn tell_faults(faults: usize, kinds: &str) {
