@@ -13,6 +13,7 @@ mod digesting;
 mod latency;
 mod loaded;
 mod looking;
+mod manifest;
 mod pace;
 mod running;
 #[cfg(feature = "rocksdb")]
@@ -22,6 +23,7 @@ pub use apart::{bytes_per_key, idle};
 pub use checkpoint::{CheckpointCost, Stall, cost as checkpoint_cost};
 pub use csv::rate as csv;
 pub use latency::p99_ms as latency_p99_ms;
+pub use manifest::measure as manifest;
 #[cfg(feature = "rocksdb")]
 pub use spilled::{Skew, spilled};
 

@@ -70,11 +70,20 @@ pub fn percentile(mut values: Vec<f64>, p: f64) -> f64 {
 
 /// Resident bytes of a process: its id, or `self`.
 pub fn resident_bytes(process: &str) -> io::Result<u64> {
+    memory_of(process, "VmRSS:")
+}
+
+/// The most that were ever resident.
+pub fn most_resident_bytes(process: &str) -> io::Result<u64> {
+    memory_of(process, "VmHWM:")
+}
+
+fn memory_of(process: &str, field: &str) -> io::Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
     line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok())
         .map(|kib| kib * 1024)
-        .ok_or_else(|| io::Error::other(format!("no VmRSS in /proc/{process}/status")))
+        .ok_or_else(|| io::Error::other(format!("no {field} in /proc/{process}/status")))
 }
 
 /// Time that a process has spent on a core, in itself and in the kernel for it.

@@ -29,6 +29,7 @@ pub const ROWS: &[Row] = &[
     Row { name: "latency", measure: latency },
     Row { name: "idle", measure: idle },
     Row { name: "memory", measure: memory },
+    Row { name: "manifest", measure: manifest },
     #[cfg(feature = "rocksdb")]
     Row { name: "spilled", measure: spilled },
 ];
@@ -264,6 +265,16 @@ fn memory(runs: Runs, _: &Flink) -> Result<Vec<Measured>> {
             Bound::AtMost(64.0),
         )
     }])
+}
+
+fn manifest(runs: Runs, _: &Flink) -> Result<Vec<Measured>> {
+    let ours = engine::manifest(runs.count)?;
+    let of = "checkpoint of 1,000 slots, 10,000 files in its manifest";
+    let coordinator = format!("{of}: coordinator, resident");
+    Ok(vec![
+        alone(of, "s", ours.seconds, Bound::AtMost(1.0)),
+        alone(&coordinator, "MiB", ours.resident_mib, Bound::AtMost(200.0)),
+    ])
 }
 
 #[cfg(feature = "rocksdb")]

@@ -4,6 +4,7 @@
 use super::INTERVAL;
 use super::digesting::Digesting;
 use super::loaded::Load;
+use super::manifest::{self, MANIFEST};
 use super::running::Running;
 #[cfg(feature = "rocksdb")]
 use super::spilled;
@@ -39,6 +40,7 @@ pub fn main(mut args: impl Iterator<Item = String>) -> Result<()> {
     match (args.next().as_deref(), args.next()) {
         (Some(IDLE), None) => be_idle(),
         (Some(MEMORY), Some(keys)) => be_large(keys.parse()?),
+        (Some(MANIFEST), Some(checkpoints)) => manifest::be_coordinator(checkpoints.parse()?),
         #[cfg(feature = "rocksdb")]
         (Some(half @ (spilled::FILES | spilled::ROCKSDB | spilled::BARE)), Some(keys)) => {
             spilled::main(half, &keys, &args.next().context("no skew")?)
@@ -134,7 +136,7 @@ fn be_large(keys: u64) -> Result<()> {
     say(&most.saturating_sub(before).to_string())
 }
 
-fn say(line: &str) -> Result<()> {
+pub(super) fn say(line: &str) -> Result<()> {
     let mut out = std::io::stdout();
     writeln!(out, "{line}")?;
     Ok(out.flush()?)

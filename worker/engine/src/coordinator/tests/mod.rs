@@ -7,7 +7,6 @@ mod gaps;
 mod model;
 mod proposals;
 mod scripts;
-mod size;
 mod slots;
 mod takeover;
 mod workers;
