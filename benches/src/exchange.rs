@@ -104,6 +104,7 @@ impl Pair {
                 me: me.clone(),
                 peers: peers.clone(),
                 lines,
+                room: 64 << 20,
                 failed: Arc::new(|why| eprintln!("{why}")),
             };
             exchanges.push(Exchange::start(listener, spec).map_err(|e| anyhow!(e))?);

@@ -91,6 +91,9 @@ pub struct ExchangeSpec {
     pub peers: Vec<Peer>,
     /// The channels.
     pub lines: Lines,
+    /// Bytes of rows from others that wait here for tasks, over all channels: what credit is
+    /// given for. See [`window`].
+    pub room: u64,
     /// Whom to tell of a failure.
     pub failed: Failed,
 }
@@ -99,6 +102,18 @@ pub struct ExchangeSpec {
 pub struct Exchange {
     shared: Arc<Shared>,
     listener: Arc<Listener>,
+}
+
+/// Credit of one channel at most and at least, in bytes.
+const WINDOW: u64 = 512 << 10;
+const LEAST: u64 = 64 << 10;
+
+/// The credit of each of so many channels, in bytes, that share this room. One frame beyond
+/// it may come on each, which is a batch, at most a megabyte of it, or one row. With so many
+/// channels that each would get less than 64 KiB they take more than there is.
+#[must_use]
+pub fn window(room: u64, channels: usize) -> u64 {
+    (room / channels.max(1) as u64).clamp(LEAST, WINDOW)
 }
 
 /// How long threads have to say goodbye before their sockets are closed under them.
@@ -120,6 +135,16 @@ impl Exchange {
             .into_iter()
             .map(|(ordinal, side)| Ok((peer_of(ordinal)?, side)))
             .collect::<Res<Vec<_>>>()?;
+        let channels = spec.lines.incoming.values().map(|side| side.wires.len()).sum();
+        let window = window(spec.room, channels);
+        if window * channels as u64 > spec.room {
+            let (least, room) = ((window * channels as u64) >> 20, spec.room >> 20);
+            tracing::warn!(
+                job = %spec.job, channels, least, room,
+                "channels from other workers may hold more MiB of rows than there is room for: \
+                 lower the parallelism, or give each worker more memory"
+            );
+        }
         let incoming = spec
             .lines
             .incoming
@@ -129,7 +154,7 @@ impl Exchange {
         let shared = Arc::new(Shared::new(
             (spec.job, spec.attempt, spec.token),
             spec.me,
-            incoming,
+            (incoming, window),
             spec.failed,
         ));
         listener.register(&shared)?;

@@ -14,11 +14,6 @@ use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Credit of all channels of a connection together, and of one at most and at least.
-const WINDOWS: usize = 64 << 20;
-const WINDOW: usize = 512 << 10;
-const LEAST: usize = 64 << 10;
-
 /// Bytes of frames that were delivered and not taken, oldest first.
 #[derive(Default)]
 struct Held {
@@ -32,7 +27,6 @@ struct Receiver {
     signal: Arc<Signal>,
     wires: Vec<Wire>,
     held: Vec<Mutex<Held>>,
-    window: usize,
     over: AtomicBool,
     broken: AtomicBool,
 }
@@ -50,7 +44,6 @@ pub(super) fn start(shared: &Arc<Shared>, peer: Peer, side: Side, connection: Co
         peer,
         signal: side.signal,
         held: side.wires.iter().map(|_| Mutex::default()).collect(),
-        window: (WINDOWS / side.wires.len().max(1)).clamp(LEAST, WINDOW),
         wires: side.wires,
         over: AtomicBool::new(false),
         broken: AtomicBool::new(false),
@@ -142,7 +135,7 @@ impl Receiver {
         spare: &mut Option<Box<dyn AnyBatch>>,
     ) -> Result<(), String> {
         let wire = &self.wires[at];
-        if self.held(at).bytes >= self.window {
+        if self.held(at).bytes as u64 >= self.shared.window {
             return Err("rows beyond the credit given".to_owned());
         }
         let batch = wire.codec.decode(payload, spare.take());
@@ -158,8 +151,9 @@ impl Receiver {
     fn give_credit(&self, mut outgoing: Outgoing) -> io::Result<()> {
         self.signal.attach();
         let mut out = Vec::new();
+        let window = self.shared.window.to_le_bytes();
         for wire in &self.wires {
-            frame::put(&mut out, Kind::Credit, wire.id.0, &(self.window as u64).to_le_bytes());
+            frame::put(&mut out, Kind::Credit, wire.id.0, &window);
         }
         loop {
             if !out.is_empty() {

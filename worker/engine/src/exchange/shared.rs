@@ -45,6 +45,8 @@ pub(super) struct Shared {
     pub attempt: Attempt,
     pub token: Token,
     pub me: Peer,
+    /// Credit of each channel that comes from others.
+    pub window: u64,
     pub counters: Counters,
     /// Those who have not connected yet.
     incoming: Mutex<BTreeMap<u16, (Peer, Side)>>,
@@ -65,7 +67,7 @@ impl Shared {
     pub fn new(
         (job, attempt, token): (JobUid, Attempt, Token),
         me: Peer,
-        incoming: BTreeMap<u16, (Peer, Side)>,
+        (incoming, window): (BTreeMap<u16, (Peer, Side)>, u64),
         tell: Failed,
     ) -> Self {
         let expected = incoming.iter().map(|(ordinal, (peer, _))| (*ordinal, peer.clone()));
@@ -74,6 +76,7 @@ impl Shared {
             attempt,
             token,
             me,
+            window,
             counters: Counters::default(),
             expected: expected.collect(),
             incoming: Mutex::new(incoming),

@@ -3,7 +3,7 @@
 use crate::coordinator::{Event, Failure};
 use crate::data::{Fail, Res};
 use crate::exchange::{Exchange, ExchangeSpec};
-use crate::graph::{AttemptCx, EdgeId, Fresh, Graph, NodeId, Restore};
+use crate::graph::{AttemptCx, EdgeId, Fresh, Graph, NodeId, Restore, SpillTo};
 use crate::job::JobOptions;
 use crate::job::order::{BaseOrder, DeployOrder};
 use crate::job::placement::{End, Placement, is_local, wire};
@@ -15,6 +15,7 @@ use crate::runtime::signal::Signal;
 use crate::runtime::slot::{self, Control, Report, SlotSpec, Tell};
 use crate::runtime::slot_snapshot::SnapshotHome;
 use crate::runtime::{flight, memory};
+use crate::state::budget::Shares;
 use crate::store::ObjectStore;
 use millrace_protocol::ids::{Attempt, Slot};
 use millrace_protocol::objects::Home;
@@ -26,6 +27,19 @@ use std::thread::JoinHandle;
 
 /// Bytes of snapshots that may wait for the store, where memory has no budget.
 const UPLOADS: u64 = 256 << 20;
+
+/// Bytes of rows from other workers that may wait for tasks, where nothing says how much
+/// memory there is.
+const NETWORK: u64 = 64 << 20;
+
+/// The same where something does: the share of a budget, or what that would be.
+fn room(spill: Option<&SpillTo>) -> u64 {
+    match (spill, memory::limit()) {
+        (Some(spill), _) => spill.budget.network(),
+        (None, Some(limit)) => Shares::of(limit.bytes).network,
+        (None, None) => NETWORK,
+    }
+}
 
 /// Counters by node and subtask.
 pub type Registry = HashMap<(NodeId, u16), Arc<NodeMetrics>>;
@@ -151,6 +165,7 @@ impl Deployment {
                     me: placement.me,
                     peers: placement.peers,
                     lines,
+                    room: room(spec.options.spill.as_ref()),
                     failed,
                 };
                 Some(Exchange::start(&placement.listener, exchange)?)

@@ -22,7 +22,8 @@ pub struct Shares {
     pub tables: u64,
     /// What the tier holds to write and to find entries.
     pub tier: u64,
-    /// Batches between subtasks, and output buffers.
+    /// Rows from other workers that wait for tasks here. What waits between subtasks of this
+    /// process, and on its way out of it, is bounded by number: it counts with the rest.
     pub network: u64,
     /// Blocks of snapshots on their way to the store.
     pub uploads: u64,
@@ -117,6 +118,12 @@ impl Budget {
     /// [`Shares`] gives to tables.
     #[must_use]
     pub fn uploads(&self) -> u64 {
+        self.share / 7
+    }
+
+    /// The same for rows from other workers that wait for tasks here.
+    #[must_use]
+    pub fn network(&self) -> u64 {
         self.share / 7
     }
 
@@ -342,5 +349,8 @@ mod tests {
         let counted = shares.tables + shares.tier + shares.network + shares.uploads;
         assert!(counted < (shares.total - FIXED) / 4 * 3);
         assert!(shares.to_string().starts_with("512 MiB: tables 167"), "{shares}");
+        // What is kept back of a budget is what is shown.
+        let budget = Budget::new(shares.tables);
+        assert_eq!((budget.uploads(), budget.network()), (shares.uploads, shares.network));
     }
 }

@@ -177,6 +177,46 @@ fn a_channel_that_nobody_takes_from_holds_back_no_other() {
     }
 }
 
+/// Eight channels to a worker where nobody takes anything: what comes there is bounded by
+/// the room for all of them, but for a frame each.
+#[test]
+fn rows_that_nobody_takes_stay_within_the_room_for_them() {
+    const ROOM: u64 = 1 << 20;
+    const FRAME: u64 = 110_000;
+    let Pair { out, into, first, mut second } = pair(8, None);
+    second.room = ROOM;
+    let (first, second) = (first.start(), second.start());
+    let mut sent = [0; 8];
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(2) {
+        for (channel, sent) in out.iter().zip(&mut sent) {
+            *sent += u64::from(channel.try_send(batch(*sent * 100, 100, 1000)).is_ok());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let came = second.exchange.stats().bytes_in;
+    assert!(came >= ROOM, "{came} bytes have come: there was room for more");
+    assert!(came <= ROOM + 8 * FRAME, "{came} bytes have come");
+    // Taken, there is room for what waits.
+    for (channel, sent) in into.iter().zip(sent) {
+        let mut found = 0;
+        until("all rows", || {
+            found += take(channel).len() as u64;
+            found == sent * 100
+        });
+    }
+    assert_eq!((first.failure(), second.failure()), (None, None));
+}
+
+#[test]
+fn the_room_is_shared_by_channels_within_bounds() {
+    use millrace_engine::exchange::window;
+    assert_eq!(window(8 << 20, 1), 512 << 10);
+    assert_eq!(window(8 << 20, 32), 256 << 10);
+    assert_eq!(window(8 << 20, 1000), 64 << 10);
+    assert_eq!(window(0, 0), 64 << 10);
+}
+
 #[test]
 fn one_row_may_be_larger_than_all_credit() {
     let Pair { out, into, first, second } = pair(1, None);

@@ -67,6 +67,7 @@ struct Worker {
     me: Peer,
     peers: Vec<Peer>,
     lines: Lines,
+    room: u64,
     job: JobUid,
     attempt: Attempt,
     token: Token,
@@ -80,6 +81,7 @@ impl Worker {
             me: peer(ordinal, listener.address()),
             peers: peers.to_vec(),
             lines,
+            room: 64 << 20,
             job: JobUid::from("job"),
             attempt: Attempt(4),
             token: Token([3; 32]),
@@ -96,6 +98,7 @@ impl Worker {
             me: self.me,
             peers: self.peers,
             lines: self.lines,
+            room: self.room,
             failed: Arc::new(move |why| failures.lock().unwrap().push(why)),
         };
         let exchange = Exchange::start(&self.listener, spec).unwrap();
