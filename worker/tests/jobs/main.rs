@@ -6,6 +6,7 @@
 #![allow(missing_docs, reason = "tests")]
 
 mod bounded;
+mod broadcast;
 mod common;
 mod connectors;
 mod copies;

@@ -49,7 +49,7 @@ impl Lines {
     pub fn add_outgoing(&mut self, to: u16, sender: TaskWaker, line: Line) -> Arc<Channel> {
         let side = side_of(&mut self.outgoing, to);
         let waker = TaskWaker { signal: Arc::clone(&side.signal), task: side.wires.len() };
-        side.add(Channel::new(sender, waker), line)
+        side.add(Channel::new(sender, waker).leaving(), line)
     }
 
     /// Adds a channel from worker `from` to a task of this one.

@@ -81,6 +81,8 @@ pub struct Channel {
     receiver: TaskWaker,
     /// What its rows are if barriers may overtake them.
     flight: Option<Flight>,
+    /// Whether its receiver is a connection to another worker.
+    leaves: bool,
     /// Whether there is an announced barrier, to be asked without the lock.
     announces: AtomicBool,
 }
@@ -93,6 +95,7 @@ impl Channel {
             sender,
             receiver,
             flight: None,
+            leaves: false,
             announces: AtomicBool::new(false),
         }
     }
@@ -101,6 +104,17 @@ impl Channel {
     #[must_use]
     pub fn carrying(self, flight: Option<Flight>) -> Self {
         Self { flight, ..self }
+    }
+
+    /// The same, to a connection that sends its rows to another worker.
+    #[must_use]
+    pub fn leaving(self) -> Self {
+        Self { leaves: true, ..self }
+    }
+
+    /// Whether its rows are only encoded here, and worked on elsewhere.
+    pub fn leaves(&self) -> bool {
+        self.leaves
     }
 
     /// What its rows are if barriers may overtake them.

@@ -11,6 +11,10 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+mod broadcast;
+
+pub use broadcast::Broadcast;
+
 /// Chooses a destination for a row, and gives its key hash if the edge is keyed.
 pub trait Route<T>: Send {
     /// (destination, hash; 0 if the edge is not keyed)
@@ -51,14 +55,24 @@ impl<T: Send + 'static> Destination<T> {
             self.buffer.marks.clear();
             return;
         }
+        let mut next = self.empty();
+        let Some(packet) = next.as_any_mut().downcast_mut::<Packet<T>>() else { return };
+        std::mem::swap(packet, &mut self.buffer);
+        self.offer(next);
+    }
+
+    /// An emptied packet that came back, or a new one.
+    fn empty(&mut self) -> Box<dyn AnyBatch> {
         // A channel may carry packets of two types: an emptied one of the other is let go.
         let empty = self.recycled.pop().filter(|batch| {
             let batch: &dyn Any = batch.as_any();
             batch.is::<Packet<T>>()
         });
-        let mut next = empty.unwrap_or_else(|| Box::new(Packet::<T>::default()));
-        let Some(packet) = next.as_any_mut().downcast_mut::<Packet<T>>() else { return };
-        std::mem::swap(packet, &mut self.buffer);
+        empty.unwrap_or_else(|| Box::new(Packet::<T>::default()))
+    }
+
+    /// Sends a batch; it may land in the overflow.
+    fn offer(&mut self, next: Box<dyn AnyBatch>) {
         if self.overflow.is_empty() {
             match self.channel.try_send(next) {
                 Ok(recycled) => self.recycled.extend(recycled),
@@ -299,57 +313,6 @@ impl<F> Custom<F> {
 impl<T, F: FnMut(&T, usize) -> usize + Send> Route<T> for Custom<F> {
     fn route(&mut self, value: &T) -> (usize, u64) {
         ((self.choose)(value, self.count) % self.count, 0)
-    }
-}
-
-/// Every row to every destination.
-pub struct Broadcast<T> {
-    inner: Scatter<T, RoundRobin>,
-}
-
-impl<T: Clone + Send + 'static> Broadcast<T> {
-    /// To `channels`, one per downstream subtask.
-    pub fn new(channels: Vec<Arc<Channel>>) -> Self {
-        let count = channels.len();
-        Self { inner: Scatter::new(RoundRobin::new(0, count), channels) }
-    }
-}
-
-impl<T: Clone + Send + 'static> End<T> for Broadcast<T> {
-    fn push(&mut self, ts: Ts, value: T) -> Res {
-        for _ in 1..self.inner.destinations.len() {
-            self.inner.push(ts, value.clone())?;
-        }
-        self.inner.push(ts, value)
-    }
-
-    fn mark(&mut self, watermark: Ts) -> Res {
-        self.inner.mark(watermark)
-    }
-
-    fn blocked(&self) -> bool {
-        self.inner.blocked
-    }
-
-    fn idle(&mut self, idle: bool) -> Res {
-        self.inner.idle(idle)
-    }
-
-    fn barrier(&mut self, barrier: &Barrier, parts: &mut SnapshotParts) -> Res {
-        self.inner.barrier(barrier, parts)
-    }
-
-    fn end(&mut self) -> Res {
-        self.inner.end()
-    }
-
-    fn flush(&mut self, all: bool) -> Res {
-        self.inner.flush(all)
-    }
-
-    fn force(&mut self) -> Res {
-        self.inner.force();
-        Ok(())
     }
 }
 

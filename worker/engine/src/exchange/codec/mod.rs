@@ -12,6 +12,7 @@
 //! Pure.
 
 pub mod read;
+mod shared;
 pub mod write;
 
 use crate::data::{AnyBatch, Packet, Rows, Ts};
@@ -21,6 +22,7 @@ use crate::state::value::shape_of;
 use millrace_protocol::manifest::ShapeBytes;
 use read::Reader;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+pub use shared::Shared;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use thiserror::Error;
@@ -111,7 +113,7 @@ pub trait Codec: Send + Sync {
 
 /// Rows and marks that a batch consists of, whatever its layout.
 trait Columns: AnyBatch + Default {
-    type Value: Serialize + DeserializeOwned;
+    type Value: Serialize + DeserializeOwned + Send + 'static;
 
     fn row(&self, index: usize) -> Option<(Ts, u64, &Self::Value)>;
     fn has_hashes(&self) -> bool;
@@ -227,8 +229,12 @@ fn encode<B: Columns>(
     limit: usize,
     out: &mut Vec<u8>,
 ) -> Coded<usize> {
-    let typed = batch.as_any().downcast_ref::<B>();
-    let batch = typed.ok_or(CodecError::Type(std::any::type_name::<B>()))?;
+    let Some(batch) = batch.as_any().downcast_ref::<B>() else {
+        return match batch.as_any().downcast_ref::<Shared<B::Value>>() {
+            Some(shared) => shared.encode(from, limit, out),
+            None => Err(CodecError::Type(std::any::type_name::<B>())),
+        };
+    };
     let begin = out.len();
     out.extend_from_slice(&[0; HEAD]);
     let total = batch.rows();
@@ -401,8 +407,11 @@ macro_rules! codec_of {
             }
 
             fn clear(&self, batch: &mut dyn AnyBatch) {
-                if let Some(batch) = batch.as_any_mut().downcast_mut::<$batch<T>>() {
+                let batch = batch.as_any_mut();
+                if let Some(batch) = batch.downcast_mut::<$batch<T>>() {
                     batch.clear();
+                } else if let Some(shared) = batch.downcast_mut::<Shared<T>>() {
+                    shared.let_go();
                 }
             }
 
