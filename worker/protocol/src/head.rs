@@ -111,6 +111,10 @@ pub struct CheckpointRef {
     pub sha256: String,
     /// Committables in the manifest that this record does not know as committed.
     pub pending: u32,
+    /// The checkpoint before it, if since that one nothing was prepared that could have been
+    /// committed: a job may go back to it, and no output comes twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nothing_since: Option<CheckpointId>,
 }
 
 /// A checkpoint kept for a savepoint until that is exported.

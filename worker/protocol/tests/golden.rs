@@ -32,7 +32,8 @@ fn home() -> Home {
 fn checkpoint(attempt: u64, checkpoint: u64, pending: u32) -> CheckpointRef {
     let (attempt, checkpoint) = (Attempt(attempt), CheckpointId(checkpoint));
     let manifest = home().manifest(attempt, checkpoint);
-    CheckpointRef { attempt, checkpoint, manifest, sha256: sha256_hex(b"manifest"), pending }
+    let sha256 = sha256_hex(b"manifest");
+    CheckpointRef { attempt, checkpoint, manifest, sha256, pending, nothing_since: None }
 }
 
 fn head() -> HeadRecord {

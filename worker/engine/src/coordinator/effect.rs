@@ -2,7 +2,7 @@
 //! those that block go to the side pool.
 
 use super::config::ProgramSpec;
-use super::event::{Batch, StoreAnswer, Ticket};
+use super::event::{Batch, Failure, StoreAnswer, Ticket};
 use super::workers::{Verdict, WorkerId};
 use crate::store::{ObjectStore, Put, StoreResult};
 use millrace_protocol::head::{ConfigRef, Owner};
@@ -316,6 +316,13 @@ pub enum Effect {
     SetTimer(Duration),
     /// For status.
     Report(CheckpointReport),
+    /// For status: what failed and no worker has told.
+    Failed {
+        /// Only this checkpoint has; `None`: the attempt.
+        checkpoint: Option<CheckpointId>,
+        /// What.
+        failure: Failure,
+    },
     /// For the log.
     Log(Note),
     /// The last effect: the process may go.

@@ -62,7 +62,7 @@ impl Coordinator {
     /// A process is gone; if tasks ran in it, the attempt is lost.
     pub(super) fn worker_gone(&mut self, worker: &WorkerId, cause: &str) {
         if self.placement.contains(worker) && matches!(self.tasks, Tasks::Some(_)) {
-            self.fail(format!("{worker} is lost: {cause}"));
+            self.fail_attempt(&Failure::of_job(format!("{worker} is lost: {cause}")));
         } else {
             self.note(Level::Info, format!("{worker} is gone: {cause}"));
         }

@@ -230,6 +230,14 @@ pub enum Event {
         /// Who and why.
         failure: Failure,
     },
+    /// The attempt could not be started, for what its checkpoint or savepoint names is
+    /// damaged or missing.
+    BaseDamaged {
+        /// The attempt.
+        attempt: Attempt,
+        /// What.
+        failure: Failure,
+    },
     /// All sources have ended and everything they emitted was processed.
     InputEnded {
         /// The attempt.

@@ -23,6 +23,7 @@ mod commits;
 mod ending;
 mod housekeeping;
 mod incarnations;
+mod older;
 mod parking;
 mod patience;
 mod proposals;

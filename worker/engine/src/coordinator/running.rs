@@ -4,7 +4,7 @@
 use super::calls::Call;
 use super::checkpoint::{InProgress, Part, Progress, Wanted};
 use super::effect::{BarrierKind, Effect, Level, StoreCall};
-use super::event::{PreparedCommit, SlotSnapshot, StoreAnswer};
+use super::event::{Failure, PreparedCommit, SlotSnapshot, StoreAnswer};
 use super::state::{Purpose, Stage, StopRequest};
 use super::status::SavepointState;
 use super::step::Coordinator;
@@ -263,6 +263,9 @@ impl Coordinator {
         let manifest =
             checkpoint.manifest(&self.config, program, home.job(), attempt, unconfirmed, self.now);
         let key = home.manifest(attempt, checkpoint.id);
+        // What the one before listed and was not confirmed since is listed here too.
+        let before = self.head.as_ref().and_then(|head| head.latest.as_ref());
+        let before = before.map(|latest| latest.checkpoint);
         match manifest.encode() {
             Ok(bytes) => {
                 let at = CheckpointRef {
@@ -271,6 +274,7 @@ impl Coordinator {
                     manifest: key.clone(),
                     sha256: sha256_hex(&bytes),
                     pending: u32::try_from(manifest.pending.len()).unwrap_or(u32::MAX),
+                    nothing_since: before.filter(|_| manifest.pending.is_empty()),
                 };
                 let purpose = Purpose::PutManifest(attempt, checkpoint.id);
                 checkpoint.progress = Progress::Storing(Arc::new(manifest), at);
@@ -309,6 +313,8 @@ impl Coordinator {
     fn abort(&mut self, why: &str) {
         self.note(Level::Warn, format!("checkpoint aborted: {why}"));
         let Some(checkpoint) = self.checkpoint.take() else { return };
+        let failure = Failure::of_job(format!("checkpoint {} failed: {why}", checkpoint.id));
+        self.out.push(Effect::Failed { checkpoint: Some(checkpoint.id), failure });
         let Some(attempt) = self.attempt() else { return };
         self.out.push(Effect::NotifyAborted { attempt, checkpoint: checkpoint.id });
         if let Some(wanted) = checkpoint.savepoint {

@@ -109,6 +109,7 @@ impl Coordinator {
         self.manifests.clear();
         self.reach.clear();
         self.unreadable.clear();
+        self.damage = None;
         self.external = None;
         if self.took_over_head(head.as_ref()) || head.is_none() && self.read_origin() {
             return;
@@ -174,11 +175,17 @@ impl Coordinator {
                 let latest = self.begins_from().and_then(|head| head.latest.as_ref());
                 let needed = latest.is_some_and(|latest| latest.manifest == at.manifest);
                 if needed && self.from() == RestoreChoice::Latest {
-                    return self.refuse(error.to_string());
+                    if !matches!(error, FormatError::Damaged { .. }) {
+                        return self.refuse(error.to_string());
+                    }
+                    // Whether there is a way back is known when all are read.
+                    self.damage = Some(error.to_string());
+                } else {
+                    let level = if needed { Level::Error } else { Level::Warn };
+                    let what = at.checkpoint;
+                    let text = format!("checkpoint {what} is given up with its output: {error}");
+                    self.note(level, text);
                 }
-                let level = if needed { Level::Error } else { Level::Warn };
-                let what = at.checkpoint;
-                self.note(level, format!("checkpoint {what} is given up with its output: {error}"));
                 self.unreadable.insert(at.manifest);
             }
         }
@@ -189,6 +196,11 @@ impl Coordinator {
 
     /// Reads what lies outside the home, if the user or the head points there.
     fn loaded_all(&mut self) {
+        if let Some(damage) = self.damage.take()
+            && !self.goes_back(&damage)
+        {
+            return self.refuse(damage);
+        }
         let origin = self.begins_from().and_then(|head| head.origin.clone());
         let path = match (&self.from(), origin) {
             (RestoreChoice::Path(path), _) => Some(path.clone()),
@@ -287,7 +299,9 @@ impl Coordinator {
         let from = self.from();
         match &from {
             RestoreChoice::Latest => {
+                // To where it goes back the program was compared with that already.
                 let origin = self.external.as_ref().map(|found| &found.manifest);
+                let origin = origin.filter(|_| latest.is_none());
                 match latest_manifest.or(origin) {
                     Some(base) => preflight::check_base(&self.config, base).map(|()| None),
                     None => Ok(None),
@@ -342,12 +356,7 @@ impl Coordinator {
             record.config = self.config.config.clone();
         }
         record.restart = self.budget_to_claim(record.attempt);
-        let unreadable = std::mem::take(&mut self.unreadable);
-        record.retained.retain(|at| !unreadable.contains(&at.manifest));
-        record.pins.retain(|pin| !unreadable.contains(&pin.at.manifest));
-        if record.latest.as_ref().is_some_and(|at| unreadable.contains(&at.manifest)) {
-            record.latest = None;
-        }
+        self.drop_unreadable(&mut record);
         let goes_on = self.config.desired == Desired::Running;
         record.phase = match record.phase {
             Phase::Stopping(Ending::Finished) if self.abandon.is_none() => record.phase,

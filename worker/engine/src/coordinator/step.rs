@@ -42,8 +42,10 @@ pub struct Coordinator {
     pub(super) manifests: BTreeMap<ObjectKey, Arc<Manifest>>,
     /// What `head` keeps alive.
     pub(super) reach: BTreeSet<ObjectKey>,
-    /// Checkpoints of the head as read that cannot be.
+    /// Checkpoints of the head that cannot be read, or not restored from.
     pub(super) unreadable: BTreeSet<ObjectKey>,
+    /// Why the head's `latest` is one of them.
+    pub(super) damage: Option<String>,
     /// The head version at which something was missing: if it is still the
     /// newest when read again, it is missing indeed.
     pub(super) suspect: Option<Version>,
@@ -138,6 +140,7 @@ impl Coordinator {
             manifests: BTreeMap::new(),
             reach: BTreeSet::new(),
             unreadable: BTreeSet::new(),
+            damage: None,
             suspect: None,
             external: None,
             abandon: None,
@@ -252,6 +255,9 @@ impl Coordinator {
             Event::TaskRefused { attempt, failure } if self.is_current(attempt) => {
                 self.refuse_attempt(&failure);
             }
+            Event::BaseDamaged { attempt, failure } if self.is_current(attempt) => {
+                self.base_damaged(&failure);
+            }
             Event::InputEnded { attempt } if self.is_current(attempt) => {
                 self.run.input_ended = true;
             }
@@ -293,6 +299,7 @@ impl Coordinator {
             | Event::Declined { .. }
             | Event::TaskFailed { .. }
             | Event::TaskRefused { .. }
+            | Event::BaseDamaged { .. }
             | Event::InputEnded { .. } => {}
         }
     }
@@ -473,6 +480,8 @@ impl Coordinator {
 
     /// An attempt's failure that no task is to blame for.
     pub(super) fn fail(&mut self, cause: impl Into<String>) {
-        self.fail_attempt(&Failure { operator: None, subtask: None, cause: cause.into() });
+        let failure = Failure::of_job(cause.into());
+        self.out.push(Effect::Failed { checkpoint: None, failure: failure.clone() });
+        self.fail_attempt(&failure);
     }
 }

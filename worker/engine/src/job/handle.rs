@@ -7,7 +7,7 @@ use crate::job::crew::{Crew, Member};
 use crate::job::order::Word;
 use crate::runtime::source::wall_clock;
 use millrace_protocol::config::Live;
-use millrace_protocol::ids::{Attempt, JobUid};
+use millrace_protocol::ids::{Attempt, CheckpointId, JobUid};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -51,6 +51,8 @@ pub struct FailureNote {
     pub worker: Option<u16>,
     /// Of which operator, if one is to blame.
     pub operator: Option<String>,
+    /// If only a checkpoint has failed, which. Of several in a row the newest is shown.
+    pub checkpoint: Option<CheckpointId>,
     /// What.
     pub message: String,
 }

@@ -14,7 +14,7 @@ use crate::job::proposed::Proposed;
 use crate::runtime::pool::Pool;
 use crate::runtime::source::wall_clock;
 use crate::store::ObjectStore;
-use millrace_protocol::ids::Attempt;
+use millrace_protocol::ids::{Attempt, CheckpointId};
 use millrace_protocol::manifest::Manifest;
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex};
@@ -58,8 +58,7 @@ impl Shell {
             if let Event::TaskFailed { attempt, failure } = &event {
                 self.note_failure(Some(*attempt), None, failure);
                 if let Some(why) = self.damage() {
-                    self.base = None;
-                    event = self.refused(*attempt, why);
+                    event = self.base_damaged(*attempt, why);
                 }
             }
             if let Some(why) = hindrance(&event) {
@@ -90,6 +89,16 @@ impl Shell {
         Event::TaskRefused { attempt, failure }
     }
 
+    /// What the attempt was to start from is damaged. Only the user can mend it, unless
+    /// there is a way back: then another attempt is deployed, and this is forgotten.
+    fn base_damaged(&mut self, attempt: Attempt, why: String) -> Event {
+        self.base = None;
+        let failure = Failure::of_job(why.clone());
+        self.note_failure(Some(attempt), None, &failure);
+        self.refused.get_or_insert(why);
+        Event::BaseDamaged { attempt, failure }
+    }
+
     /// What is wrong with the files that the attempt could not be started from.
     fn damage(&self) -> Option<String> {
         let (manifest, store, root) = self.base.as_ref()?;
@@ -97,15 +106,37 @@ impl Shell {
     }
 
     fn note_failure(&self, attempt: Option<Attempt>, worker: Option<u16>, failure: &Failure) {
-        let mut shared = lock(&self.shared);
-        let failures = &mut shared.status.failures;
-        failures.push(FailureNote {
+        self.note(FailureNote {
             at_ms: wall_clock(),
             attempt,
             worker,
             operator: failure.operator.clone(),
+            checkpoint: None,
             message: failure.to_string(),
         });
+    }
+
+    /// What the coordinator has found to have failed.
+    fn note_failed(&self, checkpoint: Option<CheckpointId>, failure: &Failure) {
+        self.note(FailureNote {
+            at_ms: wall_clock(),
+            attempt: self.coordinator.attempt(),
+            worker: None,
+            operator: None,
+            checkpoint,
+            message: failure.to_string(),
+        });
+    }
+
+    fn note(&self, note: FailureNote) {
+        let mut shared = lock(&self.shared);
+        let failures = &mut shared.status.failures;
+        // A disk that stays full must not push out what failed before.
+        let of_checkpoint = |note: &FailureNote| note.checkpoint.is_some();
+        if of_checkpoint(&note) && failures.last().is_some_and(of_checkpoint) {
+            failures.pop();
+        }
+        failures.push(note);
         if failures.len() > 10 {
             failures.remove(0);
         }

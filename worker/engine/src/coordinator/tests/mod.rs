@@ -5,6 +5,7 @@ mod appends;
 mod faulty;
 mod gaps;
 mod model;
+mod older;
 mod proposals;
 mod scripts;
 mod slots;

@@ -176,6 +176,7 @@ impl Node {
                     self.ended = Some(outcome);
                 }
                 Effect::Log(_)
+                | Effect::Failed { .. }
                 | Effect::Report(_)
                 | Effect::SavepointEnded { .. }
                 | Effect::ProposalAnswered { .. } => {}

@@ -115,6 +115,7 @@ impl Shell {
             Effect::Report(report) => {
                 lock(&self.shared).status.checkpoint = Some((report, Instant::now()));
             }
+            Effect::Failed { checkpoint, failure } => self.note_failed(checkpoint, &failure),
             Effect::Log(note) => log(&self.options.name, &note),
             Effect::Ended(outcome) => return Some(outcome),
         }
