@@ -21,5 +21,6 @@ mod names;
 mod older;
 mod poison;
 mod refusals;
+mod rescale;
 mod spilling;
 mod unaligned;
