@@ -89,7 +89,9 @@ impl Input {
                     .map_err(|e| Error::read(path, 0, e))?,
             ),
             #[cfg(feature = "zip")]
-            Packing::Zip => Box::new(super::zip::open(file).map_err(|e| Error::read(path, 0, e))?),
+            Packing::Zip => {
+                Box::new(super::zip::open(Stored(file)).map_err(|e| unpacking(path, 0, e))?)
+            }
             #[allow(unreachable_patterns)]
             other => {
                 return Err(Error::NotBuiltIn { path: path.into(), feature: other.name() });
@@ -104,8 +106,8 @@ impl Input {
         if offset == 0 {
             return Ok(input);
         }
-        let read = |e| Error::read(path, offset, e);
         if input.plain {
+            let read = |e| Error::read(path, offset, e);
             let mut file = files.open(path)?;
             if file.seek(SeekFrom::End(0)).map_err(read)? < offset {
                 return Err(Error::Shrunk { path: path.into(), offset });
@@ -114,11 +116,16 @@ impl Input {
             input.reader = file;
         } else {
             let skipped = io::copy(&mut (&mut input.reader).take(offset), &mut io::sink());
-            if skipped.map_err(read)? < offset {
+            if skipped.map_err(|e| unpacking(path, offset, e))? < offset {
                 return Err(Error::Shrunk { path: path.into(), offset });
             }
         }
         Ok(input)
+    }
+
+    /// What an error of reading it means.
+    pub(super) fn failed(&self, path: &Path, offset: u64, source: io::Error) -> Error {
+        if self.plain { Error::read(path, offset, source) } else { unpacking(path, offset, source) }
     }
 }
 
@@ -134,6 +141,46 @@ impl Read for Input {
 }
 
 #[cfg(any(feature = "gzip", feature = "zstd"))]
-fn buffered(file: Box<dyn Contents>) -> io::BufReader<Box<dyn Contents>> {
-    io::BufReader::with_capacity(128 * 1024, file)
+fn buffered(file: Box<dyn Contents>) -> io::BufReader<Stored> {
+    io::BufReader::with_capacity(128 * 1024, Stored(file))
+}
+
+/// What an error of unpacking a file means: that its bytes cannot be had just now, or that
+/// they are not what they should be, which no repetition mends.
+fn unpacking(path: &Path, offset: u64, source: io::Error) -> Error {
+    match source.kind() {
+        _ if source.get_ref().is_some_and(|e| e.is::<Unread>()) => {
+            Error::read(path, offset, source)
+        }
+        io::ErrorKind::Unsupported => Error::Unpackable { path: path.into(), source },
+        _ => Error::Damaged { path: path.into(), offset, source },
+    }
+}
+
+/// The bytes of a packed file as they are stored. Errors of reading them are marked, since
+/// what unpacks them passes them on among its own.
+#[cfg_attr(not(any(feature = "gzip", feature = "zstd", feature = "zip")), allow(dead_code))]
+pub(super) struct Stored(Box<dyn Contents>);
+
+/// Stored bytes could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct Unread(io::Error);
+
+impl Unread {
+    fn mark(error: io::Error) -> io::Error {
+        io::Error::new(error.kind(), Self(error))
+    }
+}
+
+impl Read for Stored {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.read(into).map_err(Unread::mark)
+    }
+}
+
+impl Seek for Stored {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.0.seek(to).map_err(Unread::mark)
+    }
 }

@@ -21,8 +21,9 @@
 //! it decompresses what is before.
 //!
 //! **Bad rows** are put to the dead letters with the file, the offset of the row
-//! in its (decompressed) content, the reason and the row; see [`OnError`]. A file
-//! that is damaged as a whole, by its checksum for example, fails the job.
+//! in its (decompressed) content, the reason and the row; see [`OnError`]. A packed
+//! file that is damaged or cut off fails the job as [`UserError`]: trying again would
+//! meet the same bytes. Bytes that cannot be had just now fail the attempt only.
 
 mod discover;
 mod reader;
@@ -263,13 +264,33 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// A file cannot be read or decompressed.
+    /// A file cannot be read.
     #[error("cannot read input `{path}` after offset {offset}: {source}")]
     Read {
         /// The file.
         path: PathBuf,
         /// Offset in its content.
         offset: u64,
+        /// Why.
+        source: io::Error,
+    },
+    /// What is in a packed file cannot be unpacked.
+    #[error(
+        "input `{path}` is damaged or not complete, after offset {offset} of its content: {source}; put a sound copy in its place and run the job again: it goes on where it was"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Offset in its content.
+        offset: u64,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file is packed in a way that is not read here.
+    #[error("cannot unpack input `{path}`: {source}")]
+    Unpackable {
+        /// The file.
+        path: PathBuf,
         /// Why.
         source: io::Error,
     },

@@ -4,7 +4,7 @@
 //! checksum), one member besides directories and `__MACOSX/`, stored or deflated;
 //! Zip64 for what is large. The checksum is verified at the member's end.
 
-use super::place::Contents;
+use super::input::Stored;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
 /// The end-of-central-directory record: 22 bytes and a comment of at most 64 KiB.
@@ -21,8 +21,8 @@ const STORED: u16 = 0;
 const DEFLATED: u16 = 8;
 
 /// The only member, decompressed.
-pub(super) fn open(mut file: Box<dyn Contents>) -> io::Result<impl Read> {
-    let member = find(file.as_mut())?;
+pub(super) fn open(mut file: Stored) -> io::Result<impl Read> {
+    let member = find(&mut file)?;
     let mut local = [0; LOCAL_LEN];
     file.seek(SeekFrom::Start(member.at))?;
     file.read_exact(&mut local)?;
@@ -35,7 +35,11 @@ pub(super) fn open(mut file: Box<dyn Contents>) -> io::Result<impl Read> {
     let data: Box<dyn Read> = match member.method {
         STORED => Box::new(packed),
         DEFLATED => Box::new(flate2::bufread::DeflateDecoder::new(packed)),
-        other => return Err(bad(format!("compression method {other} is not supported"))),
+        other => {
+            return Err(unsupported(format!(
+                "the file in it is compressed by method {other}: unpack it, or deflate it"
+            )));
+        }
     };
     Ok(Checked { data, left: member.size, sum: crc32fast::Hasher::new(), expected: member.crc })
 }
@@ -49,7 +53,7 @@ struct Member {
 }
 
 /// Finds the only member.
-fn find(file: &mut dyn Contents) -> io::Result<Member> {
+fn find(file: &mut Stored) -> io::Result<Member> {
     let len = file.seek(SeekFrom::End(0))?;
     let tail_at = len.saturating_sub((END_LEN + 0xffff + LOCATOR64_LEN) as u64);
     let mut tail = Vec::new();
@@ -63,7 +67,11 @@ fn find(file: &mut dyn Contents) -> io::Result<Member> {
         (u64::from(u32_at(&tail, end + 12)?), u64::from(u32_at(&tail, end + 16)?));
     if end >= LOCATOR64_LEN && tail[end - LOCATOR64_LEN..][..4] == LOCATOR64 {
         let mut end64 = [0; 56];
-        file.seek(SeekFrom::Start(u64_at(&tail, end - LOCATOR64_LEN + 8)?))?;
+        let at64 = u64_at(&tail, end - LOCATOR64_LEN + 8)?;
+        if at64 >= len {
+            return Err(bad("the Zip64 directory lies outside the archive"));
+        }
+        file.seek(SeekFrom::Start(at64))?;
         file.read_exact(&mut end64)?;
         if end64[..4] != END64 {
             return Err(bad("no Zip64 directory where the archive points"));
@@ -92,16 +100,22 @@ fn find(file: &mut dyn Contents) -> io::Result<Member> {
             continue;
         }
         if found.is_some() {
-            return Err(bad("it holds several files; one is expected: unpack it into a directory"));
+            return Err(unsupported(
+                "it holds several files; one is expected: unpack it into a directory",
+            ));
         }
         found = Some(member(entry, &entry[CENTRAL_LEN + name_len..][..extra_len])?);
     }
-    found.ok_or_else(|| bad("it holds no file"))
+    let found = found.ok_or_else(|| unsupported("it holds no file"))?;
+    if found.at >= len {
+        return Err(bad("the file in it lies outside the archive"));
+    }
+    Ok(found)
 }
 
 fn member(entry: &[u8], extra: &[u8]) -> io::Result<Member> {
     if u16_at(entry, 8)? & 1 != 0 {
-        return Err(bad("the file in it is encrypted"));
+        return Err(unsupported("the file in it is encrypted: unpack it"));
     }
     let mut large = [u32_at(entry, 24)?, u32_at(entry, 20)?, u32_at(entry, 42)?].map(u64::from);
     // Fields that are all ones stand in the Zip64 extra field, in this order.
@@ -149,6 +163,11 @@ impl Read for Checked {
 
 fn bad(why: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("zip archive: {}", why.into()))
+}
+
+/// What is as it should be, for other programs.
+fn unsupported(why: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, format!("zip archive: {}", why.into()))
 }
 
 fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> io::Result<[u8; N]> {

@@ -122,10 +122,9 @@ impl<D> Open<D> {
         if self.filled == self.buffer.len() {
             self.buffer.resize(self.buffer.len() * 2, 0);
         }
-        let n = self
-            .input
-            .read(&mut self.buffer[self.filled..])
-            .map_err(|e| Error::read(&self.path, self.offset + self.filled as u64, e))?;
+        let read = self.input.read(&mut self.buffer[self.filled..]);
+        let end = self.offset + self.filled as u64;
+        let n = read.map_err(|e| self.input.failed(&self.path, end, e))?;
         self.filled += n;
         self.ended |= n == 0;
         Ok(())

@@ -5,6 +5,8 @@ use std::fs;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
+mod packed;
+
 type Letters = Mutex<Vec<(String, u64, String, String)>>;
 
 #[derive(Default)]
@@ -96,11 +98,6 @@ fn packed_files_are_told_by_their_first_bytes() {
     };
     assert_eq!(read(&source, vec![split], &Arc::default()).unwrap(), (50..90).collect::<Vec<_>>());
 
-    // Cut off: an error, not fewer rows.
-    fs::write(dir.path().join("rows.csv.gz"), &packed[..packed.len() - 9]).unwrap();
-    let e = read(&source, source.clone().discover(&[]).unwrap(), &Arc::default()).unwrap_err();
-    assert!(e.to_string().contains("rows.csv.gz"), "{e}");
-
     fs::write(dir.path().join("rows.csv.gz"), &one).unwrap();
     let e = source.discover(&[]).unwrap_err();
     assert!(e.to_string().contains("named as gzip and holds something else"), "{e}");
@@ -119,27 +116,12 @@ fn zip_archives_of_a_single_file() {
         let mut source = FileSource::new(&path, Csv::new().positional());
         let splits = source.discover(&[]).unwrap();
         assert_eq!(read(&source, splits, &Arc::default()).unwrap(), expected, "{name}");
-
-        // Damaged anywhere: an error or the same rows, never others.
-        let dir = tempfile::tempdir().unwrap();
-        let bytes = fs::read(&path).unwrap();
-        for at in 0..bytes.len() {
-            let mut damaged = bytes.clone();
-            damaged[at] ^= 0x10;
-            let path = dir.path().join("rows.zip");
-            fs::write(&path, damaged).unwrap();
-            let mut source = FileSource::new(&path, Csv::new().positional());
-            let splits = source.discover(&[]);
-            if let Ok(rows) = splits.and_then(|splits| read(&source, splits, &Arc::default())) {
-                assert_eq!(rows, expected, "{name}, byte {at}");
-            }
-        }
     }
     let two = Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("testdata/two.zip");
     let mut source = FileSource::new(&two, Csv::new().positional());
     let splits = source.discover(&[]).unwrap();
     let e = read(&source, splits, &Arc::default()).unwrap_err();
-    assert!(e.to_string().contains("several files"), "{e}");
+    assert!(e.is::<UserError>() && e.to_string().contains("several files"), "{e}");
 }
 
 #[test]
