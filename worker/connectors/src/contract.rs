@@ -1,6 +1,6 @@
 //! What every source and every sink must pass, whoever wrote it.
 //!
-//! [`source`] and [`sink`] play the runtime: they assign and poll, write and
+//! [`source`], [`growing_source`] and [`sink`] play the runtime: they assign and poll, write and
 //! prepare, complete checkpoints, commit twice, crash and restore at another
 //! parallelism, in an order drawn from a seed. Positions and committables go
 //! through bytes, as in a checkpoint. They panic where the contract is broken,
@@ -23,9 +23,11 @@
 //! ```
 #![allow(clippy::panic, clippy::expect_used, reason = "to panic is how a test says no")]
 
+mod growing;
 mod sink;
 mod source;
 
+pub use growing::{GrowingSource, growing_source};
 pub use sink::{Guarantee, SinkUnderTest, sink};
 pub use source::source;
 

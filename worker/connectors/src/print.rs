@@ -10,24 +10,28 @@ use millrace_protocol::ids::{JobUid, Uid};
 use std::fmt::{Debug, Display};
 use std::io::{self, Write};
 use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A sink that prints rows: `3> row`. At least once.
 pub struct Print<T> {
     show: fn(&T, &mut Vec<u8>) -> io::Result<()>,
     prefix: String,
+    /// Where to, if not to standard output.
+    to: Option<Arc<Mutex<dyn Write + Send>>>,
     rows: PhantomData<fn(T)>,
 }
 
 impl<T> Clone for Print<T> {
     fn clone(&self) -> Self {
-        Self { show: self.show, prefix: self.prefix.clone(), rows: PhantomData }
+        let (prefix, to) = (self.prefix.clone(), self.to.clone());
+        Self { show: self.show, prefix, to, rows: PhantomData }
     }
 }
 
 impl<T: Display> Print<T> {
     /// Prints rows as users read them.
     pub fn new() -> Self {
-        Self { show: |row, line| write!(line, "{row}"), prefix: String::new(), rows: PhantomData }
+        Self::with(|row, line| write!(line, "{row}"))
     }
 }
 
@@ -40,11 +44,22 @@ impl<T: Display> Default for Print<T> {
 impl<T: Debug> Print<T> {
     /// Prints rows as programmers read them.
     pub fn debug() -> Self {
-        Self { show: |row, line| write!(line, "{row:?}"), prefix: String::new(), rows: PhantomData }
+        Self::with(|row, line| write!(line, "{row:?}"))
     }
 }
 
 impl<T> Print<T> {
+    fn with(show: fn(&T, &mut Vec<u8>) -> io::Result<()>) -> Self {
+        Self { show, prefix: String::new(), to: None, rows: PhantomData }
+    }
+
+    /// Prints elsewhere than to standard output. All subtasks of a process write to it in
+    /// turn, whole lines at a time.
+    pub fn to(mut self, out: impl Write + Send + 'static) -> Self {
+        self.to = Some(Arc::new(Mutex::new(out)));
+        self
+    }
+
     /// Text before the subtask, to tell sinks apart.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
@@ -60,7 +75,7 @@ impl<T: 'static> Sink<T> for Print<T> {
     fn writer(&self, cx: SinkCx) -> Res<PrintWriter<T>> {
         let colon = if self.prefix.is_empty() { "" } else { ":" };
         let prefix = format!("{}{colon}{}> ", self.prefix, cx.subtask);
-        Ok(PrintWriter { show: self.show, prefix, lines: Vec::new() })
+        Ok(PrintWriter { show: self.show, prefix, to: self.to.clone(), lines: Vec::new() })
     }
 
     fn committer(&self, _: &JobUid, _: &Uid) -> Res<Nothing> {
@@ -72,6 +87,7 @@ impl<T: 'static> Sink<T> for Print<T> {
 pub struct PrintWriter<T> {
     show: fn(&T, &mut Vec<u8>) -> io::Result<()>,
     prefix: String,
+    to: Option<Arc<Mutex<dyn Write + Send>>>,
     lines: Vec<u8>,
 }
 
@@ -84,11 +100,20 @@ impl<T> Writer<T, ()> for PrintWriter<T> {
             self.lines.push(b'\n');
         }
         rows.clear();
-        let mut out = io::stdout().lock();
-        Ok(out.write_all(&self.lines).and_then(|()| out.flush())?)
+        Ok(match &self.to {
+            None => put(&mut io::stdout().lock(), &self.lines)?,
+            Some(out) => {
+                put(&mut *out.lock().unwrap_or_else(PoisonError::into_inner), &self.lines)?
+            }
+        })
     }
 
     fn prepare(&mut self, _: bool) -> Res<Pending<()>> {
         Ok(Box::new(|| Ok(Prepared::default())))
     }
+}
+
+fn put(out: &mut dyn Write, lines: &[u8]) -> io::Result<()> {
+    out.write_all(lines)?;
+    out.flush()
 }

@@ -1,17 +1,18 @@
 //! Every source and sink of this crate against the contract suites.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
-use millrace_connectors::contract::{self, Guarantee, SinkUnderTest};
+use millrace_connectors::contract::{self, GrowingSource, Guarantee, SinkUnderTest};
 use millrace_connectors::file::sink::{Compression, Rolling};
+use millrace_connectors::file::source::Arrival;
 use millrace_connectors::file::{FileSink, FileSource};
 use millrace_connectors::format::{Csv, Decode, Encode, JsonLines};
-use millrace_connectors::{Blackhole, Collected, Collection, Generator};
+use millrace_connectors::{Blackhole, Collected, Collection, Generator, Print};
 use millrace_engine::connector::{Next, Reader, Source, SourceBuffer, SourceCx};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -87,6 +88,69 @@ fn zstd_files() {
     files(&[("a.csv.zst", packed)], Csv::new());
 }
 
+/// An archive of one file, as few bytes around it as there may be.
+fn zip(bytes: &[u8], deflated: bool) -> Vec<u8> {
+    let mut crc = flate2::Crc::new();
+    crc.update(bytes);
+    let mut deflate = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
+    deflate.write_all(bytes).unwrap();
+    let packed = if deflated { deflate.finish().unwrap() } else { bytes.to_vec() };
+    // What both of its headers say: version, flags, method, time, sum, lengths; the name's.
+    let le = |numbers: &[u32]| numbers.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>();
+    let about = [
+        [20, 0, 0, 0, if deflated { 8 } else { 0 }, 0, 0, 0, 0, 0].to_vec(),
+        le(&[crc.sum(), packed.len() as u32, bytes.len() as u32, 5]),
+    ];
+    let about = about.concat();
+    let file = [&b"PK\x03\x04"[..], &about, b"a.csv", &packed].concat();
+    let directory = [&b"PK\x01\x02\x14\0"[..], &about, &[0; 14], b"a.csv"].concat();
+    let end = [le(&[0, 0x0001_0001, directory.len() as u32, file.len() as u32]), vec![0, 0]];
+    [file, directory, b"PK\x05\x06".to_vec(), end.concat()].concat()
+}
+
+#[test]
+fn zip_files() {
+    let (first, rest) = (csv_bytes(&rows(false)[..700]), csv_bytes(&rows(false)[700..]));
+    files(&[("a.zip", zip(&first, true)), ("b.csv.zip", zip(&rest, false))], Csv::new());
+}
+
+/// A directory that files come to while it is read, and are written there as `arrival` has it.
+fn watched(arrival: Arrival) -> GrowingSource<FileSource<Row, JsonLines>> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_path_buf();
+    let all = rows(false);
+    let mut files: Vec<_> = all.chunks(200).map(json_bytes).collect();
+    files[3] = gzip(&files[3]);
+    let mut files = files.into_iter().enumerate();
+    let grow = move || {
+        let Some((n, bytes)) = files.next() else { return false };
+        // Not in the order of names, and some in directories.
+        let name = format!("{}/{}.jsonl", ["a", "c/d", "b"][n % 3], 9 - n);
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        if arrival == Arrival::Renamed {
+            let hidden = path.with_file_name(".part");
+            fs::write(&hidden, bytes).unwrap();
+            fs::rename(hidden, path).unwrap();
+        } else {
+            fs::write(path, bytes).unwrap();
+        }
+        true
+    };
+    let every = Duration::from_millis(1);
+    let make = move || {
+        let source = FileSource::json_lines(&path).split_bytes(5000);
+        source.watch(every).arrival(arrival)
+    };
+    GrowingSource { make: Box::new(make), grow: Box::new(grow) }
+}
+
+#[test]
+fn watched_directories() {
+    contract::growing_source(|| watched(Arrival::Renamed));
+    contract::growing_source(|| watched(Arrival::Settled));
+}
+
 #[test]
 fn generator() {
     contract::source(|| Generator::new(|i| i * 3).count(1234).splits(5));
@@ -110,6 +174,43 @@ fn collect_sink() {
             committed: Box::new(move || results.rows()),
             staged: Box::new(|| 0),
             guarantee: Guarantee::ExactlyOnce,
+        }
+    });
+}
+
+/// At least once, and no more than that: each row is printed as it comes, whole, and those
+/// since the last checkpoint are printed again after a restart.
+#[test]
+fn print() {
+    #[derive(Clone, Default)]
+    struct Printed(Arc<Mutex<Vec<u8>>>);
+    impl Write for Printed {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    impl Printed {
+        fn rows(&self) -> Vec<u64> {
+            let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+            let rows = text.lines().map(|line| {
+                let (subtask, row) = line.strip_prefix("out:").unwrap().split_once("> ").unwrap();
+                assert!(subtask.parse::<u16>().unwrap() < 5, "{line}");
+                row.parse().unwrap()
+            });
+            rows.collect()
+        }
+    }
+    contract::sink(|| {
+        let printed = Printed::default();
+        SinkUnderTest {
+            sink: Print::new().prefix("out").to(printed.clone()),
+            committed: Box::new(move || printed.rows()),
+            staged: Box::new(|| 0),
+            guarantee: Guarantee::AtLeastOnce,
         }
     });
 }

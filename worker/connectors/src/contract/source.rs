@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Rows by the id of their split, in order.
-type BySplit<T> = BTreeMap<String, Vec<T>>;
+pub(super) type BySplit<T> = BTreeMap<String, Vec<T>>;
 
 /// A source that gives nothing for so long will never end.
 const STALLED: Duration = Duration::from_secs(30);
@@ -22,7 +22,7 @@ impl DeadLetters for Ignored {
     fn put(&self, _: &Uid, _: &str, _: u64, _: &str, _: &[u8]) {}
 }
 
-/// The contract of a source. `make` gives the source as a restarted program
+/// The contract of a source that ends. `make` gives the source as a restarted program
 /// would: its input is bounded, at rest, and the same each time.
 ///
 /// - Splits have distinct ids, and those known are not found again.
@@ -86,24 +86,29 @@ fn discover<S: Source>(source: &mut S) -> Vec<S::Split> {
     splits
 }
 
-fn append<T>(seen: &mut BySplit<T>, rows: BySplit<T>) {
+pub(super) fn append<T>(seen: &mut BySplit<T>, rows: BySplit<T>) {
     for (id, rows) in rows {
         seen.entry(id).or_default().extend(rows);
     }
 }
 
 /// Some readers and what they have emitted.
-struct Run<S: Source> {
+pub(super) struct Run<S: Source> {
     readers: Vec<S::Reader>,
     /// Splits not assigned yet.
-    waiting: Vec<S::Split>,
+    pub(super) waiting: Vec<S::Split>,
     /// Reader and id of each lane; `None` when it has ended.
     lanes: Vec<Option<(usize, String)>>,
     rows: BySplit<S::Out>,
 }
 
 impl<S: Source> Run<S> {
-    fn start(source: &S, splits: Vec<S::Split>, readers: u16, rng: &mut fastrand::Rng) -> Self {
+    pub(super) fn start(
+        source: &S,
+        splits: Vec<S::Split>,
+        readers: u16,
+        rng: &mut fastrand::Rng,
+    ) -> Self {
         let cx = |subtask| SourceCx {
             uid: Uid::from("under-test"),
             subtask: Subtask(subtask),
@@ -119,7 +124,7 @@ impl<S: Source> Run<S> {
     }
 
     /// Assigns a split or polls a reader.
-    fn poll_one(&mut self, rng: &mut fastrand::Rng) {
+    pub(super) fn poll_one(&mut self, rng: &mut fastrand::Rng) {
         let reader = rng.usize(..self.readers.len());
         if rng.u8(..3) == 0
             && let Some(split) = self.waiting.pop()
@@ -158,7 +163,7 @@ impl<S: Source> Run<S> {
     }
 
     /// What was emitted, and where to go on.
-    fn crash(mut self) -> (BySplit<S::Out>, Vec<S::Split>) {
+    pub(super) fn crash(mut self) -> (BySplit<S::Out>, Vec<S::Split>) {
         let mut open: BTreeMap<u32, (usize, String)> =
             (0..).zip(self.lanes).filter_map(|(lane, owner)| Some((lane, owner?))).collect();
         let mut splits = self.waiting;
@@ -177,7 +182,7 @@ impl<S: Source> Run<S> {
         (self.rows, splits)
     }
 
-    fn finish(mut self, rng: &mut fastrand::Rng) -> BySplit<S::Out> {
+    pub(super) fn finish(mut self, rng: &mut fastrand::Rng) -> BySplit<S::Out> {
         let mut progress = Instant::now();
         let mut emitted = 0;
         while !self.waiting.is_empty() || self.lanes.iter().any(Option::is_some) {
