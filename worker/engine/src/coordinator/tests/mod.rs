@@ -7,6 +7,8 @@ mod gaps;
 mod model;
 mod older;
 mod proposals;
+mod restarts;
+mod savepoints;
 mod scripts;
 mod slots;
 mod takeover;

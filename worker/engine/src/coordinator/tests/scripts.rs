@@ -1,10 +1,10 @@
 //! Scripts: a coordinator over a store that works at once, told what happens.
 
 use super::model::{config, spec};
-use crate::coordinator::effect::{BarrierKind, FilesIn};
+use crate::coordinator::effect::BarrierKind;
 use crate::coordinator::*;
-use crate::store::{DirectoryOpener, DirectoryStore, ObjectStore};
-use millrace_protocol::head::{ConfigRef, HeadRecord, Owner, Phase, RestartBudget};
+use crate::store::{DirectoryStore, ObjectStore};
+use millrace_protocol::head::{HeadRecord, Phase};
 use millrace_protocol::ids::{Attempt, CheckpointId, JobUid, Slot, Subtask, Uid};
 use millrace_protocol::manifest::*;
 use millrace_protocol::objects::{Home, ObjectKey, Prefix};
@@ -253,6 +253,41 @@ fn checkpoints_follow_the_interval_and_only_the_latest_is_kept() {
     assert_eq!(job.data(), ["job/data/1/m-2", "job/data/1/s0-c2-0", "job/data/1/s1-c2-0"]);
 }
 
+/// From the end of one, complete or given up, to the trigger of the next.
+#[test]
+fn the_least_pause_between_checkpoints_is_kept() {
+    let place = place();
+    let mut config = config(1, 0);
+    config.checkpoints.min_pause = Duration::from_secs(5);
+    let mut job = place.running(config);
+    let waits = |job: &mut Job, seconds| {
+        job.later(seconds);
+        assert!(job.effects.iter().all(|e| !matches!(e, Effect::TriggerBarrier { .. })));
+    };
+    waits(&mut job, 4);
+    job.later(1);
+    let first = job.barrier().0;
+    waits(&mut job, 2);
+    job.acknowledge(first, "");
+    waits(&mut job, 4);
+    job.later(1);
+    let second = job.barrier().0;
+    // Nobody answers: it is given up after 3 seconds.
+    waits(&mut job, 3);
+    let given_up = |e: &Effect| match e {
+        Effect::NotifyAborted { checkpoint, .. } => Some(*checkpoint),
+        _ => None,
+    };
+    assert_eq!(job.take(given_up), Some(second));
+    waits(&mut job, 4);
+    job.later(1);
+    assert_eq!(job.barrier().2, BarrierKind::Periodic);
+    // What somebody asks for does not wait.
+    job.later(3);
+    job.tell(Event::RequestStop { mode: StopMode::Suspend });
+    assert_eq!(job.barrier().2, BarrierKind::Stop(StopMode::Suspend));
+}
+
 /// State that the manifest has no place for is not dropped in silence.
 #[test]
 fn a_checkpoint_with_state_of_an_unknown_operator_is_aborted() {
@@ -343,178 +378,6 @@ fn whoever_takes_over_shows_the_checkpoint_as_its_manifest_says() {
     let found = job.coordinator.status().last_checkpoint.unwrap();
     let untold = CheckpointReport { found: true, took: Duration::ZERO, bytes: 10, ..shown };
     assert_eq!(found, untold);
-}
-
-#[test]
-fn a_failure_restarts_the_job_from_the_latest_checkpoint() {
-    let place = place();
-    let mut job = place.running(config(1, 0));
-    job.later(1);
-    let first = job.barrier().0;
-    job.acknowledge(first, "a");
-    job.commit();
-    job.later(1);
-    job.barrier();
-    job.fail();
-    assert!(job.take(|e| matches!(e, Effect::Deploy { .. }).then_some(())).is_none());
-    job.joined();
-    job.later(1);
-    assert_eq!(job.head().attempt, Attempt(2));
-    assert_eq!(job.commit(), payloads(&["a"]));
-    let base = job.recover().unwrap();
-    assert_eq!((base.manifest.checkpoint, base.files), (first, FilesIn::Home));
-    job.later(1);
-    assert_eq!(job.barrier().0, CheckpointId(3));
-}
-
-#[test]
-fn failures_are_counted_over_coordinators_and_for_one_program() {
-    let place = place();
-    let mut job = place.running(config(1, 0));
-    assert_eq!(job.coordinator.status().restarts, 0);
-    job.fail();
-    job.joined();
-    job.later(1);
-    assert_eq!(job.head().restart, RestartBudget { used: 1, total: 1 });
-    drop(job);
-    // Its process died: that is one more, and of the policy's patience nothing comes back.
-    let mut job = place.running(config(2, 0));
-    assert_eq!(job.head().restart, RestartBudget { used: 1, total: 2 });
-    assert_eq!(job.coordinator.status().restarts, 2);
-    job.fail();
-    job.joined();
-    job.later(3);
-    assert_eq!(job.head().restart, RestartBudget { used: 2, total: 3 });
-    job.recover();
-    // One that was stopped and is started again has not failed.
-    job.tell(Event::RequestStop { mode: StopMode::Suspend });
-    let checkpoint = job.barrier().0;
-    job.acknowledge(checkpoint, "a");
-    job.commit();
-    assert_eq!(job.outcome(), Some(Outcome::Suspended));
-    let job = place.running(config(3, 0));
-    assert_eq!(job.head().restart, RestartBudget { used: 0, total: 3 });
-    drop(job);
-    let mut other = config(4, 0);
-    other.config.program = "other".into();
-    let job = place.running(other);
-    assert_eq!(job.head().restart, RestartBudget::default());
-    assert_eq!(job.coordinator.status().restarts, 0);
-}
-
-/// A job of several processes, whose coordinator is started again by others.
-fn led_by(process: u32, restart: RestartPolicy) -> Config {
-    let mut config = config(process, 0);
-    config.config = ConfigRef { generation: 1, hash: "h".into(), program: String::new() };
-    // A container that is started again has the same place and process id.
-    config.owner = Owner::default();
-    Config { restart, workers: 1, ..config }
-}
-
-#[test]
-fn what_kills_the_coordinator_again_and_again_meets_the_restart_policy() {
-    let place = place();
-    let fixed = |n| RestartPolicy::FixedDelay { attempts: n, delay: Duration::from_secs(1) };
-    place.running(led_by(1, fixed(2)));
-    for used in 1..=2 {
-        let job = place.running(led_by(1 + used, fixed(2)));
-        assert_eq!(job.head().restart, RestartBudget { used, total: u64::from(used) });
-    }
-    let mut job = place.job(led_by(4, fixed(2)));
-    let Some(Outcome::Failed(why)) = job.outcome() else { panic!("it goes on") };
-    assert!(why.contains("before attempt 3 completed a checkpoint"), "{why}");
-    assert_eq!((job.head().phase, job.head().cause.clone()), (Phase::Failed, Some(why)));
-
-    // One that has come further is not to blame: its pod was evicted, or its machine lost.
-    let place = self::place();
-    let mut job = place.running(led_by(1, RestartPolicy::None));
-    job.later(1);
-    let first = job.barrier().0;
-    job.acknowledge(first, "");
-    drop(job);
-    let job = place.running(led_by(2, RestartPolicy::None));
-    assert_eq!(job.head().restart, RestartBudget { used: 0, total: 1 });
-    drop(job);
-    // An edit wants the job to run.
-    let mut edited = led_by(3, RestartPolicy::None);
-    edited.config.generation = 2;
-    drop(place.running(edited.clone()));
-    edited.owner.process = 4;
-    edited.seed.1 = 4;
-    assert!(matches!(place.job(edited).outcome(), Some(Outcome::Failed(_))));
-    // And so does who starts it by hand.
-    let by_hand = |process| Config { restart: RestartPolicy::None, ..config(process, 0) };
-    let place = self::place();
-    drop(place.running(by_hand(1)));
-    drop(place.running(by_hand(2)));
-}
-
-#[test]
-fn what_only_the_user_can_mend_is_not_tried_again() {
-    let place = place();
-    let mut job = place.running(Config { stays: true, ..config(1, 0) });
-    let attempt = job.attempt();
-    let cause = "cannot write to output directory `/out`".to_owned();
-    let failure = Failure { operator: None, subtask: None, cause: cause.clone() };
-    job.tell(Event::TaskRefused { attempt, failure: failure.clone() });
-    // Others fail with it.
-    job.tell(Event::TaskFailed { attempt, failure });
-    job.joined();
-    assert_eq!((job.head().phase, job.head().cause.clone()), (Phase::Failed, Some(cause.clone())));
-    let status = job.coordinator.status();
-    assert_eq!((status.state, status.restarts), (JobState::Failed, 0));
-    assert!(status.message.contains(&cause), "{}", status.message);
-    assert_eq!(place.running(config(2, 0)).head().phase, Phase::Running);
-}
-
-/// Output that cannot be committed, or leftovers that cannot be removed.
-#[test]
-fn what_only_the_user_can_mend_outside_is_not_tried_again_either() {
-    let place = place();
-    let mut job = place.running(config(1, 0));
-    job.later(1);
-    let checkpoint = job.barrier().0;
-    job.acknowledge(checkpoint, "a");
-    drop(job);
-    let fails = |hindrance: Hindrance, commits: bool| {
-        let mut job = place.job(config(2, 0));
-        let batch =
-            job.take(|e| if let Effect::Commit(b, i) = e { Some((*b, i.clone())) } else { None });
-        let (batch, items) = batch.unwrap();
-        let outcome = match commits {
-            true => CommitOutcome::Failed(hindrance.clone()),
-            false => CommitOutcome::Done,
-        };
-        let outcomes = items.iter().map(|item| (item.id, outcome.clone())).collect();
-        job.tell(Event::CommitEnded { batch, outcomes });
-        if !commits {
-            let attempt = job.attempt();
-            job.tell(Event::OthersAborted { attempt, result: Err(hindrance) });
-        }
-        (job.outcome(), job.head().phase, job.head().cause.clone().unwrap_or_default())
-    };
-    for commits in [true, false] {
-        let full = Hindrance::Passing("no space left".to_owned());
-        assert_eq!(fails(full, commits).1, Phase::Running);
-        let moved = Hindrance::Users("/old cannot be written".to_owned());
-        let (outcome, phase, cause) = fails(moved, commits);
-        assert!(matches!(outcome, Some(Outcome::Failed(_))), "{outcome:?}");
-        assert!(phase == Phase::Failed && cause.contains("/old cannot be written"), "{cause}");
-    }
-}
-
-#[test]
-fn giving_up_is_recorded_and_may_be_resumed() {
-    let place = place();
-    let none = Config { restart: RestartPolicy::None, ..config(1, 0) };
-    let mut job = place.running(none);
-    job.fail();
-    let cause = "operator \"map\", subtask 1: boom".to_owned();
-    assert_eq!(job.outcome(), Some(Outcome::Failed(cause.clone())));
-    assert_eq!((job.head().phase, job.head().cause.clone()), (Phase::Failed, Some(cause)));
-    let mut next = place.running(config(2, 0));
-    assert_eq!((next.head().phase, next.head().cause.clone()), (Phase::Running, None));
-    assert_eq!(next.outcome(), None);
 }
 
 #[test]
@@ -639,202 +502,6 @@ fn an_answer_counts_once_and_a_late_one_still_counts() {
     let third = job.barrier().0;
     job.acknowledge(third, "");
     assert_eq!(job.commit(), payloads(&["late"]));
-}
-
-#[test]
-fn a_savepoint_is_pinned_exported_once_committed_and_restored_elsewhere() {
-    let (place, elsewhere) = (place(), place());
-    let target = tempfile::tempdir().unwrap();
-    let mut job = place.running(config(1, 0));
-    let ask = || Event::RequestSavepoint { id: "s1".into(), target: "t".into() };
-    job.tell(ask());
-    job.tell(ask());
-    let (checkpoint, _, kind) = job.barrier();
-    assert_eq!(kind, BarrierKind::Savepoint);
-    job.acknowledge(checkpoint, "a");
-    assert_eq!(job.head().pins.len(), 1);
-    let export = |e: &Effect| match e {
-        Effect::ExportSavepoint { manifest, .. } => Some(Arc::clone(manifest)),
-        _ => None,
-    };
-    assert!(job.take(export).is_none(), "its output is not committed yet");
-    job.commit();
-    let manifest = job.take(export).unwrap();
-    let to = DirectoryStore::open(target.path()).unwrap();
-    let exported = export::export(job.store.as_ref(), &to, "s1", &manifest).unwrap();
-    let again = export::export(job.store.as_ref(), &to, "s1", &manifest).unwrap();
-    assert_eq!((exported, exported.at), (again, (job.attempt(), checkpoint)));
-    job.tell(Event::SavepointExported { id: "s1".into(), result: Ok(exported) });
-    let ended = job.take(|e| match e {
-        Effect::SavepointEnded { result, .. } => Some(result.clone()),
-        _ => None,
-    });
-    assert_eq!(ended, Some(Ok("t/s1".into())));
-    assert!(job.head().pins.is_empty());
-    let on_disk =
-        |name: &str| std::fs::metadata(target.path().join("s1").join(name)).unwrap().len();
-    let bytes = on_disk("_manifest") + 2 * "state".len() as u64;
-    let shown = SavepointStatus {
-        state: SavepointState::Complete("t/s1".into()),
-        at: Some((job.attempt(), checkpoint)),
-        bytes,
-    };
-    assert_eq!(job.coordinator.status().savepoints["s1"], shown);
-
-    let path = target.path().join("s1");
-    let savepoint = crate::coordinator::export::find(&DirectoryOpener, path.to_str().unwrap())
-        .unwrap()
-        .manifest;
-    let root = crate::coordinator::export::target_of(path.to_str().unwrap()).unwrap();
-    assert_eq!(Some(root.as_str()), target.path().to_str());
-    let to = DirectoryStore::open_to_read(root.as_ref());
-    assert!(savepoint.pending.is_empty() && savepoint.kind == ManifestKind::Savepoint);
-    assert!(savepoint.files.iter().all(|file| to.size(&file.key).unwrap() == Some(file.len)));
-
-    let found = || FoundManifest { manifest: Arc::clone(&savepoint), sha256: "x".into() };
-    let from = RestoreChoice::Path("t/s1".into());
-    let mut fork = elsewhere.job(Config { from, fresh_job: JobUid::from("fork"), ..config(2, 0) });
-    fork.take(|e| matches!(e, Effect::ReadRestore { .. }).then_some(())).unwrap();
-    fork.tell(Event::RestoreRead { path: String::new(), result: Ok(found()) });
-    assert_eq!(fork.recover().unwrap().files, FilesIn::Savepoint("t/s1".into()));
-    drop(fork);
-    // The head remembers where it began until it has a checkpoint of its own.
-    let mut fork = elsewhere.job(config(3, 0));
-    fork.take(|e| matches!(e, Effect::ReadRestore { .. }).then_some(())).unwrap();
-    fork.tell(Event::RestoreRead { path: String::new(), result: Ok(found()) });
-    assert_eq!(fork.recover().unwrap().files, FilesIn::Savepoint("t/s1".into()));
-    fork.later(1);
-    assert_eq!(fork.barrier(), (CheckpointId(1), None, BarrierKind::Periodic));
-}
-
-#[test]
-fn a_savepoint_that_is_there_is_not_taken_again() {
-    let place = place();
-    let mut job = place.running(config(1, 0));
-    let ask = || Event::RequestSavepoint { id: "s1".into(), target: "/backup".into() };
-    let sought = |e: &Effect| matches!(e, Effect::FindSavepoint { .. }).then_some(());
-    job.tell(ask());
-    job.tell(ask());
-    assert!(job.take(sought).is_some() && job.take(sought).is_none());
-    // Nothing is begun before that is known, and no end comes before.
-    job.tell(Event::RequestStop { mode: StopMode::Suspend });
-    let stop = job.barrier();
-    assert_eq!(stop.2, BarrierKind::Stop(StopMode::Suspend));
-    job.acknowledge(stop.0, "a");
-    job.commit();
-    assert_eq!((job.outcome(), job.head().pins.len()), (None, 0));
-    let there = export::Exported { at: (Attempt(1), CheckpointId(9)), bytes: 7 };
-    job.tell(Event::SavepointFound { id: "s1".into(), result: Ok(Some(there)) });
-    let status = &job.coordinator.status().savepoints["s1"];
-    let complete = SavepointState::Complete("/backup/s1".into());
-    assert_eq!(*status, SavepointStatus { state: complete, at: Some(there.at), bytes: 7 });
-    assert_eq!(job.outcome(), Some(Outcome::Suspended));
-}
-
-#[test]
-fn a_savepoint_is_looked_for_once_it_is_known_whose_the_home_is() {
-    let place = place();
-    place.stopped(config(1, 0));
-    let ask = Event::RequestSavepoint { id: "s1".into(), target: "/backup".into() };
-    let sought = |e: &Effect| matches!(e, Effect::FindSavepoint { .. }).then_some(());
-    let mut coordinator = Coordinator::new(config(2, 0));
-    assert!(!coordinator.step(ask.clone(), Duration::ZERO).iter().any(|e| sought(e).is_some()));
-    let mut job = place.asked(config(2, 0), [ask.clone()]);
-    assert!(job.take(sought).is_some());
-    // Where nothing runs and nothing was claimed, there is nothing to export.
-    drop(job);
-    let rests = Config { stays: true, desired: Desired::Suspended, ..config(3, 0) };
-    let other = self::place();
-    let job = other.asked(rests, [ask]);
-    let state = job.coordinator.status().savepoints["s1"].state.clone();
-    assert!(matches!(state, SavepointState::Failed(_)), "{state:?}");
-}
-
-#[test]
-fn savepoints_that_are_no_longer_named_are_forgotten_unless_begun() {
-    let place = place();
-    let mut job = place.running(config(1, 0));
-    let want = |ids: &[&str]| Event::WantSavepoints {
-        wanted: ids.iter().map(|id| (id.to_string(), "t".to_owned())).collect(),
-    };
-    let shown = |job: &Job| job.coordinator.status().savepoints.into_keys().collect::<Vec<_>>();
-    job.tell(want(&["s1", "s2", "s3"]));
-    job.tell(Event::RequestSavepoint { id: "person".into(), target: "t".into() });
-    let barrier = job.barrier();
-    assert_eq!(barrier.2, BarrierKind::Savepoint);
-    // The first is begun, and the last is not of the list.
-    job.tell(want(&["s3"]));
-    assert_eq!(shown(&job), ["person", "s1", "s3"]);
-    job.tell(want(&["s3", "person"]));
-    job.tell(want(&[]));
-    assert_eq!(shown(&job), ["person", "s1"]);
-    job.acknowledge(barrier.0, "a");
-    job.commit();
-    job.exported("s1");
-    let barrier = job.barrier();
-    job.acknowledge(barrier.0, "b");
-    job.commit();
-    job.exported("person");
-    job.tell(want(&[]));
-    assert_eq!(shown(&job), ["person", "s1"]);
-    job.tell(Event::RequestCheckpoint);
-    assert_eq!(job.barrier().2, BarrierKind::Periodic);
-    // One that is looked for is not begun.
-    let target = "/backup".to_owned();
-    job.tell(Event::WantSavepoints { wanted: vec![("s4".into(), target)] });
-    job.tell(want(&[]));
-    job.tell(Event::SavepointFound { id: "s4".into(), result: Ok(None) });
-    assert_eq!(shown(&job), ["person", "s1"]);
-}
-
-#[test]
-fn an_id_that_is_another_jobs_is_refused() {
-    let place = place();
-    let target = tempfile::tempdir().unwrap();
-    let to = DirectoryStore::open(target.path()).unwrap();
-    let mut job = place.running(config(1, 0));
-    job.later(1);
-    let first = job.barrier().0;
-    job.acknowledge(first, "");
-    let key = job.head().latest.clone().unwrap().manifest;
-    let bytes = job.store.get(&key).unwrap().unwrap();
-    let own = Manifest::decode(key.as_str(), &bytes).unwrap();
-    let theirs = Manifest { job: JobUid::from("other"), ..own.clone() };
-    export::export(job.store.as_ref(), &to, "nightly", &theirs).unwrap();
-    let why = export::export(job.store.as_ref(), &to, "nightly", &own).unwrap_err().to_string();
-    assert!(why.contains("nightly") && why.contains("job other's"), "{why}");
-    assert!(why.contains("choose another id"), "{why}");
-    let looked = export::exported(&to, "nightly", &own.job).unwrap_err().to_string();
-    assert_eq!(looked, why);
-    assert!(export::exported(&to, "nightly", &theirs.job).unwrap().is_some());
-    assert_eq!(export::exported(&to, "weekly", &own.job).unwrap(), None);
-    // Whoever is told so does not try.
-    job.tell(Event::RequestSavepoint { id: "nightly".into(), target: "/backup".into() });
-    job.tell(Event::SavepointFound { id: "nightly".into(), result: Err(why.clone()) });
-    let status = job.coordinator.status();
-    assert_eq!(status.savepoints["nightly"].state, SavepointState::Failed(why));
-}
-
-#[test]
-fn of_savepoints_that_ended_the_newest_are_shown() {
-    let place = place();
-    let mut job = place.running(config(1, 0));
-    for n in 0..105 {
-        let id = format!("s{n:03}");
-        job.tell(Event::RequestSavepoint { id: id.clone(), target: "t".into() });
-        // The first may be one of the clock's.
-        while job.take(|e| matches!(e, Effect::ExportSavepoint { .. }).then_some(())).is_none() {
-            let checkpoint = job.barrier().0;
-            job.acknowledge(checkpoint, "a");
-            job.commit();
-        }
-        job.exported(&id);
-        job.later(1);
-    }
-    job.tell(Event::RequestSavepoint { id: "last".into(), target: "t".into() });
-    let shown: Vec<_> = job.coordinator.status().savepoints.into_keys().collect();
-    assert_eq!((shown.len(), shown[0].as_str()), (101, "last"));
-    assert_eq!((shown[1].as_str(), shown[100].as_str()), ("s005", "s104"));
 }
 
 #[test]
@@ -1028,42 +695,4 @@ fn a_checkpoint_of_another_job_is_refused() {
     assert!(ask(&manifest).refusal().contains("no longer kept"));
     manifest.job = JobUid::from("stranger");
     assert!(ask(&manifest).refusal().contains("belongs to job stranger"));
-}
-
-#[test]
-fn a_full_disk_ends_a_job_that_gave_up() {
-    use crate::store::{Certainty, Fault, StoreError};
-    let place = place();
-    let mut job = place.running(Config { restart: RestartPolicy::None, ..config(1, 0) });
-    let attempt = job.attempt();
-    let failure = Failure { operator: None, subtask: None, cause: "boom".into() };
-    let mut effects = job.coordinator.step(Event::TaskFailed { attempt, failure }, job.now);
-    effects.extend(job.coordinator.step(Event::SlotsJoined { attempt }, job.now));
-    let full = StoreError {
-        action: "write",
-        object: "/storage/x".into(),
-        certainty: Certainty::Failed,
-        fault: Fault::Full,
-        reason: "no space left".into(),
-    };
-    for _ in 0..100 {
-        let Some(effect) = effects.pop() else {
-            job.now += Duration::from_secs(10);
-            effects = job.coordinator.step(Event::Tick, job.now);
-            continue;
-        };
-        match effect {
-            Effect::Store(ticket, _) => {
-                let answer = StoreAnswer::Error(full.clone());
-                let event = Event::StoreAnswered { ticket, answer };
-                effects.extend(job.coordinator.step(event, job.now));
-            }
-            Effect::Ended(Outcome::Failed(why)) => {
-                assert!(why.contains("boom") && why.contains("/storage/x"), "{why}");
-                return;
-            }
-            _ => {}
-        }
-    }
-    panic!("it never ends");
 }
