@@ -100,11 +100,8 @@ pub fn run(
     let told = tell(outcome);
     running.ended(told.as_ref().map(|how| (*how).to_owned()).map_err(ToString::to_string));
     if letters.count() > 0 {
-        eprintln!(
-            "{} bad rows: see {}",
-            crate::cli::units::count(letters.count()),
-            letters.path().display()
-        );
+        let (count, path) = (crate::cli::units::count(letters.count()), letters.path().display());
+        tracing::warn!("{count} bad rows: see {path}");
     }
     drop(take(&leftovers));
     told.map(drop)
@@ -155,10 +152,10 @@ fn check_name(savepoint: &Path, opener: &dyn Opener) -> Result<(), Trouble> {
 
 /// Says how the job ended, in a word for those who asked it to stop.
 pub fn tell(outcome: Result<Outcome, JobError>) -> Result<&'static str, Trouble> {
-    match outcome? {
+    let how = match outcome? {
         Outcome::Finished => Ok("finished"),
         Outcome::FinishedBefore => {
-            eprintln!(
+            tracing::warn!(
                 "this job has read all its input before; --from none runs it again from the start"
             );
             Ok("finished before")
@@ -176,7 +173,9 @@ pub fn tell(outcome: Result<Outcome, JobError>) -> Result<&'static str, Trouble>
         Outcome::EarlierState(why) => Err(Trouble::EarlierState(why)),
         Outcome::StateMissing(why) => Err(Trouble::StateMissing(why)),
         Outcome::Failed(why) => Err(Trouble::Failed(why)),
-    }
+    }?;
+    tracing::info!(how, "the job has ended");
+    Ok(how)
 }
 
 /// A process that owns a job.

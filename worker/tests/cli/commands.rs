@@ -1,154 +1,10 @@
-//! The command line of a small real program (`examples/counts.rs`), as processes.
+//! The commands, their exit codes, and what only the user can mend.
 
-#![allow(clippy::unwrap_used)] // helpers of tests
-
-use std::collections::BTreeMap;
+use crate::common::{Dirs, ended, expected, kept, program, refused, signal, tree, wait};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
-
-/// The program. `cargo test` builds it, but not `cargo test --test cli`: there
-/// `cargo build --example counts` comes first.
-fn program() -> Command {
-    let mut path = std::env::current_exe().unwrap();
-    path.pop();
-    path.pop();
-    let path = path.join("examples/counts");
-    assert!(path.exists(), "{} is not built: see this function's comment", path.display());
-    let mut command = Command::new(path);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.env_remove("RUST_LOG");
-    command
-}
-
-struct Dirs {
-    root: tempfile::TempDir,
-}
-
-impl Dirs {
-    fn new() -> Self {
-        Self { root: tempfile::tempdir().unwrap() }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.root.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.path(name).display().to_string()
-    }
-
-    /// `run` with storage and output in this directory.
-    fn run(&self, args: &[&str]) -> Command {
-        let mut command = program();
-        command.arg("run").args(["--storage", &self.text("state"), "--output", &self.text("out")]);
-        command.args(["--checkpoint-interval", "200ms", "--parallelism", "2"]);
-        for pair in args.chunks(2) {
-            // What a test says counts instead.
-            let mut all: Vec<_> = command.get_args().map(|a| a.to_owned()).collect();
-            if let Some(at) = all.iter().position(|a| a == pair[0]) {
-                all.drain(at..at + 2);
-                command = program();
-                command.args(all);
-            }
-            command.args(pair);
-        }
-        command
-    }
-
-    /// A job that runs long, with at least one complete checkpoint.
-    fn start(&self, args: &[&str]) -> Child {
-        let mut child = self.run(&[&["--rate", "2000", "--rows", "1000000000"], args].concat());
-        let child = child.spawn().unwrap();
-        self.wait_for_checkpoint();
-        child
-    }
-
-    fn wait_for_checkpoint(&self) {
-        let begun = Instant::now();
-        loop {
-            let (code, out, _) = self.ask(&["status", "--json"]);
-            let status: serde_json::Value = serde_json::from_str(&out).unwrap_or_default();
-            if code == 0 && status["checkpoint"]["id"].is_u64() {
-                return;
-            }
-            assert!(begun.elapsed() < Duration::from_secs(60), "no checkpoint: {out}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    /// Another command about the storage directory.
-    fn ask(&self, args: &[&str]) -> (i32, String, String) {
-        let mut command = program();
-        command.args(args).args(["--storage", &self.text("state")]);
-        ended(command.output().unwrap())
-    }
-
-    fn inspect(&self, name: &str) -> serde_json::Value {
-        let output = program().args(["inspect", "--json", &self.text(name)]).output().unwrap();
-        let (code, out, err) = ended(output);
-        assert_eq!(code, 0, "{err}");
-        serde_json::from_str(&out).unwrap()
-    }
-
-    /// Counts by key and window, each exactly once.
-    fn counts(&self) -> BTreeMap<(u64, i64), u64> {
-        let mut counts = BTreeMap::new();
-        for entry in fs::read_dir(self.path("out")).unwrap() {
-            let path = entry.unwrap().path();
-            if path.extension().is_none_or(|e| e != "csv") {
-                continue;
-            }
-            for line in fs::read_to_string(path).unwrap().lines().skip(1) {
-                let numbers: Vec<i64> = line.split(',').map(|n| n.parse().unwrap()).collect();
-                let window = (numbers[0] as u64, numbers[1]);
-                let twice = counts.insert(window, numbers[2] as u64);
-                assert_eq!(twice, None, "window {window:?} was written twice");
-            }
-        }
-        counts
-    }
-}
-
-fn ended(output: Output) -> (i32, String, String) {
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
-}
-
-fn wait(child: Child) -> (i32, String, String) {
-    ended(child.wait_with_output().unwrap())
-}
-
-fn signal(child: &Child, name: &str) {
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
-}
-
-fn expected(rows: u64) -> BTreeMap<(u64, i64), u64> {
-    let mut counts = BTreeMap::new();
-    for row in 0..rows {
-        *counts.entry((row % 10, row as i64 / 100 * 100)).or_insert(0) += 1;
-    }
-    counts
-}
-
-/// The job is refused with exit code 2, and the error says all of `says`.
-fn refused(command: &mut Command, says: &[&str]) {
-    let mut child = command.spawn().unwrap();
-    let begun = Instant::now();
-    while child.try_wait().unwrap().is_none() {
-        if begun.elapsed() > Duration::from_secs(30) {
-            child.kill().unwrap();
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let (code, _, err) = wait(child);
-    assert_eq!(code, 2, "{err}");
-    for text in says {
-        assert!(err.contains(text), "{text:?} is not in: {err}");
-    }
-}
 
 #[test]
 fn a_job_that_finishes_exits_with_0_and_has_nothing_to_do_then() {
@@ -423,8 +279,10 @@ fn another_max_parallelism_or_a_lost_operator_is_refused() {
     let child = dirs.start(&[]);
     dirs.ask(&["stop"]);
     wait(child);
+    let before = tree(dirs.root.path());
     refused(&mut dirs.run(&["--max-parallelism", "64"]), &["max parallelism 1024", "64"]);
     refused(&mut dirs.run(&["--uid", "totals"]), &["\"counts\"", "does not have"]);
+    kept(&before, "refused");
 }
 
 /// Changes a file, sees the job and `inspect` refuse it by name, and puts it back.
@@ -434,8 +292,10 @@ fn damaged(dirs: &Dirs, file: &Path, says: &str, damage: impl Fn(&mut Vec<u8>)) 
     damage(&mut bad);
     fs::write(file, &bad).unwrap();
     let name = file.file_name().unwrap().to_str().unwrap();
+    let before = tree(&dirs.path("state"));
     refused(program().arg("inspect").arg(dirs.path("state")), &[name, says]);
     refused(&mut dirs.run(&["--restart", "fixed:1:10ms"]), &[name, says]);
+    kept(&before, says);
     fs::write(file, good).unwrap();
 }
 

@@ -1,0 +1,8 @@
+//! The command line of small real programs (`examples/`), as processes.
+#![allow(clippy::unwrap_used)] // helpers of tests
+
+mod checkpoints;
+mod commands;
+mod common;
+mod files;
+mod logs;
