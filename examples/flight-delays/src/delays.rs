@@ -14,8 +14,9 @@ pub struct Delays;
 pub struct Sum {
     flights: u64,
     cancelled: u64,
-    /// Departures whose delay is known.
-    measured: u64,
+    /// Departures whose delay is not known. Checkpoints of before it was counted have none.
+    #[serde(default)]
+    unmeasured: u64,
     total_delay: i64,
     max_delay: Option<i64>,
 }
@@ -33,16 +34,17 @@ impl Aggregate<Flight> for Delays {
         if flight.dep_time.is_none() {
             sum.cancelled += 1;
         } else if let Some(delay) = flight.dep_delay {
-            sum.measured += 1;
             sum.total_delay += delay;
             sum.max_delay = sum.max_delay.max(Some(delay));
+        } else {
+            sum.unmeasured += 1;
         }
     }
 
     fn merge(&self, sum: &mut Sum, other: &Sum) {
         sum.flights += other.flights;
         sum.cancelled += other.cancelled;
-        sum.measured += other.measured;
+        sum.unmeasured += other.unmeasured;
         sum.total_delay += other.total_delay;
         sum.max_delay = sum.max_delay.max(other.max_delay);
     }
@@ -69,7 +71,7 @@ pub struct DelayRow {
 impl Sum {
     /// The output row of a window.
     pub fn row(self, origin: &str, window: Window) -> DelayRow {
-        let measured = self.measured;
+        let measured = self.flights - self.cancelled - self.unmeasured;
         DelayRow {
             origin: origin.to_owned(),
             window_start: window.start,

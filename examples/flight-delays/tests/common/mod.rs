@@ -143,13 +143,15 @@ pub fn tell_faults(faults: usize, kinds: &str) {
     std::io::stderr().write_all(told.as_bytes()).unwrap();
 }
 
+/// What the input begins with.
+pub const HEADER: &str = "year,month,day,dep_time,sched_dep_time,dep_delay,arr_time,sched_arr_time,arr_delay,carrier,flight,tailnum,origin,dest,air_time,distance,hour,minute,time_hour";
+
 /// Input that takes long enough to be killed in: January several times over, each a
 /// month later, so that event time goes on.
 pub fn long_input(dir: &Path, months: usize) -> std::path::PathBuf {
     let lines = golden(&january());
-    let header = "year,month,day,dep_time,sched_dep_time,dep_delay,arr_time,sched_arr_time,arr_delay,carrier,flight,tailnum,origin,dest,air_time,distance,hour,minute,time_hour";
     let path = dir.join("flights.csv");
-    let mut text = format!("{header}\n");
+    let mut text = format!("{HEADER}\n");
     for month in 0..months {
         let (year, month) = (2013 + month / 12, month % 12 + 1);
         for line in &lines {
