@@ -1,64 +1,34 @@
 //! The port of control streams and control API: who is let in.
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests panic as tests do
 
-use millrace_cluster::Heartbeat;
-use millrace_cluster::process::{Leader, Process, ProcessSpec};
-use millrace_cluster::token::Token;
+mod common;
+
+use common::{SECRET, bearer, endpoint};
+use millrace_cluster::process::{Process, ProcessSpec};
 use millrace_engine::api::env::Env;
-use millrace_engine::exchange::Security;
-use millrace_engine::job::JobOptions;
-use millrace_engine::store::DirectoryStore;
 use millrace_protocol::control::Proposal;
 use millrace_protocol::control::control_client::ControlClient;
-use millrace_protocol::pinned::{Pinned, is_stranger};
+use millrace_protocol::pinned::is_stranger;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
-use tonic::transport::Endpoint;
 use tonic::{Code, Request, Status};
 
-const SECRET: &str = "the-secret-of-a-job";
-
 fn spec(storage: &Path) -> ProcessSpec {
-    let any = "127.0.0.1:0".parse().unwrap();
-    ProcessSpec {
-        ordinal: 0,
-        graph: Arc::new(Env::new().into_graph()),
-        options: JobOptions::new("job", storage),
-        store: Arc::new(DirectoryStore::open(storage).unwrap()),
-        slots: 1,
-        listen: any,
-        metrics: None,
-        exchange: any,
-        security: Security::Plain,
-        host: None,
-        leader: Leader::At("nowhere:1".to_owned()),
-        token: Token::new(SECRET).unwrap(),
-        heartbeat: Heartbeat::default(),
-        revision: None,
-    }
+    common::spec(storage, Env::new().into_graph())
 }
 
 /// What is answered to a proposal that cannot be read; the connection alone may fail.
 async fn ask(
-    scheme: &str,
     address: &str,
     pinned: Option<&str>,
     token: Option<&str>,
 ) -> Result<Result<(), Status>, tonic::transport::Error> {
-    let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
-        .unwrap()
-        .connect_timeout(Duration::from_secs(60))
-        .timeout(Duration::from_secs(60));
-    if let Some(pinned) = pinned {
-        endpoint = endpoint.tls_config(Pinned::of(pinned).unwrap().client()).unwrap();
-    }
-    let channel = endpoint.connect().await?;
+    let channel = endpoint(address, pinned).connect().await?;
     let mut request = Request::new(Proposal::default());
     if let Some(token) = token {
-        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        request.metadata_mut().insert("authorization", bearer(token));
     }
     Ok(ControlClient::new(channel).propose(request).await.map(drop))
 }
@@ -70,18 +40,18 @@ async fn only_who_knows_the_secret_is_let_in_and_sees_the_token() {
     let process = tokio::task::spawn_blocking(|| Process::start(start)).await.unwrap().unwrap();
     let at = process.address().to_owned();
 
-    let answer = ask("https", &at, Some(SECRET), Some(SECRET)).await;
+    let answer = ask(&at, Some(SECRET), Some(SECRET)).await;
     assert!(matches!(answer, Ok(Ok(()))), "{answer:?}");
-    let refused = ask("https", &at, Some(SECRET), None).await.unwrap().unwrap_err();
+    let refused = ask(&at, Some(SECRET), None).await.unwrap().unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
-    let refused = ask("https", &at, Some(SECRET), Some("the-secret-of-another")).await;
+    let refused = ask(&at, Some(SECRET), Some("the-secret-of-another")).await;
     assert_eq!(refused.unwrap().unwrap_err().code(), Code::Unauthenticated);
 
     // Another's key: the client turns away before it shows its token.
-    let why = ask("https", &at, Some("the-secret-of-another"), Some(SECRET)).await.unwrap_err();
+    let why = ask(&at, Some("the-secret-of-another"), Some(SECRET)).await.unwrap_err();
     assert!(is_stranger(&why), "{why:?}");
     // Without TLS nothing is answered.
-    let plain = ask("http", &at, None, Some(SECRET)).await;
+    let plain = ask(&at, None, Some(SECRET)).await;
     assert!(!matches!(plain, Ok(Ok(()))), "{plain:?}");
     tokio::task::spawn_blocking(move || process.serve(|| ())).await.unwrap();
 }
@@ -114,7 +84,7 @@ async fn garbage_on_the_port_does_no_harm() {
             open.push(socket);
         }
     }
-    let answer = ask("https", &at, Some(SECRET), Some(SECRET)).await;
+    let answer = ask(&at, Some(SECRET), Some(SECRET)).await;
     assert!(matches!(answer, Ok(Ok(()))), "{answer:?}");
     // Those who said nothing are closed in the end.
     let closed = tokio::task::spawn_blocking(move || {

@@ -2,34 +2,27 @@
 //! what it does not run.
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests panic as tests do
 
-use millrace_cluster::Heartbeat;
+mod common;
+
+use common::{LONG, SECRET, bearer, endpoint};
 use millrace_cluster::process::{Leader, Process, ProcessSpec};
-use millrace_cluster::token::Token;
 use millrace_connectors::{Blackhole, Generator};
 use millrace_engine::api::env::Env;
-use millrace_engine::exchange::Security;
-use millrace_engine::job::{JobError, JobOptions, Lead};
+use millrace_engine::job::{JobError, Lead};
 use millrace_engine::store::{DirectoryStore, ObjectStore, ObjectWriter, Put, StoreResult};
 use millrace_engine::time::Watermarks;
 use millrace_protocol::control as api;
 use millrace_protocol::control::control_client::ControlClient;
 use millrace_protocol::head::Owner;
 use millrace_protocol::objects::{ObjectKey, Prefix};
-use millrace_protocol::pinned::Pinned;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tonic::metadata::MetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
-
-const SECRET: &str = "the-secret-of-a-job";
-
-/// Longer than any call may take, on a slow machine too.
-const LONG: Duration = Duration::from_secs(120);
 
 fn graph(state: &'static str) -> millrace_engine::graph::Graph {
     let env = Env::new();
@@ -42,27 +35,8 @@ fn graph(state: &'static str) -> millrace_engine::graph::Graph {
 }
 
 fn spec(storage: &Path, ordinal: u16, state: &'static str, leader: &str) -> ProcessSpec {
-    let any = "127.0.0.1:0".parse().unwrap();
-    let mut options = JobOptions::new("job", storage);
-    options.parallelism = 1;
-    // Checkpoints are those that somebody asks for.
-    options.checkpoints.interval = None;
-    ProcessSpec {
-        ordinal,
-        graph: Arc::new(graph(state)),
-        options,
-        store: Arc::new(DirectoryStore::open(storage).unwrap()),
-        slots: 1,
-        listen: any,
-        metrics: None,
-        exchange: any,
-        security: Security::Plain,
-        host: None,
-        leader: Leader::At(leader.to_owned()),
-        token: Token::new(SECRET).unwrap(),
-        heartbeat: Heartbeat::default(),
-        revision: None,
-    }
+    let leader = Leader::At(leader.to_owned());
+    ProcessSpec { ordinal, leader, ..common::spec(storage, graph(state)) }
 }
 
 #[derive(Clone)]
@@ -70,8 +44,7 @@ struct Shown;
 
 impl Interceptor for Shown {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        let token: MetadataValue<_> = format!("Bearer {SECRET}").parse().unwrap();
-        request.metadata_mut().insert("authorization", token);
+        request.metadata_mut().insert("authorization", bearer(SECRET));
         Ok(request)
     }
 }
@@ -96,13 +69,7 @@ async fn job_in(storage: &Path, store: Arc<dyn ObjectStore>) -> Job {
     std::thread::spawn(move || {
         process.lead(Lead { stays: true, workers: 2, ..Lead::local(owner) })
     });
-    let endpoint = Endpoint::from_shared(format!("https://{address}"))
-        .unwrap()
-        .connect_timeout(LONG)
-        .timeout(LONG)
-        .tls_config(Pinned::of(SECRET).unwrap().client())
-        .unwrap();
-    let channel = endpoint.connect().await.unwrap();
+    let channel = endpoint(&address, Some(SECRET)).connect().await.unwrap();
     Job { control: ControlClient::with_interceptor(channel.clone(), Shown), channel, address }
 }
 
