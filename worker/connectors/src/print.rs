@@ -100,20 +100,15 @@ impl<T> Writer<T, ()> for PrintWriter<T> {
             self.lines.push(b'\n');
         }
         rows.clear();
-        Ok(match &self.to {
-            None => put(&mut io::stdout().lock(), &self.lines)?,
-            Some(out) => {
-                put(&mut *out.lock().unwrap_or_else(PoisonError::into_inner), &self.lines)?
-            }
-        })
+        let put = |out: &mut dyn Write| out.write_all(&self.lines).and_then(|()| out.flush());
+        match &self.to {
+            None => put(&mut io::stdout().lock())?,
+            Some(out) => put(&mut *out.lock().unwrap_or_else(PoisonError::into_inner))?,
+        }
+        Ok(())
     }
 
     fn prepare(&mut self, _: bool) -> Res<Pending<()>> {
         Ok(Box::new(|| Ok(Prepared::default())))
     }
-}
-
-fn put(out: &mut dyn Write, lines: &[u8]) -> io::Result<()> {
-    out.write_all(lines)?;
-    out.flush()
 }

@@ -1,5 +1,5 @@
 //! The command line of small real programs (`examples/`), as processes.
-#![allow(clippy::unwrap_used)] // helpers of tests
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests
 
 mod checkpoints;
 mod commands;
