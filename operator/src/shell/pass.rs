@@ -123,20 +123,24 @@ pub(crate) async fn pass(
     if plan.requeue_ms >= A_WHILE {
         hang_up(memory);
     }
-    Ok(Some(plan.requeue_ms))
+    Ok(Some(match memory.rest {
+        Some(_) => leisure(shell.cache.count(What::StreamJob)),
+        None => plan.requeue_ms,
+    }))
 }
 
-/// Of a thousand jobs nearly all are asked again after a minute.
+/// Of a thousand jobs nearly all are asked again after minutes.
 fn hang_up(memory: &mut Remembered) {
     if let Some((_, coordinator)) = &mut memory.coordinator {
         coordinator.rest();
     }
 }
 
-/// When a job at rest is asked again, of so many: with more than 400 not more often than 13 of
-/// them a second. What happens to pods is news that does not wait for it.
+/// When a job at rest is asked again, of so many: with more than 200 not more than 7 of them a
+/// second, for each question is a connection with its keys, until all wait for as long as a
+/// whole look does. What happens to pods is news that does not wait for it.
 fn leisure(jobs: usize) -> u64 {
-    AT_LEISURE.max(75 * jobs as u64)
+    (150 * jobs as u64).clamp(AT_LEISURE, REST.unsigned_abs())
 }
 
 /// What of a plan's events is to be told: what stands only when it begins.
@@ -272,7 +276,7 @@ mod tests {
 
     #[test]
     fn many_jobs_at_rest_are_asked_no_more_often_than_a_few() {
-        assert_eq!([0, 400, 1_000, 4_000].map(leisure), [30_000, 30_000, 75_000, 300_000]);
+        assert_eq!([0, 200, 1_000, 4_000].map(leisure), [30_000, 30_000, 150_000, 300_000]);
     }
 
     #[test]
