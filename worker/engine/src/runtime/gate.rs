@@ -35,6 +35,8 @@ struct Inlet {
     channel: Arc<Channel>,
     watermark: Ts,
     heard: bool,
+    /// Something else than a barrier was heard.
+    spoke: bool,
     idle: bool,
     ended: bool,
     /// The barrier it waits with.
@@ -113,6 +115,7 @@ impl Gate {
                 channel,
                 watermark: TS_MIN,
                 heard: false,
+                spoke: false,
                 idle: false,
                 ended: false,
                 barrier: None,
@@ -164,6 +167,12 @@ impl Gate {
     /// Whether all channels have ended.
     pub fn ended(&self) -> bool {
         self.inlets.iter().all(|i| i.ended)
+    }
+
+    /// Whether every channel has said something that is no barrier: rows, how far it is, its
+    /// end. The first event of a gate does not tell that.
+    pub fn spoken(&self) -> bool {
+        self.inlets.iter().all(|i| i.spoke)
     }
 
     /// Gives an emptied batch back to where it came from.
@@ -241,6 +250,8 @@ impl Gate {
             let mut ended = false;
             for index in 0..self.inlets.len() {
                 let inlet = &mut self.inlets[index];
+                // Rows have yet to be given out.
+                inlet.spoke = !matches!(inlet.held, Some(Element::Barrier(_) | Element::Batch(_)));
                 match inlet.held {
                     Some(Element::Watermark(w)) => {
                         inlet.held = None;
@@ -267,6 +278,7 @@ impl Gate {
     }
 
     fn accept(&mut self, index: usize, element: Element) -> Option<Event> {
+        self.inlets[index].spoke |= !matches!(element, Element::Barrier(_));
         match element {
             Element::Batch(mut batch) => {
                 let input = self.inlets[index].input;

@@ -446,14 +446,14 @@ impl<S: Source> ReaderTask<S> {
                     self.gate.recycle(inlet, batch);
                 }
                 Event::Barrier(barrier) => self.barrier = Some(barrier),
-                Event::Watermark(_) => self.heard_enumerator = true,
-                Event::Ended => {
-                    self.heard_enumerator = true;
-                    self.no_more_splits = true;
-                }
-                Event::Idle(_) | Event::InputEnded(_) => {}
+                Event::Ended => self.no_more_splits = true,
+                Event::Watermark(_) | Event::Idle(_) | Event::InputEnded(_) => {}
             }
         }
+        // A barrier that comes before the splits were found says nothing of them: who took it
+        // for a word would call itself idle, and its rows be late for windows that the other
+        // subtasks complete.
+        self.heard_enumerator = self.gate.spoken();
         Ok(any)
     }
 
