@@ -42,7 +42,7 @@ fn open_files(pid: u32) -> Option<(u64, u64)> {
 fn a_job_with_state_in_files_may_open_as_many_as_the_system_allows() {
     let dir = tempfile::tempdir().unwrap();
     let mut shell = Command::new("sh");
-    shell.args(["-c", "ulimit -H -n 3000 && ulimit -S -n 200 && exec \"$@\"", "sh"]);
+    shell.args(["-c", "ulimit -S -n 200 && ulimit -H -n 3000 && exec \"$@\"", "sh"]);
     shell.arg(program()).args(["run", "--backend", "disk", "--memory", "64MiB"]);
     shell.args(["--rows", "1000000000", "--rate", "1000", "--progress", "never"]);
     for (option, name) in [("--storage", "state"), ("--output", "out"), ("--local-dir", "local")] {
