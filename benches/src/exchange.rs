@@ -23,6 +23,9 @@ const ROWS: usize = 4096;
 /// 64 bytes with timestamp and hash.
 type Row = (i64, u64, [u64; 6]);
 
+/// Bytes of a checksum.
+const SUM: usize = 4;
+
 /// Batches before the clock starts.
 const FIRST: u64 = 64;
 
@@ -40,6 +43,9 @@ pub struct Throughput {
     pub exchange: f64,
     /// Copied, sent, received, copied.
     pub copied: f64,
+    /// The same by what no exchange of rows is without: the rows are made first, and a sum
+    /// is taken at both ends.
+    pub made_and_summed: f64,
 }
 
 /// Measures both, in turn.
@@ -53,9 +59,12 @@ pub fn throughput(runs: Runs) -> Result<Throughput> {
     }
     times.remove(0);
     let exchange = gigabytes / median(times).as_secs_f64();
-    let (time, taken) = runs.median(|| copied(batches));
-    ensure!(taken? == batches * BYTES as u64, "bytes got lost");
-    Ok(Throughput { exchange, copied: gigabytes / time.as_secs_f64() })
+    let plain = |summed| -> Result<f64> {
+        let (time, taken) = runs.median(|| copied(batches, summed));
+        ensure!(taken? == batches * BYTES as u64, "bytes got lost");
+        Ok(gigabytes / time.as_secs_f64())
+    };
+    Ok(Throughput { exchange, copied: plain(false)?, made_and_summed: plain(true)? })
 }
 
 fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
@@ -178,27 +187,38 @@ fn take((channel, signal): &(Arc<Channel>, Arc<Signal>), batches: u64) -> Result
     Ok(())
 }
 
-/// The same bytes: copied into a buffer, written, read and copied out of one.
-fn copied(batches: u64) -> Result<u64> {
+/// The same bytes: copied into a buffer, written, read and copied out of one. `summed`: they
+/// are made before, as [`feed`] does, and their CRC-32 is sent and compared.
+fn copied(batches: u64, summed: bool) -> Result<u64> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
     std::thread::scope(|scope| {
         let sender = scope.spawn(move || -> Result<()> {
             let mut socket = TcpStream::connect(address)?;
             socket.set_nodelay(true)?;
-            let (from, mut buffer) = (vec![7_u8; BYTES], vec![0_u8; BYTES]);
+            let (rows, mut made) = (vec![7_u8; BYTES], vec![7_u8; BYTES]);
+            let mut buffer = vec![0_u8; BYTES + SUM];
             for _ in 0..batches {
-                buffer.copy_from_slice(std::hint::black_box(&from));
+                if summed {
+                    made.copy_from_slice(std::hint::black_box(&rows));
+                }
+                let (payload, sum) = buffer.split_at_mut(BYTES);
+                payload.copy_from_slice(std::hint::black_box(&made));
+                if summed {
+                    sum.copy_from_slice(&crc32fast::hash(payload).to_le_bytes());
+                }
                 socket.write_all(&buffer)?;
             }
             Ok(())
         });
         let (mut socket, _) = listener.accept()?;
-        let (mut buffer, mut to) = (vec![0_u8; BYTES], vec![0_u8; BYTES]);
+        let (mut buffer, mut to) = (vec![0_u8; BYTES + SUM], vec![0_u8; BYTES]);
         let mut taken = 0;
         for _ in 0..batches {
             socket.read_exact(&mut buffer)?;
-            to.copy_from_slice(std::hint::black_box(&buffer));
+            let (payload, sum) = buffer.split_at(BYTES);
+            ensure!(!summed || crc32fast::hash(payload).to_le_bytes() == sum, "a wrong sum");
+            to.copy_from_slice(std::hint::black_box(payload));
             taken += std::hint::black_box(&to).len() as u64;
         }
         joined(sender)?;
