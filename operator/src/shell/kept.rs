@@ -1,6 +1,6 @@
 //! What is kept of all objects that we were told of, by kind, namespace and job.
 //!
-//! There may be thousands, each looked at twice a minute: so only what is ever looked at is
+//! There may be thousands, each looked at again and again: so only what is ever looked at is
 //! kept of them, as text, which takes a tenth of the room of the same as a tree.
 
 use super::cache::{JobKey, job_of};

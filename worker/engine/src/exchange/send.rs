@@ -120,8 +120,8 @@ impl Sender<'_> {
             self.look(signal);
             let Some(at) = self.ready.pop_front() else {
                 self.flush()?;
-                let shared = self.shared;
-                signal.park(None, || shared.is_stopping());
+                let (shared, left) = (self.shared, &self.credits.left);
+                signal.park(None, || shared.is_stopping() || left.load(Ordering::SeqCst));
                 continue;
             };
             self.queued[at] = false;

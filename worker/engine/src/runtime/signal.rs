@@ -29,7 +29,8 @@ impl Signal {
     }
 
     /// Marks a task ready and wakes the slot if it sleeps. Whoever leaves the slot a
-    /// message elsewhere marks task 0.
+    /// message elsewhere marks task 0 afterwards; the slot looks for messages after it has
+    /// taken the bits, for with its bit a message is gone from here.
     pub fn wake(&self, task: usize) {
         if let Some(word) = self.ready.get(task / 64) {
             word.fetch_or(1 << (task % 64), Ordering::Release);

@@ -4,6 +4,9 @@
 //! that drains gets a bounded turn; when nothing is left to do, buffers are flushed and
 //! the thread sleeps until it is woken or a timer is due. Nothing here blocks.
 
+#[cfg(test)]
+mod tests;
+
 use crate::coordinator::{Event, Failure};
 use crate::data::{Fail, Res, Ts, UserError};
 use crate::graph::{AttemptCx, BuildCx, Graph, NodeId};
@@ -183,6 +186,10 @@ impl SlotLoop {
             if self.cancel.load(Ordering::Acquire) {
                 return Ok(());
             }
+            // In this order: who leaves a message sets a bit after it. A message that came
+            // between the two, had they been the other way round, would lie there until
+            // something else wakes the slot.
+            self.take_ready();
             if !self.take_controls()? {
                 return Ok(());
             }
@@ -233,8 +240,8 @@ impl SlotLoop {
         }
     }
 
-    /// One turn for each ready task, downstream first.
-    fn round(&mut self, at: &mut At) -> Res<bool> {
+    /// Notes whom to look at.
+    fn take_ready(&mut self) {
         for word in 0..self.signal.words() {
             let mut bits = self.signal.take(word);
             while bits != 0 {
@@ -245,6 +252,10 @@ impl SlotLoop {
                 bits &= bits - 1;
             }
         }
+    }
+
+    /// One turn for each ready task, downstream first.
+    fn round(&mut self, at: &mut At) -> Res<bool> {
         let now = wall_clock();
         let mut worked = false;
         let mut begun = Instant::now();

@@ -327,7 +327,6 @@ pub struct ReaderTask<S: Source> {
     announced: bool,
     idle: bool,
     no_more_splits: bool,
-    heard_enumerator: bool,
     ended: bool,
     barrier: Option<Barrier>,
     /// Behind the last barrier nothing more is read.
@@ -398,7 +397,6 @@ impl<S: Source> ReaderTask<S> {
             announced: false,
             idle: false,
             no_more_splits: false,
-            heard_enumerator: false,
             ended: false,
             barrier: None,
             stopped: false,
@@ -450,11 +448,14 @@ impl<S: Source> ReaderTask<S> {
                 Event::Watermark(_) | Event::Idle(_) | Event::InputEnded(_) => {}
             }
         }
-        // A barrier that comes before the splits were found says nothing of them: who took it
-        // for a word would call itself idle, and its rows be late for windows that the other
-        // subtasks complete.
-        self.heard_enumerator = self.gate.spoken();
         Ok(any)
+    }
+
+    /// Whether the enumerator has said something. A barrier that comes before the splits were
+    /// found says nothing of them: who took it for a word would call itself idle, and its rows
+    /// be late for windows that the other subtasks complete.
+    fn heard_enumerator(&self) -> bool {
+        self.gate.spoken()
     }
 
     fn snapshot(&mut self, parts: &mut SnapshotParts) -> Res {
@@ -579,7 +580,7 @@ impl<S: Source> ReaderTask<S> {
     /// expected. It goes before the first barrier too, behind which the rows of other
     /// subtasks are let through: how late they are must not depend on when this one is heard.
     fn greet(&mut self) -> Res {
-        if !self.heard_enumerator || self.announced || self.ended || self.stopped {
+        if !self.heard_enumerator() || self.announced || self.ended || self.stopped {
             return Ok(());
         }
         self.announced = true;
@@ -736,7 +737,7 @@ impl<S: Source> Task for ReaderTask<S> {
             self.hold();
             return Ok(Progress::Blocked);
         }
-        if !self.heard_enumerator || self.ended || self.stopped {
+        if !self.heard_enumerator() || self.ended || self.stopped {
             return Ok(if worked { Progress::Worked } else { Progress::Idle });
         }
         if self.lanes.is_empty() {
