@@ -282,7 +282,7 @@ pub fn disturbed(how: &Disturbance) {
     let input = long_input(&source, how.months);
     let mut expected = None;
     let mut done = Done::new();
-    let mut round = 0;
+    let (mut round, mut spared) = (0, 0);
     while faults(&done) < how.faults {
         let before = faults(&done);
         let wild = dir.path().join(format!("wild-{round}"));
@@ -294,7 +294,9 @@ pub fn disturbed(how: &Disturbance) {
                 compare(expected.get_or_insert_with(calm), &found, how.seed);
             }
         }
-        assert!(faults(&done) > before, "seed {}: no fault came before the end", how.seed);
+        // A rescale alone may take a job to its end.
+        spared = if faults(&done) > before { 0 } else { spared + 1 };
+        assert!(spared < 5, "seed {}: five jobs ended before a fault came", how.seed);
         round += 1;
     }
     let kinds: Vec<String> = done.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
