@@ -20,7 +20,7 @@ pub(crate) type JobKey = (String, String);
 
 /// A watch is asked for anew after so many seconds, from where it was: one that has died
 /// without a sign keeps nothing from us for longer.
-const RENEWED: u32 = 30;
+pub(super) const RENEWED: u32 = 30;
 /// Objects of a list that are in memory as a whole at a time.
 const PAGE: u32 = 100;
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod cache;
 mod calls;
+mod client;
 pub(crate) mod coordinator;
 pub(crate) mod events;
 mod execute;
@@ -58,7 +59,7 @@ pub(crate) struct Shell {
 /// Runs until told to end.
 pub async fn run(mut options: Options) -> anyhow::Result<()> {
     options.identity = options.identity();
-    let client = Client::try_default().await.context("no way to the API server")?;
+    let client = client::client().await?;
     let master_key = master_key::load(&client, &options).await?;
     let cluster = calls::cluster_id(&client).await;
     let controller = format!("{}/{}", options.own_namespace, options.name);

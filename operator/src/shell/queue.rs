@@ -5,7 +5,9 @@ use super::Shell;
 use super::cache::JobKey;
 use super::pass::{self, Remembered};
 use crate::traces::line;
+use futures::FutureExt;
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -129,7 +131,12 @@ fn start(
             job = key.1,
             error = tracing::field::Empty
         );
-        let result = pass::pass(&shell, &key, &mut memory, told).instrument(span.clone()).await;
+        let pass = pass::pass(&shell, &key, &mut memory, told).instrument(span.clone());
+        let result = caught(pass).await.unwrap_or_else(|panic| {
+            // It may be half-changed.
+            memory = Remembered::default();
+            Err(anyhow::anyhow!("a bug of the controller: {panic}"))
+        });
         let result = result.map_err(|error| {
             shell.metrics.failed_passes.inc();
             let error = format!("{error:#}");
@@ -138,6 +145,15 @@ fn start(
         });
         let _ = done.send((key, memory, result));
     });
+}
+
+/// What it comes to, or what it said when it panicked: the job is looked at again all the
+/// same, and its failures are counted and told as others are.
+async fn caught<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+    })
 }
 
 /// When to look again; `None`: the job is gone.
@@ -214,5 +230,13 @@ mod tests {
         assert!(queue.soonest().is_some_and(|at| at > now));
         let later = now + Duration::from_secs(30);
         assert_eq!(next(queue, later), Some(("a".to_owned(), true)));
+    }
+
+    #[tokio::test]
+    async fn a_look_that_panics_has_failed() {
+        assert_eq!(caught(async { 1 }).await, Ok(1));
+        let text = "no such place".to_owned();
+        let panics = async { std::panic::panic_any(text) };
+        assert_eq!(caught::<()>(panics).await, Err("no such place".to_owned()));
     }
 }

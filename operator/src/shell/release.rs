@@ -1,5 +1,6 @@
 //! Commands of the chart's hooks: before an uninstall, and its test.
 
+use super::client::client;
 use super::kinds::What;
 use super::leader;
 use super::options::Options;
@@ -12,7 +13,7 @@ use serde_json::json;
 
 /// Fails unless a controller leads and the resources are known.
 pub async fn probe(options: &Options) -> anyhow::Result<()> {
-    let client = Client::try_default().await.context("no way to the API server")?;
+    let client = client().await?;
     let namespace = options.namespaces.first().map(String::as_str);
     for what in [What::StreamJob, What::Savepoint] {
         let one = ListParams::default().limit(1);
@@ -32,7 +33,7 @@ pub async fn probe(options: &Options) -> anyhow::Result<()> {
 /// acts: one that leads would put them back. The lead is not given back either, so that
 /// none takes it in the moment before they are all removed.
 pub async fn release(options: &Options) -> anyhow::Result<()> {
-    let client = Client::try_default().await.context("no way to the API server")?;
+    let client = client().await?;
     let api: Api<Lease> = Api::namespaced(client.clone(), &options.own_namespace);
     let identity = options.identity();
     leader::seize(&api, &options.name, &identity, leader::LEASE).await?;
