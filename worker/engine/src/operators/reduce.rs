@@ -4,7 +4,7 @@ use crate::api::keyed::KeySelector;
 use crate::data::{AnyBatch, Data, Fun, Res};
 use crate::runtime::emit::Emitter;
 use crate::runtime::gate::Marks;
-use crate::runtime::operator::{Cursor, Flow, LOOK_AHEAD, Operator, drive, fetch_ahead, marks_of};
+use crate::runtime::operator::{Cursor, Flow, LookAhead, Operator, drive, fetch_ahead, marks_of};
 use crate::state::{Plain, StateTable, Table};
 
 /// Name of its state.
@@ -25,29 +25,23 @@ impl<T: Data + Clone, S: KeySelector<T>, F: FnMut(&mut T, T) -> Res + Fun> Reduc
 
     fn rows(&mut self, rows: &mut Cursor<'_, '_, T>, out: &mut Emitter<T>) -> Res {
         fetch_ahead(&mut self.table, &self.selector, rows)?;
-        while !out.blocked() && !rows.is_empty() {
-            let ahead = rows.peek(LOOK_AHEAD);
-            let count = ahead.len();
-            std::hint::black_box(self.table.warm(ahead.iter().map(|row| row.1)));
-            for _ in 0..count {
-                let Some((ts, hash, row)) = rows.next() else { break };
-                let table = &mut self.table;
-                let result = match self.selector.with(&row, |key| table.get_mut(hash, key)) {
-                    Some(acc) => {
-                        (self.f)(&mut acc.0, row)?;
-                        acc.0.clone()
-                    }
-                    None => {
-                        let first = || Plain(row.clone());
-                        self.selector.with(&row, |key| table.get_or_insert_with(hash, key, first));
-                        row
-                    }
-                };
-                out.emit(ts, result)?;
-                if out.blocked() {
-                    break;
+        let mut ahead = LookAhead::default();
+        while !out.blocked() {
+            ahead.step(&self.table, rows);
+            let Some((ts, hash, row)) = rows.next() else { break };
+            let table = &mut self.table;
+            let result = match self.selector.with(&row, |key| table.get_mut(hash, key)) {
+                Some(acc) => {
+                    (self.f)(&mut acc.0, row)?;
+                    acc.0.clone()
                 }
-            }
+                None => {
+                    let first = || Plain(row.clone());
+                    self.selector.with(&row, |key| table.get_or_insert_with(hash, key, first));
+                    row
+                }
+            };
+            out.emit(ts, result)?;
         }
         self.table.tend();
         Ok(())

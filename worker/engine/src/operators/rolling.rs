@@ -5,7 +5,7 @@ use crate::api::window::Aggregate;
 use crate::data::{AnyBatch, Fun, Res};
 use crate::runtime::emit::Emitter;
 use crate::runtime::gate::Marks;
-use crate::runtime::operator::{Cursor, Flow, Operator, drive, fetch_ahead, marks_of};
+use crate::runtime::operator::{Cursor, Flow, LookAhead, Operator, drive, fetch_ahead, marks_of};
 use crate::state::{Plain, StateTable, Table};
 
 /// Name of its state.
@@ -33,7 +33,9 @@ where
 
     fn rows(&mut self, rows: &mut Cursor<'_, '_, T>, out: &mut Emitter<O>) -> Res {
         fetch_ahead(&mut self.table, &self.selector, rows)?;
+        let mut ahead = LookAhead::default();
         while !out.blocked() {
+            ahead.step(&self.table, rows);
             let Some((ts, hash, row)) = rows.next() else { break };
             let Self { selector, aggregate, emit, table } = self;
             selector.with(&row, |key| {

@@ -8,6 +8,7 @@ use crate::runtime::gate::Marks;
 use crate::runtime::side::Sides;
 use crate::runtime::snapshot::{Barrier, SnapshotParts};
 use crate::state::{Row, StateTable, Table};
+use millrace_protocol::key::Key;
 
 /// Whether a call came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +80,24 @@ pub fn fetch_ahead<T, S: KeySelector<T>, R: Row>(
         }
     }
     table.fetch()
+}
+
+/// Begins to load what the next rows need of a table while those before them are worked on:
+/// see [`Table::warm`].
+#[derive(Default)]
+pub struct LookAhead(usize);
+
+impl LookAhead {
+    /// To be called each time before a row is taken off `rows`.
+    #[inline(always)]
+    pub fn step<T, K: Key, R: Row>(&mut self, table: &Table<K, R>, rows: &Cursor<'_, '_, T>) {
+        if self.0 == 0 {
+            let ahead = rows.peek(LOOK_AHEAD);
+            self.0 = ahead.len();
+            std::hint::black_box(table.warm(ahead.iter().map(|row| row.1)));
+        }
+        self.0 = self.0.saturating_sub(1);
+    }
 }
 
 /// An operator with one or more inputs of known types.

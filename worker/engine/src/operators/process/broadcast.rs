@@ -10,7 +10,7 @@ use crate::data::{AnyBatch, Fail, Res, Ts};
 use crate::runtime::emit::Emitter;
 use crate::runtime::event_time::EventTime;
 use crate::runtime::gate::Marks;
-use crate::runtime::operator::{Cursor, Flow, Operator, drive, marks_of};
+use crate::runtime::operator::{Cursor, Flow, LookAhead, Operator, drive, marks_of};
 use crate::runtime::side::Sides;
 use crate::runtime::snapshot::{Barrier, SnapshotParts};
 use crate::state::{State, StateTable};
@@ -113,7 +113,9 @@ where
 
     fn keyed_rows(&mut self, rows: &mut Cursor<'_, '_, A>, out: &mut Emitter<F::Out>) -> Res {
         self.core.fetch_ahead(&self.selector, rows)?;
+        let mut ahead = LookAhead::default();
         while !self.core.blocked(out)? {
+            self.core.look_ahead(&mut ahead, rows);
             let Some((ts, hash, row)) = rows.next() else { break };
             let key = self.selector.owned(&row);
             let Self { f, core, shared, .. } = self;

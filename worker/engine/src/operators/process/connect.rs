@@ -7,7 +7,7 @@ use crate::data::{AnyBatch, Fun, Res, Ts};
 use crate::runtime::emit::Emitter;
 use crate::runtime::event_time::EventTime;
 use crate::runtime::gate::Marks;
-use crate::runtime::operator::{Cursor, Flow, Operator, drive, marks_of};
+use crate::runtime::operator::{Cursor, Flow, LookAhead, Operator, drive, marks_of};
 use crate::runtime::side::Sides;
 use crate::state::StateTable;
 use std::marker::PhantomData;
@@ -96,7 +96,9 @@ where
 
     fn first(&mut self, rows: &mut Cursor<'_, '_, A>, out: &mut Emitter<F::Out>) -> Res {
         self.core.fetch_ahead(&self.selectors.0, rows)?;
+        let mut ahead = LookAhead::default();
         while !self.core.blocked(out)? {
+            self.core.look_ahead(&mut ahead, rows);
             let Some((ts, hash, row)) = rows.next() else { break };
             let key = self.selectors.0.owned(&row);
             let f = &mut self.f;
@@ -108,7 +110,9 @@ where
 
     fn second(&mut self, rows: &mut Cursor<'_, '_, B>, out: &mut Emitter<F::Out>) -> Res {
         self.core.fetch_ahead(&self.selectors.1, rows)?;
+        let mut ahead = LookAhead::default();
         while !self.core.blocked(out)? {
+            self.core.look_ahead(&mut ahead, rows);
             let Some((ts, hash, row)) = rows.next() else { break };
             let key = self.selectors.1.owned(&row);
             let f = &mut self.f;

@@ -8,7 +8,7 @@ use crate::api::tags::OutputTag;
 use crate::data::{Fail, Res, TS_MIN, Ts};
 use crate::runtime::emit::Emitter;
 use crate::runtime::event_time::EventTime;
-use crate::runtime::operator::{Cursor, Flow, fetch_ahead};
+use crate::runtime::operator::{Cursor, Flow, LookAhead, fetch_ahead};
 use crate::runtime::side::Sides;
 use crate::state::{Row, State, StateTable, Table};
 use millrace_protocol::key::Key;
@@ -130,6 +130,12 @@ impl<K: Key, S: State> KeyedCore<K, S> {
         rows: &Cursor<'_, '_, T>,
     ) -> Res {
         fetch_ahead(&mut self.table, selector, rows)
+    }
+
+    /// To be called before each row is taken.
+    #[inline(always)]
+    pub fn look_ahead<T>(&self, ahead: &mut LookAhead, rows: &Cursor<'_, '_, T>) {
+        ahead.step(&self.table, rows);
     }
 
     /// To be called before [`KeyedCore::call`] for keys that come from elsewhere.

@@ -7,7 +7,7 @@ use crate::data::{AnyBatch, Res, Ts};
 use crate::runtime::emit::Emitter;
 use crate::runtime::event_time::EventTime;
 use crate::runtime::gate::Marks;
-use crate::runtime::operator::{Cursor, Flow, Operator, drive, marks_of};
+use crate::runtime::operator::{Cursor, Flow, LookAhead, Operator, drive, marks_of};
 use crate::runtime::side::Sides;
 use crate::state::StateTable;
 use std::marker::PhantomData;
@@ -27,7 +27,9 @@ impl<T: Send + 'static, S: KeySelector<T>, F: KeyedProcess<S::Key, T>> Process<T
 
     fn rows(&mut self, rows: &mut Cursor<'_, '_, T>, out: &mut Emitter<F::Out>) -> Res {
         self.core.fetch_ahead(&self.selector, rows)?;
+        let mut ahead = LookAhead::default();
         while !self.core.blocked(out)? {
+            self.core.look_ahead(&mut ahead, rows);
             let Some((ts, hash, row)) = rows.next() else { break };
             let key = self.selector.owned(&row);
             let f = &mut self.f;

@@ -26,7 +26,7 @@ use crate::data::{AnyBatch, Res, TS_MAX, TS_MIN, Ts};
 use crate::runtime::emit::Emitter;
 use crate::runtime::event_time::EventTime;
 use crate::runtime::gate::Marks;
-use crate::runtime::operator::{Cursor, Flow, Operator, drive, fetch_ahead, marks_of};
+use crate::runtime::operator::{Cursor, Flow, LookAhead, Operator, drive, fetch_ahead, marks_of};
 use crate::runtime::side::Sides;
 use crate::state::{Change, StateTable, Table};
 
@@ -112,7 +112,9 @@ where
         out: &mut Emitter<B::Out>,
     ) -> Res {
         fetch_ahead(&mut self.parts.table, selector(&self.parts.selector), rows)?;
+        let mut ahead = LookAhead::default();
         while self.has_room(out)? {
+            ahead.step(&self.parts.table, rows);
             let Some((ts, hash, row)) = rows.next() else { break };
             self.row(ts, hash, wrap(row), out)?;
         }
