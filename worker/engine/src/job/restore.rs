@@ -16,10 +16,11 @@ use millrace_protocol::manifest::{
 };
 use millrace_protocol::objects::ObjectKey;
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// A checkpoint to restore from.
 pub struct FromManifest {
@@ -103,9 +104,16 @@ impl RangeRead for CopyRange {
 
     fn read(&self, range: Range<u64>) -> Res<Vec<u8>> {
         // Its length was compared with the checkpoint's: no range is absurd.
-        let mut bytes = vec![0; usize::try_from(range.end - range.start)?];
-        self.copy.read_exact_at(&mut bytes, range.start)?;
-        Ok(bytes)
+        let len = range.end - range.start;
+        let mut bytes = Vec::with_capacity(usize::try_from(len)?);
+        let mut copy = &self.copy;
+        copy.seek(SeekFrom::Start(range.start))?;
+        match copy.take(len).read_to_end(&mut bytes)? as u64 {
+            read if read == len => Ok(bytes),
+            read => {
+                Err(Fail::from(format!("it ends after {read} of {len} bytes at {}", range.start)))
+            }
+        }
     }
 
     fn original(&self) -> Option<&dyn RangeRead> {
@@ -224,8 +232,10 @@ impl Restore for FromManifest {
                 data: self.open(file, &ahead),
             })
             .collect();
+        let begun = Instant::now();
         let files = Files::open(files, self.manifest.max_parallelism)?;
-        files.load(uid, state, range, table)?;
+        let entries = files.load(uid, state, range, table)?;
+        tracing::debug!(operator = %uid, state, entries, took = ?begun.elapsed(), "state is read");
         table.restored(self.base);
         Ok(())
     }

@@ -8,11 +8,15 @@ use super::snapshot::{Sizes, SnapshotError, SnapshotSpec, StateTable};
 use super::spill::{Spill, write_spilled};
 use super::table::Table;
 use crate::data::{Res, Ts};
+use hashbrown::hash_table;
 use millrace_protocol::ids::CheckpointId;
 use millrace_protocol::key::Key;
 use millrace_protocol::keygroup::{KeyGroup, KeyGroupRange, MaxParallelism};
 use millrace_protocol::shape::{self, ShapeError};
 use std::ops::Range;
+
+/// Entries of a block that are begun to be looked for before the first of them is loaded.
+const LOOK_AHEAD: usize = 32;
 
 /// Segments of up to so many buckets may be walked at once.
 const WHOLE: usize = if cfg!(test) { 32 } else { 64 * 1024 };
@@ -295,21 +299,20 @@ impl<K: Key, R: Row> Table<K, R> {
             }
         }
         let (mut keys, mut rows) = (block.keys, block.rows);
-        for _ in 0..block.entries {
-            let key = K::read(&mut keys)?;
-            let row = R::read(&mut rows, block.reader)?;
-            let hash = key.hash64();
-            if (block.take)(self.group_in(block, hash)?) {
-                let at = self.segment_of(hash);
-                let entries = &mut self.segments[at].entries;
-                let entry = Entry { key, row, stamp: Stamp::new(1, true) };
-                match entries.find_mut(hash, |e| e.key == entry.key) {
-                    Some(old) => *old = entry,
-                    None => {
-                        entries.insert_unique(hash, entry, |e| e.key.hash64());
-                    }
+        let mut left = block.entries as usize;
+        let mut ahead = Vec::with_capacity(LOOK_AHEAD);
+        while left > 0 {
+            for _ in 0..left.min(LOOK_AHEAD) {
+                let key = K::read(&mut keys)?;
+                ahead.push((key.hash64(), key));
+            }
+            left -= ahead.len();
+            std::hint::black_box(self.warm(ahead.iter().map(|(hash, _)| *hash)));
+            for (hash, key) in ahead.drain(..) {
+                let row = R::read(&mut rows, block.reader)?;
+                if (block.take)(self.group_in(block, hash)?) {
+                    self.load_entry(hash, Entry { key, row, stamp: Stamp::new(1, true) });
                 }
-                self.segments[at].written.note(1);
             }
         }
         if !(dead.is_empty() && keys.is_empty() && rows.is_empty()) {
@@ -317,6 +320,20 @@ impl<K: Key, R: Row> Table<K, R> {
         }
         self.tend_all();
         self.load_spill()
+    }
+
+    #[inline]
+    fn load_entry(&mut self, hash: u64, entry: Entry<K, R>) {
+        self.waits |= entry.row.waits();
+        let at = self.segment_of(hash);
+        let segment = &mut self.segments[at];
+        match segment.entries.entry(hash, |e| e.key == entry.key, |e| e.key.hash64()) {
+            hash_table::Entry::Occupied(mut old) => *old.get_mut() = entry,
+            hash_table::Entry::Vacant(free) => {
+                free.insert(entry);
+            }
+        }
+        segment.written.note(1);
     }
 
     /// The group of a key of a block, which must be one that the block holds: else
@@ -369,6 +386,10 @@ impl<K: Key, R: Row> StateTable for Table<K, R> {
             self.drop_side();
         }
         self.relieve_after(false);
+    }
+
+    fn expect(&mut self, _: i64, entries: u64) {
+        self.make_room(entries);
     }
 
     fn load(&mut self, block: &Block<'_>) -> Res {

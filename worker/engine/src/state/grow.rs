@@ -55,6 +55,29 @@ impl<K: Key, R: Row> Table<K, R> {
         }
     }
 
+    /// Makes an empty table ready for so many entries, if they are to be in memory: as it
+    /// would be had they come one by one.
+    pub(super) fn make_room(&mut self, entries: u64) {
+        if self.spill.is_some() || !self.is_empty() {
+            return;
+        }
+        let (entries, all) = (usize::try_from(entries).unwrap_or(0), self.range.len());
+        let share = |groups: KeyGroupRange| {
+            entries.saturating_mul(usize::from(groups.len())) / usize::from(all.max(1))
+        };
+        let fullest = SPLIT_BUCKETS / 8 * 7;
+        let mut at = 0;
+        while let Some(segment) = self.segments.get_mut(at) {
+            let (groups, come) = (segment.groups, share(segment.groups));
+            if groups.len() > 1 && come >= threshold(groups.start, fullest) {
+                self.split(at);
+            } else {
+                segment.entries.reserve(come, |e| e.key.hash64());
+                at += 1;
+            }
+        }
+    }
+
     /// Grows or splits every segment that is due: for loading.
     pub(super) fn tend_all(&mut self) {
         let mut at = 0;

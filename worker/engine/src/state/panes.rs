@@ -271,6 +271,10 @@ impl<K: Key, R: Row> StateTable for PaneTables<K, R> {
         self.retire_all();
     }
 
+    fn expect(&mut self, namespace: i64, entries: u64) {
+        self.pane(namespace).make_room(entries);
+    }
+
     fn load(&mut self, block: &Block<'_>) -> Res {
         self.pane(block.namespace).load_block(block)
     }

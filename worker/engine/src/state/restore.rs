@@ -11,6 +11,7 @@ use crate::data::Res;
 use millrace_protocol::ids::Uid;
 use millrace_protocol::keygroup::{KeyGroup, KeyGroupRange, MaxParallelism};
 use millrace_protocol::shape::{self, Fit, Incompatible};
+use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// A file of a manifest, and the groups for which it counts.
@@ -121,17 +122,12 @@ impl Restore {
         table: &mut dyn StateTable,
     ) -> Res<u64> {
         let schema = table.schema()?;
-        let mut parts = Vec::new();
-        for (at, (file, clip)) in self.files.iter().enumerate() {
-            let wanted = range.intersect(*clip);
-            let Some((index, section)) = file.section(operator.as_str(), state) else { continue };
-            if !wanted.is_empty() {
-                let newer = self.dead_before(at, operator, state);
-                parts.push(Part { file, index, section, wanted, newer });
-            }
-        }
+        let parts = self.parts(operator, state, range);
         for part in &parts {
             part.file.expect(part.section, |block| part.wants(block));
+        }
+        for (namespace, entries) in expected(&parts) {
+            table.expect(namespace, entries);
         }
         let mut entries = 0;
         for part in &parts {
@@ -157,6 +153,30 @@ impl Restore {
         Ok(entries)
     }
 
+    fn parts(&self, operator: &Uid, state: &str, range: KeyGroupRange) -> Vec<Part<'_>> {
+        let mut parts = Vec::new();
+        for (at, (file, clip)) in self.files.iter().enumerate() {
+            let wanted = range.intersect(*clip);
+            let Some((index, section)) = file.section(operator.as_str(), state) else { continue };
+            if !wanted.is_empty() {
+                let newer = self.dead_before(at, operator, state);
+                parts.push(Part { file, index, section, wanted, newer });
+            }
+        }
+        parts
+    }
+
+    /// About how many entries of a state there are, by namespace; see [`expected`].
+    #[cfg(test)]
+    pub fn expected(
+        &self,
+        operator: &Uid,
+        state: &str,
+        range: KeyGroupRange,
+    ) -> BTreeMap<i64, u64> {
+        expected(&self.parts(operator, state, range))
+    }
+
     /// What files newer than that at `at` declare dead, by groups.
     fn dead_before(&self, at: usize, operator: &Uid, state: &str) -> Vec<(KeyGroupRange, i64)> {
         let newer = self.files.iter().skip(at + 1);
@@ -174,6 +194,25 @@ impl Restore {
     pub fn max_parallelism(&self) -> MaxParallelism {
         self.max
     }
+}
+
+/// About how many entries there are by namespace: those of groups that were written whole,
+/// taken to be spread evenly over the groups of their block. What came later is mostly the
+/// same keys again.
+fn expected(parts: &[Part<'_>]) -> BTreeMap<i64, u64> {
+    let mut expected = BTreeMap::new();
+    for part in parts {
+        let whole = part.section.whole.intersect(part.wanted);
+        for block in part.section.blocks.iter().filter(|block| part.wants(block)) {
+            let groups = KeyGroupRange { start: block.first, end: block.last.saturating_add(1) };
+            let share = u64::from(groups.intersect(whole).len());
+            let entries = u64::from(block.entries) * share / u64::from(groups.len().max(1));
+            if entries > 0 {
+                *expected.entry(block.namespace).or_insert(0) += entries;
+            }
+        }
+    }
+    expected
 }
 
 fn row_reader(section: &Section, schema: &StateSchema) -> Result<RowReader, TypeChanged> {

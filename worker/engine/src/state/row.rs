@@ -33,6 +33,12 @@ pub trait Row: Sized + Send + 'static {
         Self::EXPIRES && self.expires_at() <= now
     }
 
+    /// Whether an operator has to look at the row after a restore, for it waits for a time.
+    #[inline]
+    fn waits(&self) -> bool {
+        false
+    }
+
     /// Whether a row has more to it than what checkpoints hold: then the tier holds
     /// what [`Row::write_beside`] gives, at most 255 bytes.
     const BESIDE: bool = false;

@@ -97,6 +97,10 @@ pub trait StateTable {
     /// The checkpoint is given up: its changes belong to the next. Stops a drain.
     fn aborted(&mut self, checkpoint: CheckpointId);
 
+    /// At a restore, before anything is loaded: about so many entries of a namespace come.
+    /// Makes room for them at once, instead of bit by bit.
+    fn expect(&mut self, _namespace: i64, _entries: u64) {}
+
     /// At a restore: applies a block of a file. Files come oldest first.
     fn load(&mut self, block: &Block<'_>) -> Res;
 

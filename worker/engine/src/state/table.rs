@@ -39,6 +39,8 @@ pub struct Table<K, R> {
     pub(super) firing: Option<Firing<K, R>>,
     pub(super) swept: (usize, usize),
     pub(super) tended: usize,
+    /// Whether a row that was loaded [waits](Row::waits).
+    pub(super) waits: bool,
     /// What lies below, if anything does.
     pub(super) spill: Option<Box<Spill<K>>>,
 }
@@ -56,6 +58,7 @@ impl<K: Key, R: Row> Table<K, R> {
             firing: None,
             swept: (0, 0),
             tended: 0,
+            waits: false,
             spill: None,
         }
     }
@@ -233,6 +236,11 @@ impl<K: Key, R: Row> Table<K, R> {
             }
         }
         touched
+    }
+
+    /// Whether among the rows that were loaded there is one that [waits](Row::waits).
+    pub fn waits(&self) -> bool {
+        self.waits
     }
 
     /// Whether keys of this hash belong here.

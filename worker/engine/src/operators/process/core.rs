@@ -316,6 +316,9 @@ impl<K: Key, S: State> KeyedCore<K, S> {
     /// The table is loaded: builds the index of its timers.
     pub fn restored(&mut self, time: EventTime) -> Res {
         self.time = time;
+        if !self.table.waits() {
+            return Ok(());
+        }
         let Self { table, event, processing, .. } = self;
         let mut index = |key: &K, row: &TimedRow<S>, hash: u64| {
             if let Some(at) = row.timers.indexed(Domain::Event) {

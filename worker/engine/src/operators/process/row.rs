@@ -70,6 +70,11 @@ impl<S: State> Row for TimedRow<S> {
         if self.timers.is_empty() { self.user.expires_at() } else { Ts::MAX }
     }
 
+    #[inline]
+    fn waits(&self) -> bool {
+        !self.timers.is_empty()
+    }
+
     /// When the index of timers looks at the key: it keeps what it has of keys whose
     /// rows are in the tier.
     const BESIDE: bool = true;

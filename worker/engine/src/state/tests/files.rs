@@ -106,6 +106,40 @@ fn a_range_of_groups_is_a_part_of_the_bytes() {
 }
 
 #[test]
+fn how_many_entries_come_is_known_before_they_are_read() {
+    let (first, second, _) = files(20_000);
+    let (op, both) = (Uid::from("op"), vec![file("a", &first), file("b", &second)]);
+    let restore = Restore::open(both, MAX).unwrap();
+    let all = restore.expected(&op, "names", MAX.all());
+    // The 2,000 that came and the 2,000 that went are not counted.
+    assert_eq!(all.into_iter().collect::<Vec<_>>(), [(0, 20_000)]);
+    let part = restore.expected(&op, "names", MAX.range(1, 4))[&0];
+    assert!((4_000..6_000).contains(&part), "{part} of a quarter");
+}
+
+#[test]
+fn a_table_with_room_made_for_it_does_not_grow() {
+    let mut table = Names::new(MAX, MAX.all());
+    table.make_room(20_000);
+    let size =
+        |table: &Names| table.segments.iter().map(|s| s.entries.num_buckets()).sum::<usize>();
+    let (segments, buckets) = (table.segments(), size(&table));
+    assert!(segments > 1 && (20_000..80_000).contains(&buckets), "{segments}, {buckets}");
+    let (first, ..) = files(20_000);
+    let restore = Restore::open(vec![file("a", &first)], MAX).unwrap();
+    restore.load(&Uid::from("op"), "names", MAX.all(), &mut table).unwrap();
+    let grown = size(&table);
+    assert!(grown <= buckets + buckets / 8, "{segments} segments of {buckets} became {grown}");
+    let mut slowly = Names::new(MAX, MAX.all());
+    table.for_each(|key, row, hash| {
+        *slowly.get_or_insert_with(hash, key, Plain::default) = Plain(row.0.clone());
+        slowly.tend();
+    });
+    assert!(buckets <= size(&slowly) * 2, "{buckets} beside {}", size(&slowly));
+    assert_eq!((rows(&slowly), slowly.len()), (rows(&table), 20_000));
+}
+
+#[test]
 fn any_changed_byte_is_noticed() {
     let (first, second, _) = files(300);
     let good = load(vec![file("a", &first), file("b", &second)], MAX.all()).unwrap();
