@@ -1,5 +1,6 @@
 //! The job as processes of its own: started, looked at, disturbed.
 
+use crate::cpu;
 use anyhow::{Context, Result, bail, ensure};
 use millrace_s3::Location;
 use millrace_s3::testing::Server;
@@ -79,6 +80,11 @@ impl Job {
 
     fn home(&self) -> PathBuf {
         self.directory.path().join("home")
+    }
+
+    /// Seconds of a core that its processes have spent.
+    pub fn spent(&self) -> Result<f64> {
+        cpu::spent_below(self.child.id())
     }
 
     pub fn log(&self) -> Result<String> {

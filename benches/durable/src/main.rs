@@ -2,17 +2,20 @@
 //! checkpoints cost it, how long it is silent when one of its processes is killed, and when
 //! it is rescaled. See ../README.md for how to read it.
 
+mod cpu;
 mod job;
 
 use anyhow::{Result, ensure};
 use job::Job;
 use millrace_s3::testing::Server;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long rows are counted for a throughput.
 const WINDOW: Duration = Duration::from_secs(20);
 /// Rows a second where a gap is measured: so many that backpressure has no part in it.
 const STEADY: u64 = 100_000;
+/// A process that lived so long is started again at once when it dies.
+const SOUND: Duration = Duration::from_secs(11);
 
 fn main() -> Result<()> {
     let argument = |name: &str| {
@@ -23,32 +26,65 @@ fn main() -> Result<()> {
     let times = argument("--times").unwrap_or(3);
     let server = Server::start("versitygw");
     println!("{keys} keys; medians of {times}; the S3 server has its share of the same cores\n");
-    checkpoints(&server, keys)?;
+    checkpoints(&server, keys, times)?;
     gaps(&server, keys, times)
 }
 
-/// Throughput with a checkpoint a second beside throughput without.
-fn checkpoints(server: &Server, keys: u64) -> Result<()> {
-    let mut rates = Vec::new();
-    for interval in ["0s", "1s"] {
-        let mut job = Job::start(server, keys, &["--checkpoint-interval", interval])?;
-        job.loaded(keys)?;
-        let before = job.status()?;
-        std::thread::sleep(WINDOW);
-        let after = job.status()?;
-        ensure!(before.attempt == after.attempt, "the job restarted");
-        rates.push((after.rows - before.rows) as f64 / WINDOW.as_secs_f64() / 1e6);
-        if interval == "1s" {
-            println!("state: {:.2} GB in memory", after.state_bytes as f64 / 1e9);
-            println!("the last checkpoint: {}", after.checkpoint);
-            println!("checkpoints in {WINDOW:?}: {}", after.completed - before.completed);
-        }
+/// What a job did in a [`WINDOW`].
+struct Done {
+    /// Millions a second.
+    rows: f64,
+    /// Cores that its processes had.
+    cores: f64,
+    /// Cores that the S3 server had.
+    server: f64,
+}
+
+fn work(server: &Server, keys: u64, interval: &str) -> Result<Done> {
+    let mut job = Job::start(server, keys, &["--checkpoint-interval", interval])?;
+    job.loaded(keys)?;
+    let spent = |job: &Job| {
+        let (own, all) = (job.spent()?, cpu::spent_below(std::process::id())?);
+        anyhow::Ok((own, all - own))
+    };
+    let (before, begun, at) = (job.status()?, Instant::now(), spent(&job)?);
+    std::thread::sleep(WINDOW);
+    let (then, seconds) = (spent(&job)?, begun.elapsed().as_secs_f64());
+    // An answer takes a while on cores without rest: its rows are those of its end.
+    let (after, counted) = (job.status()?, begun.elapsed().as_secs_f64());
+    ensure!(before.attempt == after.attempt, "the job restarted");
+    if interval != "0s" {
+        println!("  state: {:.2} GB in memory", after.state_bytes as f64 / 1e9);
+        println!("  the last checkpoint: {}", after.checkpoint);
+        println!("  checkpoints in {WINDOW:?}: {}", after.completed - before.completed);
     }
-    let (without, with) = (rates[0], rates[1]);
-    println!(
-        "throughput: {with:.2} M rows/s with a checkpoint a second, {without:.2} without: {:.2}x",
-        with / without
-    );
+    Ok(Done {
+        rows: (after.rows - before.rows) as f64 / counted / 1e6,
+        cores: (then.0 - at.0) / seconds,
+        server: (then.1 - at.1) / seconds,
+    })
+}
+
+/// Throughput with a checkpoint a second beside throughput without.
+fn checkpoints(server: &Server, keys: u64, times: u64) -> Result<()> {
+    let mut ratios = Vec::new();
+    for _ in 0..times {
+        let (without, with) = (work(server, keys, "0s")?, work(server, keys, "1s")?);
+        let ratio = with.rows / without.rows;
+        let own = (with.rows / with.cores) / (without.rows / without.cores);
+        println!(
+            "with a checkpoint a second {:.2} M rows/s of {:.2} cores, the S3 server {:.2} cores; \
+             without {:.2} of {:.2}: {ratio:.2}x, by the job's own cores {own:.2}x",
+            with.rows, with.cores, with.server, without.rows, without.cores
+        );
+        ratios.push((ratio, own));
+    }
+    let mut median = |of: fn(&(f64, f64)) -> f64| {
+        ratios.sort_by(|a, b| of(a).total_cmp(&of(b)));
+        ratios.get(ratios.len() / 2).map_or(0.0, of)
+    };
+    let (all, own) = (median(|r| r.0), median(|r| r.1));
+    println!("checkpoints: {all:.2}x of the throughput, {own:.2}x by the job's own cores\n");
     Ok(())
 }
 
@@ -60,7 +96,9 @@ fn gaps(server: &Server, keys: u64, times: u64) -> Result<()> {
     let mut copies = Vec::new();
     let mut remote = Vec::new();
     for _ in 0..times {
+        std::thread::sleep(SOUND);
         copies.push(job.gap(|job| job.kill(1))?);
+        std::thread::sleep(SOUND);
         remote.push(job.gap(|job| {
             job.remove_copies()?;
             job.kill(1)

@@ -9,6 +9,8 @@ use std::sync::mpsc::Receiver;
 
 /// Of all parts but the last. A writer holds two of them at most.
 pub(crate) const PART_BYTES: usize = 8 << 20;
+/// What has more bytes than this gets room for a part at once.
+const LARGE: usize = 1 << 20;
 /// S3 takes no more in an object.
 const MAX_PARTS: usize = 10_000;
 
@@ -121,6 +123,10 @@ impl Upload {
             bytes = later;
             let sent = self.send();
             self.failed(sent)?;
+        }
+        if self.buffer.len() + bytes.len() > LARGE {
+            // Not bit by bit, and copied each time.
+            self.buffer.reserve_exact(PART_BYTES - self.buffer.len());
         }
         self.buffer.extend_from_slice(bytes);
         Ok(())

@@ -14,7 +14,7 @@ struct Options {
     #[arg(long)]
     rate: Option<u64>,
     /// Rows until another twentieth of the keys is changed
-    #[arg(long, default_value_t = 4_000_000)]
+    #[arg(long, default_value_t = 40_000_000)]
     turn: u64,
 }
 

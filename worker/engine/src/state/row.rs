@@ -237,13 +237,21 @@ impl postcard::ser_flavors::Flavor for Append<'_> {
 
     #[inline]
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        // Numbers are a byte or few, for which a call to copy is dear.
-        if bytes.len() <= 10 {
-            self.0.reserve(10);
-            bytes.iter().for_each(|byte| self.0.push(*byte));
-        } else {
+        // Numbers are a byte or few, for which a call to copy is dear; eight at once are one
+        // store.
+        if bytes.len() > 10 {
             self.0.extend_from_slice(bytes);
+            return Ok(());
         }
+        self.0.reserve(10);
+        let rest = match bytes.split_first_chunk::<8>() {
+            Some((eight, rest)) => {
+                self.0.extend_from_slice(eight);
+                rest
+            }
+            None => bytes,
+        };
+        rest.iter().for_each(|byte| self.0.push(*byte));
         Ok(())
     }
 
