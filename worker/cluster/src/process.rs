@@ -100,6 +100,7 @@ pub struct Process {
     links: Links,
     mouth: Mouth,
     address: String,
+    metrics: Option<SocketAddr>,
     me: Me,
     spec: ProcessSpec,
 }
@@ -164,10 +165,12 @@ impl Process {
                 tracing::error!(%error, "the process no longer serves its coordinator");
             }
         });
+        let mut metrics = None;
         if let Some(at) = spec.metrics {
             let listener = runtime.block_on(TcpListener::bind(at));
             let listener =
                 listener.map_err(|e| Fail::from(format!("cannot listen on {at}: {e}")))?;
+            metrics = Some(listener.local_addr()?);
             let seen = Seen { watch: agent.watch(), graph: Arc::clone(&spec.graph) };
             runtime.spawn(http::serve(listener, seen));
         }
@@ -180,12 +183,18 @@ impl Process {
             runtime.spawn(register(spec.leader.clone(), spec.token.clone(), registration));
         }
         tracing::info!(worker = spec.ordinal, address, slots = spec.slots, "worker is up");
-        Ok(Self { runtime, handle, agent, links, mouth, address, me, spec })
+        Ok(Self { runtime, handle, agent, links, mouth, address, metrics, me, spec })
     }
 
     /// Where its services listen, as others reach it.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Where `/ready` and `/metrics` are answered, with the port that was found if none was
+    /// asked for.
+    pub fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics
     }
 
     /// For a worker that is told to go.

@@ -45,14 +45,8 @@ fn heartbeat() -> Heartbeat {
     Heartbeat::within(SILENCE)
 }
 
-/// A process of a job of `workers` workers, one slot each, that runs for ever. Whether its
-/// tasks run is told at `metrics`.
-fn spec(
-    storage: &Path,
-    (ordinal, workers): (u16, u16),
-    leader: Leader,
-    metrics: SocketAddr,
-) -> ProcessSpec {
+/// A process of a job of `workers` workers, one slot each, that runs for ever.
+fn spec(storage: &Path, (ordinal, workers): (u16, u16), leader: Leader) -> ProcessSpec {
     let env = Env::new();
     env.source("rows", Generator::new(|i| i).rate(1000), Watermarks::none())
         .map(|i| (i % 100, 1u64))
@@ -72,7 +66,7 @@ fn spec(
         store: Arc::new(DirectoryStore::open(storage).unwrap()),
         slots: 1,
         listen: any,
-        metrics: Some(metrics),
+        metrics: Some(any),
         exchange: any,
         security: Security::Plain,
         host: None,
@@ -86,11 +80,6 @@ fn spec(
 fn lead(workers: u16, address: &str) -> Lead {
     let owner = Owner { pod: "pod".to_owned(), process: 1, address: address.to_owned() };
     Lead { stays: true, workers, ..Lead::local(owner) }
-}
-
-/// An address that nobody uses at this moment.
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// Whether tasks run in the process that answers there.

@@ -4,9 +4,13 @@ use super::*;
 use millrace_cluster::process::Process;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
-/// What tells a process that it is one of a job's: ordinal, workers, where it says whether its
-/// tasks run, and the job's directory.
+/// Counts the processes that were started, of all tests.
+static STARTED: AtomicU32 = AtomicU32::new(0);
+
+/// What tells a process that it is one of a job's: ordinal, workers, the file in which it says
+/// where it tells whether its tasks run, and the job's directory.
 const PART: &str = "MILLRACE_TEST_PART";
 
 /// No test, but the main function of such a process.
@@ -15,22 +19,39 @@ fn a_process_of_a_job() {
     let Ok(part) = std::env::var(PART) else { return };
     let words: Vec<&str> = part.splitn(4, ' ').collect();
     let (ordinal, workers) = (words[0].parse().unwrap(), words[1].parse().unwrap());
-    let (metrics, place) = (words[2].parse().unwrap(), PathBuf::from(words[3]));
+    let (metrics, place) = (PathBuf::from(words[2]), PathBuf::from(words[3]));
     end_with_parent();
     let leader = place.join("leader");
     let storage = place.join("storage");
-    let process =
-        Process::start(spec(&storage, (ordinal, workers), Leader::In(leader.clone()), metrics));
-    let process = process.unwrap();
+    let spec = spec(&storage, (ordinal, workers), Leader::In(leader.clone()));
+    let process = Process::start(spec).unwrap();
+    publish(&metrics, &process.metrics().unwrap().to_string());
     if ordinal != 0 {
         return process.serve(|| std::thread::sleep(Duration::MAX));
     }
     let address = process.address().to_owned();
-    let partial = place.join("leader.partial");
-    std::fs::write(&partial, &address).unwrap();
-    std::fs::rename(&partial, &leader).unwrap();
+    publish(&leader, &address);
     let ended = process.lead(lead(workers, &address));
     panic!("it stays until it is killed: {ended:?}");
+}
+
+/// A file that is there whole or not at all.
+fn publish(path: &Path, text: &str) {
+    let partial = path.with_extension("partial");
+    std::fs::write(&partial, text).unwrap();
+    std::fs::rename(&partial, path).unwrap();
+}
+
+/// What stands in a file that another process publishes.
+async fn published(path: &Path) -> String {
+    let begun = Instant::now();
+    loop {
+        match std::fs::read_to_string(path) {
+            Ok(text) => return text,
+            Err(error) => assert!(begun.elapsed() < LONG, "no {}: {error}", path.display()),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Whoever kills a test leaves no processes behind.
@@ -46,10 +67,16 @@ fn end_with_parent() {
 
 struct Part {
     child: Child,
-    metrics: SocketAddr,
+    /// The file in which it says where it tells whether its tasks run.
+    metrics: PathBuf,
 }
 
 impl Part {
+    /// Where it tells whether its tasks run.
+    async fn metrics(&self) -> SocketAddr {
+        published(&self.metrics).await.parse().unwrap()
+    }
+
     fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
@@ -72,10 +99,12 @@ struct Job {
 }
 
 fn start(place: &Path, ordinal: u16, workers: u16) -> Part {
-    let metrics = free();
+    // Of a process that takes another's place there is a file already.
+    let number = STARTED.fetch_add(1, Ordering::Relaxed);
+    let metrics = place.join(format!("metrics-{number}"));
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "processes::a_process_of_a_job", "--nocapture"]);
-    command.env(PART, format!("{ordinal} {workers} {metrics} {}", place.display()));
+    command.env(PART, format!("{ordinal} {workers} {} {}", metrics.display(), place.display()));
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
     Part { child, metrics }
 }
@@ -84,14 +113,7 @@ async fn job(workers: u16) -> Job {
     let place = tempfile::tempdir().unwrap();
     let parts: Vec<Part> =
         (0..workers).map(|ordinal| start(place.path(), ordinal, workers)).collect();
-    let begun = Instant::now();
-    let address = loop {
-        match std::fs::read_to_string(place.path().join("leader")) {
-            Ok(address) => break address,
-            Err(error) => assert!(begun.elapsed() < LONG, "no leader: {error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
+    let address = published(&place.path().join("leader")).await;
     let mut control = Control::of(&address);
     let begun = control.runs_after(0).await;
     Job { parts, control, begun, place }
@@ -122,7 +144,7 @@ async fn processes_that_live_are_used_again_when_another_was_killed() {
     assert_eq!(again.restarts, 1);
     job.are_the_same(&again, &[0, 1]);
     for part in &job.parts {
-        until_runs(part.metrics, true).await;
+        until_runs(part.metrics().await, true).await;
     }
 }
 
@@ -130,11 +152,11 @@ async fn processes_that_live_are_used_again_when_another_was_killed() {
 async fn when_the_coordinator_stands_still_workers_stop_and_run_again_when_it_is_back() {
     let mut job = job(2).await;
     job.parts[0].signal("-STOP");
-    until_runs(job.parts[1].metrics, false).await;
+    until_runs(job.parts[1].metrics().await, false).await;
     job.parts[0].signal("-CONT");
     let again = job.control.runs_after(job.begun.attempt).await;
     job.are_the_same(&again, &[0, 1]);
-    until_runs(job.parts[1].metrics, true).await;
+    until_runs(job.parts[1].metrics().await, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -144,7 +166,7 @@ async fn when_a_worker_stands_still_the_job_restarts_and_has_it_again_when_it_is
     job.control.lost(1, &format!("silent for {SILENCE:?}")).await;
     let waits = |s: &api::Status| s.state() == api::State::WaitingForWorkers;
     job.control.until("it waits", waits).await;
-    assert!(!runs(job.parts[0].metrics), "an attempt's tasks stop everywhere");
+    assert!(!runs(job.parts[0].metrics().await), "an attempt's tasks stop everywhere");
     job.parts[1].signal("-CONT");
     let again = job.control.runs_after(job.begun.attempt).await;
     job.are_the_same(&again, &[0, 1]);

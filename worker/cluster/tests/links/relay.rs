@@ -77,18 +77,18 @@ struct Pair {
 
 async fn pair() -> Pair {
     let storage = tempfile::tempdir().unwrap();
-    let metrics = [free(), free()];
     let nowhere = Leader::At("nowhere:1".to_owned());
-    let first = spec(storage.path(), (0, 2), nowhere, metrics[0]);
+    let first = spec(storage.path(), (0, 2), nowhere);
     let first = tokio::task::spawn_blocking(|| Process::start(first)).await.unwrap().unwrap();
     let address = first.address().to_owned();
-    let leads = lead(2, &address);
+    let (leads, metrics) = (lead(2, &address), first.metrics().unwrap());
     // Both stay until the test's process ends.
     thread::spawn(move || first.lead(leads));
-    let mut second = spec(storage.path(), (1, 2), Leader::At(address.clone()), metrics[1]);
+    let mut second = spec(storage.path(), (1, 2), Leader::At(address.clone()));
     second.host = Some(HOST.to_owned());
     second.exchange = format!("{HOST}:0").parse().unwrap();
     let second = tokio::task::spawn_blocking(|| Process::start(second)).await.unwrap().unwrap();
+    let metrics = [metrics, second.metrics().unwrap()];
     let port = second.address().rsplit(':').next().unwrap().parse().unwrap();
     let relay = Relay::start(port);
     thread::spawn(move || second.serve(|| thread::sleep(Duration::MAX)));
