@@ -90,6 +90,8 @@ pub struct Gate {
     ended_inputs: Vec<bool>,
     all_ended_told: bool,
     greeted: bool,
+    /// That was not passed on yet.
+    greeting: bool,
     queued: Vec<Event>,
     marks: Vec<Marks>,
     /// The last barrier that was given out.
@@ -132,6 +134,7 @@ impl Gate {
             ended_inputs: vec![false; inputs],
             all_ended_told: false,
             greeted: false,
+            greeting: false,
             queued: Vec::new(),
             marks,
             passed: None,
@@ -184,17 +187,9 @@ impl Gate {
 
     /// The next event, if there is one.
     pub fn poll(&mut self) -> Option<Event> {
-        if !self.greeted {
-            self.listen();
-            if self.all_heard {
-                self.greeted = true;
-                // Pass the greeting on, so that tasks behind this one begin too, unless it is
-                // said here how far these need not wait for this one.
-                let tells = |e: &Event| matches!(e, Event::Watermark(_) | Event::Idle(true));
-                if !self.queued.iter().any(tells) {
-                    return Some(Event::Watermark(TS_MIN));
-                }
-            }
+        self.greet();
+        if self.take_greeting() {
+            return Some(Event::Watermark(TS_MIN));
         }
         // Before what was heard, which is younger than they are.
         if let Some(Restored { flight, batch }) = self.restored.pop_front() {
@@ -231,6 +226,26 @@ impl Gate {
             }
         }
         None
+    }
+
+    /// Begins, once every channel has said something.
+    fn greet(&mut self) {
+        if self.greeted {
+            return;
+        }
+        self.listen();
+        if self.all_heard {
+            self.greeted = true;
+            // Pass the greeting on, so that tasks behind this one begin too, unless it is
+            // said here how far these need not wait for this one.
+            let tells = |e: &Event| matches!(e, Event::Watermark(_) | Event::Idle(true));
+            self.greeting = !self.queued.iter().any(tells);
+        }
+    }
+
+    /// Whether a greeting is to be passed on, for which [`TS_MIN`] stands; only once.
+    pub fn take_greeting(&mut self) -> bool {
+        std::mem::take(&mut self.greeting)
     }
 
     /// Waits for the first element of every channel.

@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use crate::data::{AnyBatch, Res, Ts};
+use crate::data::{AnyBatch, Res, TS_MIN, Ts};
 use crate::runtime::BATCH_ROWS;
 use crate::runtime::emit::Emitter;
 use crate::runtime::event_time::EventTime;
@@ -285,8 +285,9 @@ impl<O: Operator> OperatorTask<O> {
 
     /// Takes a barrier that may overtake rows, between two rows; true if there was one.
     fn overtake(&mut self, turn: &mut Turn<'_>, room: usize) -> Res<bool> {
+        let overtaking = self.gate.overtaking(turn.now);
         self.overtakes_at = self.gate.overtakes_at(turn.now);
-        let Some(barrier) = self.gate.overtaking(turn.now) else { return Ok(false) };
+        let Some(barrier) = overtaking else { return Ok(false) };
         if !self.is_between_rows() && !self.finish(&barrier, turn, room)? {
             return Ok(false);
         }
@@ -303,6 +304,13 @@ impl<O: Operator> OperatorTask<O> {
             _ => return Ok(false),
         };
         let Some(overtaken) = overtaken else { return Ok(false) };
+        if self.gate.take_greeting() {
+            // Before the barrier, so that those behind this task hear it as their first word.
+            self.out.mark(TS_MIN)?;
+            if let Some(sides) = self.operator.sides() {
+                sides.watermark(TS_MIN)?;
+            }
+        }
         *turn.overtaken = overtaken;
         self.pass(&barrier, watermark, turn)?;
         Ok(true)

@@ -276,6 +276,31 @@ fn restored_rows_stay_before_what_was_heard_since() {
     assert!(gate.poll().is_none());
 }
 
+/// A task that has no room to work on what it was restored with does not poll.
+#[test]
+fn a_barrier_overtakes_restored_rows_of_a_gate_that_was_not_polled_since_the_first_words_came() {
+    for greets in [true, false] {
+        let waker = TaskWaker { signal: Arc::new(Signal::new(1)), task: 0 };
+        let a = Arc::new(Channel::new(waker.clone(), waker).carrying(Some(flight(0))));
+        let mut gate = Gate::new(vec![(0, Arc::clone(&a))], vec![marks_of::<u64>]);
+        let restored = |n| Restored { flight: Arc::new(flight(0)), batch: batch(&[n]) };
+        gate.restore_rows(vec![restored(1), restored(2)]);
+        let Some(Event::Batch { inlet, batch: current, .. }) = gate.poll() else { panic!("rows") };
+        assert!(gate.overtaking(0).is_none(), "there is no barrier");
+        if greets {
+            a.send_control(Element::Watermark(TS_MIN));
+        }
+        a.send_control(Element::Barrier(barrier(7, Some(0))));
+        let taken = gate.overtaking(0).unwrap();
+        let recorded = gate.overtake(&taken, Some((inlet, current.as_ref())), MOST).unwrap();
+        assert_eq!(read(recorded).0, [[1], [2]]);
+        assert!(gate.take_greeting(), "it is passed on in front of the barrier");
+        assert!(gate.overtaking(0).is_none(), "twice");
+        assert_eq!(next(&mut gate), [2]);
+        assert!(gate.poll().is_none(), "no barrier, and the greeting once");
+    }
+}
+
 #[test]
 fn restored_rows_go_before_the_watermark_that_was_heard_since() {
     let waker = TaskWaker { signal: Arc::new(Signal::new(1)), task: 0 };

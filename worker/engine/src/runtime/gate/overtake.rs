@@ -14,16 +14,26 @@ impl Inlet {
     /// Whether a checkpoint's barrier is here, and has nothing before it that it may not
     /// overtake.
     fn has(&self, checkpoint: CheckpointId) -> bool {
-        let is_it = |b: &Barrier| b.checkpoint == checkpoint;
-        let held = matches!(&self.held, Some(Element::Barrier(b)) if is_it(b));
-        held || self.barrier.as_ref().is_some_and(is_it)
-            || self.channel.announced().as_ref().is_some_and(is_it)
+        self.barriers().any(|b| b.checkpoint == checkpoint)
+    }
+
+    /// Those that are here: what the channel waits with, its first word, the newest in it.
+    fn barriers(&self) -> impl Iterator<Item = Barrier> {
+        let held = match &self.held {
+            Some(Element::Barrier(barrier)) => Some(barrier.clone()),
+            _ => None,
+        };
+        self.barrier.clone().into_iter().chain(held).chain(self.channel.announced())
     }
 }
 
 impl Gate {
     /// The barrier that may now overtake rows, if there is one.
-    pub fn overtaking(&self, now: Ts) -> Option<Barrier> {
+    ///
+    /// Listens for the first words of the channels: a task that has no room to work on what it
+    /// was restored with does not poll.
+    pub fn overtaking(&mut self, now: Ts) -> Option<Barrier> {
+        self.greet();
         let newest = self.waiting()?;
         let ready = newest.may_overtake(now)
             && self.greeted
@@ -38,9 +48,8 @@ impl Gate {
 
     /// The newest barrier that waits here and was not given out.
     fn waiting(&self) -> Option<Barrier> {
-        let waits = |inlet: &Inlet| [inlet.barrier.clone(), inlet.channel.announced()];
         let new = |b: &Barrier| Some(b.checkpoint) > self.passed && b.unaligned_at.is_some();
-        self.inlets.iter().flat_map(waits).flatten().filter(new).max_by_key(|b| b.checkpoint)
+        self.inlets.iter().flat_map(Inlet::barriers).filter(new).max_by_key(|b| b.checkpoint)
     }
 
     /// The task takes a barrier that is in all channels before what stands in front of it
