@@ -237,6 +237,9 @@ fn completes(handle: &Handle, options: JobOptions, full_at: u64, within: Duratio
             std::thread::sleep(Duration::from_millis(5));
         }
         let complete = latest(&job) >= before + 2;
+        if !complete {
+            println!("{:#?}", job.status());
+        }
         job.cancel();
         complete
     });
