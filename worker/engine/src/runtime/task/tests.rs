@@ -2,17 +2,18 @@
 
 use super::*;
 use crate::coordinator::BarrierKind;
-use crate::data::{Packet, TS_MIN};
+use crate::data::{Packet, Rows};
 use crate::exchange::codec::Packets;
 use crate::runtime::channel::{Channel, Element, TaskWaker};
-use crate::runtime::emit::Fanout;
-use crate::runtime::flight::{Flight, IN_FLIGHT, MOST};
+use crate::runtime::emit::{Fanout, Stage};
+use crate::runtime::flight::{Flight, IN_FLIGHT, MOST, Restored};
 use crate::runtime::gate::Marks;
 use crate::runtime::operator::{drive, marks_of};
 use crate::runtime::signal::Signal;
 use millrace_protocol::ids::Attempt;
 use millrace_protocol::keygroup::KeyGroupRange;
 use millrace_protocol::manifest::ShapeBytes;
+use std::sync::Mutex;
 
 /// Takes as many rows as it may, and then has no room.
 struct Slow {
@@ -42,9 +43,58 @@ impl Operator for Slow {
     }
 }
 
+/// Notes what those behind a task hear.
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<Vec<&'static str>>>);
+
+impl Heard {
+    fn note(&self, word: &'static str) -> Res {
+        self.0.lock().unwrap().push(word);
+        Ok(())
+    }
+}
+
+impl Stage<u64> for Heard {
+    fn push(&mut self, _: &mut Rows<u64>) -> Res {
+        self.note("rows")
+    }
+
+    fn watermark(&mut self, _: Ts) -> Res {
+        self.note("watermark")
+    }
+
+    fn idle(&mut self, _: bool) -> Res {
+        self.note("idle")
+    }
+
+    fn barrier(&mut self, _: &Barrier, _: &mut SnapshotParts) -> Res {
+        self.note("barrier")
+    }
+
+    fn end(&mut self) -> Res {
+        self.note("end")
+    }
+
+    fn flush(&mut self, _: bool) -> Res {
+        Ok(())
+    }
+
+    fn force(&mut self) -> Res {
+        Ok(())
+    }
+
+    fn blocked(&self) -> bool {
+        false
+    }
+}
+
 fn channel() -> Arc<Channel> {
     let waker = TaskWaker { signal: Arc::new(Signal::new(1)), task: 0 };
-    let flight = Flight {
+    Arc::new(Channel::new(waker.clone(), waker).carrying(Some(flight())))
+}
+
+fn flight() -> Flight {
+    Flight {
         uid: Uid::from("slow"),
         state: format!("{IN_FLIGHT}0 from rows"),
         input: 0,
@@ -53,20 +103,32 @@ fn channel() -> Arc<Channel> {
         codec: Arc::new(Packets::<u64>::new()),
         shape: ShapeBytes::default(),
         up: 0,
-    };
-    Arc::new(Channel::new(waker.clone(), waker).carrying(Some(flight)))
+    }
 }
 
 fn task(channel: &Arc<Channel>) -> OperatorTask<Slow> {
-    let out = Emitter::new(Fanout::new(Vec::new(), None, Arc::default()));
-    let gate = Gate::new(vec![(0, Arc::clone(channel))], Slow::inputs());
+    told_to(channel, Vec::new(), Vec::new())
+}
+
+fn told_to(
+    channel: &Arc<Channel>,
+    restored: Vec<Restored>,
+    stages: Vec<Box<dyn Stage<u64>>>,
+) -> OperatorTask<Slow> {
+    let out = Emitter::new(Fanout::new(stages, None, Arc::default()));
+    let mut gate = Gate::new(vec![(0, Arc::clone(channel))], Slow::inputs());
+    gate.restore_rows(restored);
     let (name, uid) = ("slow".to_owned(), Uid::from("slow"));
     OperatorTask::new(name, uid, 0, Slow { may: 0 }, out, gate, Arc::default())
 }
 
-fn send(channel: &Channel, rows: u64, marks: &[(u32, Ts)]) {
+fn packet(rows: u64, marks: &[(u32, Ts)]) -> Box<Packet<u64>> {
     let rows = (0..rows).map(|row| (row as Ts, row, row)).collect();
-    drop(channel.force_send(Box::new(Packet { rows, marks: marks.to_vec() })));
+    Box::new(Packet { rows, marks: marks.to_vec() })
+}
+
+fn send(channel: &Channel, rows: u64, marks: &[(u32, Ts)]) {
+    drop(channel.force_send(packet(rows, marks)));
 }
 
 fn turn(task: &mut OperatorTask<Slow>, overtaking: Option<usize>) -> (SnapshotParts, Recorded) {
@@ -115,4 +177,18 @@ fn a_checkpoint_in_the_middle_of_a_batch_holds_the_event_time_that_its_rows_have
     send(&channel, 2, &[(2, 60)]);
     assert_eq!(at_a_barrier(&mut task, &channel, 2, 9), 25);
     assert_eq!(task.gate.watermark(), 60);
+}
+
+/// Those behind it do not give out a row before they have heard all that are before them, and
+/// a barrier says nothing.
+#[test]
+fn one_that_has_no_room_for_what_it_was_restored_with_greets_before_it_passes_a_barrier() {
+    let (channel, heard) = (channel(), Heard::default());
+    let restored = Restored { flight: Arc::new(flight()), batch: packet(4, &[]) };
+    let mut task = told_to(&channel, vec![restored], vec![Box::new(heard.clone())]);
+    turn(&mut task, None);
+    channel.send_control(Element::Watermark(TS_MIN));
+    assert_eq!(at_a_barrier(&mut task, &channel, 0, 7), TS_MIN);
+    assert_eq!(at_a_barrier(&mut task, &channel, 0, 8), TS_MIN);
+    assert_eq!(*heard.0.lock().unwrap(), ["watermark", "barrier", "barrier"]);
 }
