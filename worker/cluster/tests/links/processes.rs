@@ -4,28 +4,23 @@ use super::*;
 use millrace_cluster::process::Process;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Counts the processes that were started, of all tests.
-static STARTED: AtomicU32 = AtomicU32::new(0);
-
-/// What tells a process that it is one of a job's: ordinal, workers, the file in which it says
-/// where it tells whether its tasks run, and the job's directory.
+/// What tells a process that it is one of a job's: ordinal, workers, and the job's directory.
 const PART: &str = "MILLRACE_TEST_PART";
 
 /// No test, but the main function of such a process.
 #[test]
 fn a_process_of_a_job() {
     let Ok(part) = std::env::var(PART) else { return };
-    let words: Vec<&str> = part.splitn(4, ' ').collect();
+    let words: Vec<&str> = part.splitn(3, ' ').collect();
     let (ordinal, workers) = (words[0].parse().unwrap(), words[1].parse().unwrap());
-    let (metrics, place) = (PathBuf::from(words[2]), PathBuf::from(words[3]));
+    let place = PathBuf::from(words[2]);
     end_with_parent();
     let leader = place.join("leader");
     let storage = place.join("storage");
     let spec = spec(&storage, (ordinal, workers), Leader::In(leader.clone()));
     let process = Process::start(spec).unwrap();
-    publish(&metrics, &process.metrics().unwrap().to_string());
+    publish(&metrics_of(&place, ordinal), &process.metrics().unwrap().to_string());
     if ordinal != 0 {
         return process.serve(|| std::thread::sleep(Duration::MAX));
     }
@@ -33,6 +28,11 @@ fn a_process_of_a_job() {
     publish(&leader, &address);
     let ended = process.lead(lead(workers, &address));
     panic!("it stays until it is killed: {ended:?}");
+}
+
+/// The file in which a process says where it tells whether its tasks run.
+fn metrics_of(place: &Path, ordinal: u16) -> PathBuf {
+    place.join(format!("metrics-{ordinal}"))
 }
 
 /// A file that is there whole or not at all.
@@ -67,7 +67,7 @@ fn end_with_parent() {
 
 struct Part {
     child: Child,
-    /// The file in which it says where it tells whether its tasks run.
+    /// See [`metrics_of`].
     metrics: PathBuf,
 }
 
@@ -99,12 +99,12 @@ struct Job {
 }
 
 fn start(place: &Path, ordinal: u16, workers: u16) -> Part {
-    // Of a process that takes another's place there is a file already.
-    let number = STARTED.fetch_add(1, Ordering::Relaxed);
-    let metrics = place.join(format!("metrics-{number}"));
+    let metrics = metrics_of(place, ordinal);
+    // There may be one of a process whose place it takes.
+    let _ = std::fs::remove_file(&metrics);
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "processes::a_process_of_a_job", "--nocapture"]);
-    command.env(PART, format!("{ordinal} {workers} {} {}", metrics.display(), place.display()));
+    command.env(PART, format!("{ordinal} {workers} {}", place.display()));
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
     Part { child, metrics }
 }

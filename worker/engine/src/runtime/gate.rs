@@ -90,7 +90,7 @@ pub struct Gate {
     ended_inputs: Vec<bool>,
     all_ended_told: bool,
     greeted: bool,
-    /// That was not passed on yet.
+    /// Whether that is still to be passed on.
     greeting: bool,
     queued: Vec<Event>,
     marks: Vec<Marks>,

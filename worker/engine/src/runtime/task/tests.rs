@@ -1,4 +1,5 @@
-//! What a task says of event time when a barrier overtakes rows in the middle of a batch.
+//! What a task says when a barrier overtakes rows: of event time in the middle of a batch, and
+//! to those behind it that have heard nothing yet.
 
 use super::*;
 use crate::coordinator::BarrierKind;
@@ -107,10 +108,10 @@ fn flight() -> Flight {
 }
 
 fn task(channel: &Arc<Channel>) -> OperatorTask<Slow> {
-    told_to(channel, Vec::new(), Vec::new())
+    restored(channel, Vec::new(), Vec::new())
 }
 
-fn told_to(
+fn restored(
     channel: &Arc<Channel>,
     restored: Vec<Restored>,
     stages: Vec<Box<dyn Stage<u64>>>,
@@ -184,8 +185,8 @@ fn a_checkpoint_in_the_middle_of_a_batch_holds_the_event_time_that_its_rows_have
 #[test]
 fn one_that_has_no_room_for_what_it_was_restored_with_greets_before_it_passes_a_barrier() {
     let (channel, heard) = (channel(), Heard::default());
-    let restored = Restored { flight: Arc::new(flight()), batch: packet(4, &[]) };
-    let mut task = told_to(&channel, vec![restored], vec![Box::new(heard.clone())]);
+    let rows = Restored { flight: Arc::new(flight()), batch: packet(4, &[]) };
+    let mut task = restored(&channel, vec![rows], vec![Box::new(heard.clone())]);
     turn(&mut task, None);
     channel.send_control(Element::Watermark(TS_MIN));
     assert_eq!(at_a_barrier(&mut task, &channel, 0, 7), TS_MIN);
