@@ -107,10 +107,13 @@ impl Workers {
         })
     }
 
-    /// Which worker each of `needed` slots runs on: spread evenly over the ordinals
-    /// below `below`, those with the fewest slots in use first, then the lowest.
+    /// Which worker each of `needed` slots runs on: spread evenly over the ordinals below
+    /// `below`, in rounds of one slot for each. Within a round they come in the order of their
+    /// ordinals' bits reversed (0, 4, 2, 6, 1, 5, 3, 7), so that among twice as many workers,
+    /// or half of them, each has key groups that it had before, and may keep in memory.
     pub(super) fn place(&self, needed: u16, below: u16) -> Result<Vec<WorkerId>, TooFew> {
-        let offers: Vec<_> = self.iter().filter(|(worker, _)| worker.ordinal < below).collect();
+        let mut offers: Vec<_> = self.iter().filter(|(worker, _)| worker.ordinal < below).collect();
+        offers.sort_by_key(|(worker, _)| worker.ordinal.reverse_bits());
         let there = offers.iter().map(|(_, slots)| u32::from(*slots)).sum();
         if there < u32::from(needed) {
             return Err(TooFew { there, needed: needed.into() });
@@ -135,6 +138,7 @@ impl Workers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use millrace_protocol::keygroup::MaxParallelism;
 
     fn workers(slots: &[u16]) -> Workers {
         let mut workers = Workers::default();
@@ -151,13 +155,39 @@ mod tests {
 
     #[test]
     fn slots_are_spread_evenly_and_only_below_the_cut() {
-        assert_eq!(placed(&[2, 2, 2], 3, 3), [0, 1, 2]);
-        assert_eq!(placed(&[2, 2, 2], 4, 3), [0, 1, 2, 0]);
+        assert_eq!(placed(&[2, 2, 2], 3, 3), [0, 2, 1]);
+        assert_eq!(placed(&[2, 2, 2], 4, 3), [0, 2, 1, 0]);
         assert_eq!(placed(&[2, 2, 2], 4, 2), [0, 1, 0, 1]);
         assert_eq!(placed(&[1, 4], 4, 2), [0, 1, 1, 1]);
         assert_eq!(placed(&[0, 1], 1, 2), [1]);
         let few = workers(&[2, 2, 2]).place(5, 2).unwrap_err();
         assert_eq!(few, TooFew { there: 4, needed: 5 });
+    }
+
+    #[test]
+    fn among_twice_as_many_workers_each_has_groups_that_it_had() {
+        let owned = |slots: &[u16], needed: u16| {
+            let places = placed(slots, needed, slots.len() as u16);
+            let groups = |worker: u16| -> Vec<u16> {
+                let mine = (0..needed).filter(|slot| places[usize::from(*slot)] == worker);
+                mine.flat_map(|slot| {
+                    let range = MaxParallelism::DEFAULT.range(slot, needed);
+                    range.start..range.end
+                })
+                .collect()
+            };
+            (0..slots.len() as u16).map(groups).collect::<Vec<_>>()
+        };
+        for (workers, each) in [(1, 1), (2, 1), (4, 1), (8, 1), (1, 2), (2, 2), (4, 4)] {
+            let before = owned(&vec![each; workers], workers as u16 * each);
+            let after = owned(&vec![each; 2 * workers], 2 * workers as u16 * each);
+            for (worker, had) in before.iter().enumerate() {
+                assert!(after[worker].iter().all(|group| had.contains(group)), "{worker}");
+            }
+        }
+        // Of others most.
+        let (before, after) = (owned(&[1; 2], 2), owned(&[1; 3], 3));
+        assert!((0..2).all(|worker| after[worker].iter().all(|g| before[worker].contains(g))));
     }
 
     #[test]

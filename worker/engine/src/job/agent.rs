@@ -12,6 +12,7 @@ use crate::graph::Graph;
 use crate::job::JobOptions;
 use crate::job::crew::Link;
 use crate::job::deploy::{DeploySpec, Deployment, Registry};
+use crate::job::kept::InMemory;
 use crate::job::order::{Counters, DeployOrder, Order, Word};
 use crate::job::placement::Placement;
 use crate::runtime::pool::Pool;
@@ -111,6 +112,7 @@ impl Agent {
             speak,
             pool: Arc::new(Pool::new(16)),
             deployment: None,
+            kept: InMemory::default(),
             newest: Attempt(0),
             watch: seen,
         };
@@ -168,6 +170,8 @@ struct Worker {
     speak: Speak,
     pool: Arc<Pool>,
     deployment: Option<Deployment>,
+    /// What the attempt stopped last left in memory.
+    kept: InMemory,
     /// The newest attempt that was started or stopped here.
     newest: Attempt,
     watch: Watch,
@@ -229,6 +233,10 @@ impl Worker {
         }
         self.stop();
         self.newest = attempt;
+        let mut kept = std::mem::take(&mut self.kept);
+        if !order.base.as_ref().is_some_and(|base| kept.is_of(base)) {
+            kept = InMemory::default();
+        }
         let base = match &order.base {
             None => None,
             Some(base) => {
@@ -255,6 +263,7 @@ impl Worker {
             order: &order,
             placement: self.placement(&order)?,
             base,
+            kept,
             store: &self.spec.store,
             pool: &self.pool,
         };
@@ -297,12 +306,15 @@ impl Worker {
         }))
     }
 
-    /// Stops what runs and waits for it.
+    /// Stops what runs, waits for it, and keeps what it leaves in memory.
     fn stop(&mut self) {
         let Some(deployment) = self.deployment.take() else { return };
         let attempt = deployment.attempt;
         self.watch.lock().runs = false;
-        let Some(limit) = self.spec.stop_within else { return deployment.stop() };
+        let Some(limit) = self.spec.stop_within else {
+            self.kept = deployment.stop();
+            return;
+        };
         let (done, wait) = channel::<()>();
         let watchdog = std::thread::Builder::new().name("millrace-watchdog".to_owned());
         let watchdog = watchdog.spawn(move || {
@@ -318,7 +330,7 @@ impl Worker {
         if let Err(error) = &watchdog {
             tracing::warn!(%error, "no watchdog over slots that stop");
         }
-        deployment.stop();
+        self.kept = deployment.stop();
         drop(done);
     }
 }

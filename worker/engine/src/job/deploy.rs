@@ -5,6 +5,7 @@ use crate::data::{Fail, Res};
 use crate::exchange::{Exchange, ExchangeSpec};
 use crate::graph::{AttemptCx, EdgeId, Fresh, Graph, NodeId, Restore, SpillTo};
 use crate::job::JobOptions;
+use crate::job::kept::InMemory;
 use crate::job::order::{BaseOrder, DeployOrder};
 use crate::job::placement::{End, Placement, is_local, wire};
 use crate::job::restore::FromManifest;
@@ -12,12 +13,13 @@ use crate::runtime::channel::{Channel, TaskWaker};
 use crate::runtime::metrics::NodeMetrics;
 use crate::runtime::pool::Pool;
 use crate::runtime::signal::Signal;
-use crate::runtime::slot::{self, Control, Report, SlotSpec, Tell};
+use crate::runtime::slot::{self, Control, KeptSlot, Report, SlotSpec, Tell};
 use crate::runtime::slot_snapshot::SnapshotHome;
 use crate::runtime::{flight, memory};
 use crate::state::budget::Shares;
 use crate::store::ObjectStore;
-use millrace_protocol::ids::{Attempt, Slot};
+use millrace_protocol::ids::{Attempt, Slot, Uid};
+use millrace_protocol::keygroup::KeyGroupRange;
 use millrace_protocol::objects::Home;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -47,7 +49,7 @@ pub type Registry = HashMap<(NodeId, u16), Arc<NodeMetrics>>;
 struct RunningSlot {
     control: Sender<Control>,
     signal: Arc<Signal>,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Option<KeptSlot>>,
 }
 
 /// The slots of an attempt.
@@ -74,6 +76,8 @@ pub struct DeploySpec<'a> {
     pub placement: Option<Placement>,
     /// What it starts from, and the store that holds its files.
     pub base: Option<(BaseOrder, Arc<dyn ObjectStore>)>,
+    /// What an attempt before left in memory, of that very base.
+    pub kept: InMemory,
     /// The job's store.
     pub store: &'a Arc<dyn ObjectStore>,
     /// For work that does not belong to an attempt.
@@ -131,20 +135,25 @@ impl Deployment {
             }
         }
         let cancel = Arc::new(AtomicBool::new(false));
-        let restored =
-            spec.base.map(|(base, store)| FromManifest::new(&base, store, Arc::clone(&cancel)));
         let owned = |slot: u16| {
             let nodes = layouts[usize::from(slot)].iter();
             nodes.map(move |n| {
                 (*n, max.range(slot, graph.parallelisms(spec.order.parallelism)[n.0 as usize]))
             })
         };
-        let mut bases = Vec::new();
-        for slot in local.iter().copied() {
-            let by_uid: Vec<_> =
-                owned(slot).map(|(n, range)| (graph.node(n).uid.clone(), range)).collect();
-            bases.push(restored.as_ref().and_then(|r| r.files_of(&by_uid)));
-        }
+        let by_uid = |slot: u16| -> Vec<(Uid, KeyGroupRange)> {
+            owned(slot).map(|(n, range)| (graph.node(n).uid.clone(), range)).collect()
+        };
+        let mut kept = spec.kept;
+        let rest =
+            kept.split_off_rest(&local.iter().flat_map(|slot| by_uid(*slot)).collect::<Vec<_>>());
+        // Others own it now. To give much memory back takes a while.
+        spec.pool.spawn("rows of other workers", move || drop(rest));
+        let restored = spec
+            .base
+            .map(|(base, store)| FromManifest::new(&base, store, Arc::clone(&cancel), kept));
+        let bases = local.iter().map(|slot| restored.as_ref()?.files_of(&by_uid(*slot)));
+        let bases: Vec<_> = bases.collect();
         let restore: Box<dyn Restore> = match restored {
             Some(restored) => Box::new(restored),
             None => Box::new(Fresh),
@@ -237,18 +246,19 @@ impl Deployment {
         }
     }
 
-    /// Stops all slots and waits for them and for their side jobs.
-    pub fn stop(mut self) {
+    /// Stops all slots and waits for them and for their side jobs. Answers what they leave
+    /// in memory.
+    pub fn stop(mut self) -> InMemory {
         self.cancel.store(true, Ordering::SeqCst);
         self.slots.iter().for_each(|s| s.signal.wake(0));
-        for slot in self.slots.drain(..) {
-            // A panic in it was caught and reported.
-            let _ = slot.thread.join();
-        }
+        // A panic in one was caught and reported.
+        let slots = self.slots.drain(..).filter_map(|slot| slot.thread.join().ok().flatten());
+        let kept = InMemory::of(slots);
         // Behind the slots: nothing is sent any more.
         if let Some(exchange) = self.exchange.take() {
             exchange.stop();
         }
         self.pool.wait_quiet();
+        kept
     }
 }

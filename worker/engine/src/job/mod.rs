@@ -14,6 +14,7 @@ pub mod crew;
 mod deploy;
 mod fetch;
 mod handle;
+mod kept;
 mod lead;
 pub mod order;
 mod placement;

@@ -4,8 +4,10 @@ use crate::coordinator::FilesIn;
 use crate::data::{Fail, Res};
 use crate::graph::Restore;
 use crate::job::fetch::Ahead;
+use crate::job::kept::InMemory;
 use crate::job::order::BaseOrder;
 use crate::state::StateTable;
+use crate::state::kept::without;
 use crate::state::reader::{DeltaReader, RangeRead};
 use crate::state::restore::{Restore as Files, RestoreFile};
 use crate::store::ObjectStore;
@@ -18,8 +20,8 @@ use millrace_protocol::objects::ObjectKey;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// A checkpoint to restore from.
@@ -30,14 +32,22 @@ pub struct FromManifest {
     stopped: Arc<AtomicBool>,
     /// Whether the first snapshot may build on it.
     base: Option<CheckpointId>,
+    /// What need not be read.
+    kept: Mutex<InMemory>,
 }
 
 impl FromManifest {
-    /// `base`'s files lie in `store` (a savepoint's in its target's).
-    pub fn new(base: &BaseOrder, store: Arc<dyn ObjectStore>, stopped: Arc<AtomicBool>) -> Self {
+    /// `base`'s files lie in `store` (a savepoint's in its target's); `kept` is of it.
+    pub fn new(
+        base: &BaseOrder,
+        store: Arc<dyn ObjectStore>,
+        stopped: Arc<AtomicBool>,
+        kept: InMemory,
+    ) -> Self {
         let checkpoint = base.manifest.checkpoint;
         let base_id = matches!(base.files, FilesIn::Home).then_some(checkpoint);
-        Self { manifest: Arc::clone(&base.manifest), store, stopped, base: base_id }
+        let (manifest, kept) = (Arc::clone(&base.manifest), Mutex::new(kept));
+        Self { manifest, store, stopped, base: base_id, kept }
     }
 
     /// The files that make up what a slot owns: `owned` as (operator, key groups).
@@ -60,6 +70,38 @@ impl FromManifest {
             }
         }
         self.base.map(|base| (base, files))
+    }
+
+    /// Loads a state's entries from files; how many.
+    fn read(
+        &self,
+        uid: &Uid,
+        state: &str,
+        range: KeyGroupRange,
+        table: &mut dyn StateTable,
+    ) -> Res<u64> {
+        let mut files: Vec<(&FileRef, KeyGroupRange)> = Vec::new();
+        for file in &self.manifest.files {
+            for section in file.sections.iter().filter(|s| s.operator == *uid) {
+                let groups = section.groups.intersect(range);
+                if !groups.is_empty() {
+                    files.push((file, groups));
+                }
+            }
+        }
+        files.sort_by_key(|(f, _)| f.order);
+        let ahead = Arc::new(Ahead::new(Arc::clone(&self.store)));
+        let files = files
+            .into_iter()
+            .map(|(file, groups)| RestoreFile {
+                name: file.key.as_str().to_owned(),
+                groups,
+                footer_crc32: Some(file.crc32),
+                data: self.open(file, &ahead),
+            })
+            .collect();
+        let files = Files::open(files, self.manifest.max_parallelism)?;
+        files.load(uid, state, range, table)
     }
 
     /// A file, or its copy on this machine if that is what the checkpoint names, as far as
@@ -212,30 +254,21 @@ impl Restore for FromManifest {
         range: KeyGroupRange,
         table: &mut dyn StateTable,
     ) -> Res {
-        let mut files: Vec<(&FileRef, KeyGroupRange)> = Vec::new();
-        for file in &self.manifest.files {
-            for section in file.sections.iter().filter(|s| s.operator == *uid) {
-                let groups = section.groups.intersect(range);
-                if !groups.is_empty() {
-                    files.push((file, groups));
-                }
-            }
-        }
-        files.sort_by_key(|(f, _)| f.order);
-        let ahead = Arc::new(Ahead::new(Arc::clone(&self.store)));
-        let files = files
-            .into_iter()
-            .map(|(file, groups)| RestoreFile {
-                name: file.key.as_str().to_owned(),
-                groups,
-                footer_crc32: Some(file.crc32),
-                data: self.open(file, &ahead),
-            })
-            .collect();
         let begun = Instant::now();
-        let files = Files::open(files, self.manifest.max_parallelism)?;
-        let entries = files.load(uid, state, range, table)?;
-        tracing::debug!(operator = %uid, state, entries, took = ?begun.elapsed(), "state is read");
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take(uid, state, range);
+        let (mut adopted, mut kept_rows, mut entries) = (Vec::new(), 0, 0);
+        for rows in kept {
+            adopted.push(rows.groups());
+            kept_rows += rows.rows();
+            table.adopt(rows)?;
+        }
+        for range in without(range, &adopted) {
+            entries += self.read(uid, state, range, table)?;
+        }
+        tracing::debug!(
+            operator = %uid, state, entries, kept = kept_rows, took = ?begun.elapsed(),
+            "state is there"
+        );
         table.restored(self.base);
         Ok(())
     }

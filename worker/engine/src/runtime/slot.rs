@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod tests;
 
-use crate::coordinator::{Event, Failure};
+use crate::coordinator::{BarrierKind, Event, Failure};
 use crate::data::{Fail, Res, Ts, UserError};
 use crate::graph::{AttemptCx, BuildCx, Graph, NodeId};
 use crate::runtime::channel::{Channel, TaskWaker};
@@ -17,8 +17,9 @@ use crate::runtime::slot_snapshot::{SlotSnapshots, SnapshotHome};
 use crate::runtime::snapshot::Barrier;
 use crate::runtime::source::wall_clock;
 use crate::runtime::task::{Progress, Task, Turn};
+use crate::state::Kept;
 use crate::state::budget::Budget;
-use millrace_protocol::ids::{CheckpointId, Slot, Subtask};
+use millrace_protocol::ids::{Attempt, CheckpointId, Slot, Subtask, Uid};
 use millrace_protocol::keygroup::KeyGroupRange;
 use millrace_protocol::manifest::FileRef;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -87,18 +88,35 @@ pub struct SlotSpec {
     pub outgoing: Vec<Arc<Channel>>,
 }
 
-/// Runs a slot to its end; the thread's main function.
-pub fn run(spec: SlotSpec) {
+/// What a slot's tables hold in memory after the stop checkpoint of a rescale.
+pub struct KeptSlot {
+    /// The attempt that ran it.
+    pub attempt: Attempt,
+    /// The checkpoint, if it is complete.
+    pub checkpoint: CheckpointId,
+    /// Rows by operator and state.
+    pub states: Vec<(Uid, &'static str, Box<dyn Kept>)>,
+}
+
+/// Runs a slot to its end; the thread's main function. Answers what may stay in memory.
+pub fn run(spec: SlotSpec) -> Option<KeptSlot> {
     let (reports, slot, attempt) = (Arc::clone(&spec.reports), spec.slot, spec.attempt.attempt);
     let mut at = At { names: Vec::new(), current: None };
-    let outcome = catch_unwind(AssertUnwindSafe(|| SlotLoop::start(spec, &mut at)?.run(&mut at)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let mut slot = SlotLoop::start(spec, &mut at)?;
+        slot.run(&mut at)?;
+        Ok::<_, Fail>(slot.keep())
+    }));
     let cause = match outcome {
-        Ok(Ok(())) => return,
+        Ok(Ok(kept)) => {
+            return kept.map(|(checkpoint, states)| KeptSlot { attempt, checkpoint, states });
+        }
         Ok(Err(cause)) => {
             if let Some(error) = cause.downcast_ref::<UserError>() {
                 let operator = at.current.and_then(|i| at.names.get(i).cloned());
                 let operator = operator.map_or(String::new(), |o| format!("operator {o:?}: "));
-                return reports(Report::Refused(format!("{operator}{error}")));
+                reports(Report::Refused(format!("{operator}{error}")));
+                return None;
             }
             cause.to_string()
         }
@@ -108,6 +126,7 @@ pub fn run(spec: SlotSpec) {
     let failure = Failure { operator, subtask: at.current.map(|_| Subtask(slot.0)), cause };
     tracing::warn!(%slot, %attempt, %failure, "a task failed");
     reports(Report::Event(Event::TaskFailed { attempt, failure }));
+    None
 }
 
 /// The task that is being worked on, for errors.
@@ -127,6 +146,9 @@ pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     }
 }
 
+/// The rows that a slot keeps: the checkpoint that they are of, and operators' states.
+type KeptStates = (CheckpointId, Vec<(Uid, &'static str, Box<dyn Kept>)>);
+
 struct SlotLoop {
     slot: Slot,
     tasks: Vec<Box<dyn Task>>,
@@ -144,6 +166,9 @@ struct SlotLoop {
     /// Tasks that had no room when they were asked last: whoever wakes the slot, they are
     /// asked again, as a sink does not say when it has some.
     blocked: Vec<bool>,
+    /// Of tasks that have passed the stop barrier of a rescale: its checkpoint. They have no
+    /// turn any more, not even for a timer, unless that is given up.
+    closed: Vec<Option<CheckpointId>>,
     last_sizes: Instant,
 }
 
@@ -167,6 +192,7 @@ impl SlotLoop {
             slot: spec.slot,
             again: vec![true; tasks.len()],
             blocked: vec![false; tasks.len()],
+            closed: vec![None; tasks.len()],
             tasks,
             signal: spec.signal,
             control: spec.control,
@@ -221,6 +247,7 @@ impl SlotLoop {
             match self.control.try_recv() {
                 Ok(Control::Trigger(barrier)) => {
                     self.overtaking = barrier.unaligned_at.map(|_| barrier.checkpoint);
+                    self.closed.fill(None);
                     for (task, again) in self.tasks.iter_mut().zip(&mut self.again) {
                         task.trigger(barrier.clone());
                         *again = true;
@@ -232,6 +259,7 @@ impl SlotLoop {
                 }
                 Ok(Control::Aborted(checkpoint)) => {
                     self.overtaking = self.overtaking.filter(|c| *c > checkpoint);
+                    self.closed.fill(None);
                     self.snapshots.aborted(checkpoint, &mut self.tasks);
                 }
                 Err(TryRecvError::Empty) => return Ok(true),
@@ -261,7 +289,8 @@ impl SlotLoop {
         let mut begun = Instant::now();
         for index in (0..self.tasks.len()).rev() {
             let task = &mut self.tasks[index];
-            if !self.again[index] && task.next_time().is_none_or(|t| t > now) {
+            let due = self.again[index] || task.next_time().is_some_and(|t| t <= now);
+            if !due || self.closed[index].is_some() {
                 continue;
             }
             at.current = Some(index);
@@ -275,6 +304,9 @@ impl SlotLoop {
             };
             let progress = task.run(&mut turn)?;
             if let Some(barrier) = passed {
+                if barrier.kind == BarrierKind::Rescale {
+                    self.closed[index] = Some(barrier.checkpoint);
+                }
                 self.snapshots.passed(index, &barrier, task.as_mut(), overtaken)?;
             }
             let ended = Instant::now();
@@ -333,9 +365,27 @@ impl SlotLoop {
         }
     }
 
+    /// What the tables hold, if nothing was done since the stop barrier of a rescale.
+    fn keep(&mut self) -> Option<KeptStates> {
+        let checkpoint = (*self.closed.first()?)?;
+        if self.closed.iter().any(|closed| *closed != Some(checkpoint)) {
+            return None;
+        }
+        let mut states = Vec::new();
+        for task in &mut self.tasks {
+            let uid = task.uid().clone();
+            for (state, table) in task.tables() {
+                let rows = table.keep(checkpoint);
+                states.extend(rows.map(|rows| (uid.clone(), state, rows)));
+            }
+        }
+        Some((checkpoint, states))
+    }
+
     fn sleep(&mut self) {
         self.note_sizes(Instant::now());
-        let due: Option<Ts> = self.tasks.iter().filter_map(|t| t.next_time()).min();
+        let open = self.tasks.iter().zip(&self.closed).filter(|(_, closed)| closed.is_none());
+        let due: Option<Ts> = open.filter_map(|(task, _)| task.next_time()).min();
         let mut timeout = due.map(|t| {
             let wait = t.saturating_sub(wall_clock()).clamp(0, 3_600_000);
             Duration::from_millis(wait.unsigned_abs())

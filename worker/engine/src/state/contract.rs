@@ -155,6 +155,22 @@ impl Tables {
         }
     }
 
+    /// What is beside rows that stay in memory stays with them.
+    fn rescaled(self, rng: &mut fastrand::Rng, parallelism: u16) -> Self {
+        let (mut job, mut reads) = (self.job.rescaled(rng, parallelism), BTreeMap::new());
+        let mut read = |key: &String, row: &Counted, _: u64| {
+            if row.reads > 0 {
+                assert_eq!(self.reads.get(key), Some(&row.reads));
+                reads.insert(key.clone(), row.reads);
+            }
+        };
+        for table in &mut job.tables {
+            table.for_each(&mut read);
+            table.for_each_spilled(&mut read).unwrap();
+        }
+        Self { job, reads }
+    }
+
     /// Entries leave, wherever the snapshot stands.
     fn evict(&mut self, rng: &mut fastrand::Rng) {
         for table in &mut self.job.tables {
@@ -169,19 +185,22 @@ impl Tables {
 pub fn check(rng: &mut fastrand::Rng, histories: u32, tiers: &Arc<dyn TierFactory>) {
     a_tier_is_a_sorted_map(rng, tiers.as_ref());
     what_has_not_expired_stays(rng, tiers.as_ref());
-    type History = fn(&mut fastrand::Rng, u32, usize, Arc<dyn TierFactory>) -> (u64, u64);
+    type History = fn(&mut fastrand::Rng, u32, usize, (Arc<dyn TierFactory>, bool)) -> [u64; 3];
     for (of, steps, history) in
         [("tables", 600, history as History), ("panes", 800, panes::history)]
     {
-        let (mut completed, mut spilled) = (0, 0);
+        let (mut completed, mut spilled, mut kept) = (0, 0, 0);
         for i in 0..histories {
             let max = [128, 7, 1, 1000][i as usize % 4];
-            let (c, s) = history(rng, max, steps, Arc::clone(tiers));
+            let roomy = i % 3 == 1;
+            let [c, s, k] = history(rng, max, steps, (Arc::clone(tiers), roomy));
             completed += c;
             spilled += s;
+            kept += k;
         }
         assert!(completed > u64::from(histories) * 10, "{completed} checkpoints of {of}");
         assert!(spilled > u64::from(histories) * 1000, "{spilled} bytes of {of} spilled");
+        assert!(kept > 0, "no rows of {of} kept by rescales");
     }
 }
 
@@ -333,16 +352,18 @@ fn scan(
     tier.scan(from, until, &mut see).unwrap();
 }
 
-/// Runs a random history over tiers of some kind; answers (checkpoints, entries spilled).
+/// Runs a random history over tiers of some kind; answers checkpoints, bytes spilled, and
+/// rows that rescales left in memory.
 fn history(
     rng: &mut fastrand::Rng,
     max: u32,
     steps: usize,
-    tiers: Arc<dyn TierFactory>,
-) -> (u64, u64) {
+    (tiers, roomy): (Arc<dyn TierFactory>, bool),
+) -> [u64; 3] {
     let max = MaxParallelism::new(max).unwrap();
     let parallelism = |rng: &mut fastrand::Rng| rng.u16(1..4).min(max.get());
-    let mut tables = Tables { job: Job::new(max, parallelism(rng), tiers), reads: BTreeMap::new() };
+    let job = Job::new(max, parallelism(rng), tiers, roomy);
+    let mut tables = Tables { job, reads: BTreeMap::new() };
     let mut spilled = 0;
     for _ in 0..steps {
         match rng.u8(..100) {
@@ -352,13 +373,15 @@ fn history(
                     (0..rng.usize(..120)).map(|_| format!("k{}", rng.u64(..keys))).collect();
                 tables.batch(rng, &batch);
             }
-            45..55 => tables.evict(rng),
-            55..65 => tables.job.begin(rng),
+            45..55 if !tables.job.roomy => tables.evict(rng),
+            45..65 => tables.job.begin(rng),
             65..93 => tables.job.turn(rng),
             93..96 => tables.job.compare("the tables and the tier together"),
             _ => {
                 let p = parallelism(rng);
-                if let Some(job) = tables.job.restored(rng, p)
+                if rng.u8(..3) == 0 {
+                    tables = tables.rescaled(rng, p);
+                } else if let Some(job) = tables.job.restored(rng, p)
                     && rng.bool()
                 {
                     tables = Tables { job, reads: BTreeMap::new() };
@@ -368,5 +391,5 @@ fn history(
         spilled = spilled.max(tables.job.spilled());
     }
     tables.job.compare("at the end");
-    (tables.job.completed, spilled)
+    [tables.job.completed, spilled, tables.job.kept]
 }

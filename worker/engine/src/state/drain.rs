@@ -1,6 +1,7 @@
 //! [`StateTable`] for [`Table`]: the walk of a snapshot, and loading. Pure.
 
 use super::delta::{DeltaWriter, StateSchema};
+use super::kept::Kept;
 use super::reader::Block;
 use super::row::Row;
 use super::segment::{Below, Dead, Draining, Entry, Epochs, Inside, Owing, Segment, Stamp};
@@ -62,10 +63,16 @@ impl Epochs {
         draining
     }
 
+    /// Before a restore is done: what is taken over is of epochs up to `cut`.
+    pub fn adopt(&mut self, cut: u32) {
+        self.current = self.current.max(cut + 1);
+        self.complete = self.complete.max(cut);
+    }
+
     /// After a restore: what was loaded is of epoch 1.
     pub fn restored(&mut self, checkpoint: Option<CheckpointId>) {
         self.current = self.current.max(2);
-        self.cuts = checkpoint.map(|id| (id, 1)).into_iter().collect();
+        self.cuts = checkpoint.map(|id| (id, self.current - 1)).into_iter().collect();
     }
 }
 
@@ -388,8 +395,16 @@ impl<K: Key, R: Row> StateTable for Table<K, R> {
         self.relieve_after(false);
     }
 
-    fn expect(&mut self, _: i64, entries: u64) {
-        self.make_room(entries);
+    fn keep(&mut self, checkpoint: CheckpointId) -> Option<Box<dyn Kept>> {
+        self.keep_rows(checkpoint)
+    }
+
+    fn adopt(&mut self, kept: Box<dyn Kept>) -> Res {
+        self.adopt_rows(kept)
+    }
+
+    fn expect(&mut self, _: i64, groups: KeyGroupRange, entries: u64) {
+        self.make_room(groups, entries);
     }
 
     fn load(&mut self, block: &Block<'_>) -> Res {

@@ -55,21 +55,24 @@ impl<K: Key, R: Row> Table<K, R> {
         }
     }
 
-    /// Makes an empty table ready for so many entries, if they are to be in memory: as it
-    /// would be had they come one by one.
-    pub(super) fn make_room(&mut self, entries: u64) {
-        if self.spill.is_some() || !self.is_empty() {
+    /// Makes ready for so many entries of some groups of which there are none yet, if they
+    /// are to be in memory: as it would be had they come one by one.
+    pub(super) fn make_room(&mut self, groups: KeyGroupRange, entries: u64) {
+        if self.spill.is_some() {
             return;
         }
-        let (entries, all) = (usize::try_from(entries).unwrap_or(0), self.range.len());
-        let share = |groups: KeyGroupRange| {
-            entries.saturating_mul(usize::from(groups.len())) / usize::from(all.max(1))
+        let (entries, all) = (usize::try_from(entries).unwrap_or(0), groups.len());
+        let share = |of: KeyGroupRange| {
+            let of = usize::from(of.intersect(groups).len());
+            entries.saturating_mul(of) / usize::from(all.max(1))
         };
         let fullest = SPLIT_BUCKETS / 8 * 7;
         let mut at = 0;
         while let Some(segment) = self.segments.get_mut(at) {
             let (groups, come) = (segment.groups, share(segment.groups));
-            if groups.len() > 1 && come >= threshold(groups.start, fullest) {
+            if !segment.entries.is_empty() {
+                at += 1;
+            } else if groups.len() > 1 && come >= threshold(groups.start, fullest) {
                 self.split(at);
             } else {
                 segment.entries.reserve(come, |e| e.key.hash64());
@@ -121,26 +124,9 @@ impl<K: Key, R: Row> Table<K, R> {
     }
 
     fn split(&mut self, at: usize) {
-        let max = self.max;
         let low = &mut self.segments[at];
         let middle = low.groups.start + low.groups.len() / 2;
-        let mut high = Segment::new(KeyGroupRange { start: middle, end: low.groups.end });
-        high.written = low.written;
-        low.groups.end = middle;
-        low.moves += 1;
-        // Both halves anew: an entry removed would leave a mark in the old table
-        // that costs room until it is rehashed.
-        let room = low.entries.len() / 2 + low.entries.len() / 16;
-        let hasher = |e: &super::segment::Entry<K, R>| e.key.hash64();
-        let mut kept = hashbrown::HashTable::with_capacity(room);
-        high.entries.reserve(room, hasher);
-        for entry in low.entries.drain() {
-            let hash = entry.key.hash64();
-            let half = if max.group(hash).0 < middle { &mut kept } else { &mut high.entries };
-            half.insert_unique(hash, entry, hasher);
-        }
-        low.entries = kept;
-        high.aside.dead = low.aside.dead.extract_if(.., |d| d.group.0 >= middle).collect();
+        let high = low.split(self.max, middle);
         self.segments.insert(at + 1, high);
         self.directory.iter_mut().skip(usize::from(middle)).for_each(|segment| *segment += 1);
     }

@@ -8,7 +8,8 @@
 //!   one order.
 //! - [`delta`]: the file format; [`reader`]: reading it by key group.
 //! - [`snapshot`]: the seam that checkpoints know; [`restore`]: files to
-//!   tables; [`fold`]: which key groups to write whole.
+//!   tables; [`fold`]: which key groups to write whole; [`kept`]: what a rescale leaves
+//!   in memory.
 //! - [`tier`]: where entries go that memory has no room for; [`budget`]: how much
 //!   room there is.
 //! - [`value`]: what is kept outside tables.
@@ -26,6 +27,7 @@ mod fire;
 pub mod fold;
 pub mod gather;
 mod grow;
+pub mod kept;
 pub mod keyed;
 pub mod map;
 mod ordered;
@@ -45,6 +47,7 @@ pub mod value;
 pub use delta::DeltaWriter;
 pub use fields::{Field, ListState, State, Ttl, TtlRefresh, Value, Visit, VisitMut};
 pub use gather::{AggregatingState, Aggregator, Reducer, ReducingState};
+pub use kept::Kept;
 pub use keyed::Keyed;
 pub use map::MapState;
 pub use ordered::Ordered;

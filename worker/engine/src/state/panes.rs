@@ -3,6 +3,7 @@
 mod below;
 
 use super::delta::{DeltaWriter, StateSchema};
+use super::kept::Kept;
 use super::reader::Block;
 use super::row::Row;
 use super::segment::Epochs;
@@ -271,8 +272,16 @@ impl<K: Key, R: Row> StateTable for PaneTables<K, R> {
         self.retire_all();
     }
 
-    fn expect(&mut self, namespace: i64, entries: u64) {
-        self.pane(namespace).make_room(entries);
+    fn keep(&mut self, checkpoint: CheckpointId) -> Option<Box<dyn Kept>> {
+        self.keep_rows(checkpoint)
+    }
+
+    fn adopt(&mut self, kept: Box<dyn Kept>) -> Res {
+        self.adopt_rows(kept)
+    }
+
+    fn expect(&mut self, namespace: i64, groups: KeyGroupRange, entries: u64) {
+        self.pane(namespace).make_room(groups, entries);
     }
 
     fn load(&mut self, block: &Block<'_>) -> Res {

@@ -112,8 +112,8 @@ impl Restore {
         Ok(())
     }
 
-    /// Loads a state's entries in `range` into an empty table. Answers the number
-    /// of entries read. The caller then says [`StateTable::restored`].
+    /// Loads a state's entries in `range` into a table that has none of them. Answers the
+    /// number of entries read. The caller then says [`StateTable::restored`].
     pub fn load(
         &self,
         operator: &Uid,
@@ -127,7 +127,7 @@ impl Restore {
             part.file.expect(part.section, |block| part.wants(block));
         }
         for (namespace, entries) in expected(&parts) {
-            table.expect(namespace, entries);
+            table.expect(namespace, range, entries);
         }
         let mut entries = 0;
         for part in &parts {

@@ -184,6 +184,11 @@ impl Written {
         let last = if self.last <= cut { self.last } else { self.before };
         last > base
     }
+
+    /// Whether it was not written to after `cut`.
+    pub fn is_until(self, cut: u32) -> bool {
+        self.last <= cut
+    }
 }
 
 /// What a segment keeps beside its entries.
@@ -219,6 +224,32 @@ impl<K: Key, R: Row> Segment<K, R> {
             written: Written::default(),
             moves: 0,
         }
+    }
+
+    /// Splits off the groups from `at` on. It must hold no owed copies, and no snapshot
+    /// stand in it.
+    pub fn split(&mut self, max: MaxParallelism, at: u16) -> Self {
+        let mut high = Self::new(KeyGroupRange { start: at, end: self.groups.end });
+        high.written = self.written;
+        let share = usize::from(high.groups.len());
+        let of = usize::from(self.groups.len().max(1));
+        self.groups.end = at;
+        self.moves += 1;
+        // Both parts anew: an entry removed would leave a mark in the old table
+        // that costs room until it is rehashed.
+        let len = self.entries.len();
+        let room = |share: usize| len * share / of + len / 16;
+        let hasher = |e: &Entry<K, R>| e.key.hash64();
+        let mut kept = HashTable::with_capacity(room(of - share));
+        high.entries.reserve(room(share), hasher);
+        for entry in self.entries.drain() {
+            let hash = entry.key.hash64();
+            let part = if max.group(hash).0 < at { &mut kept } else { &mut high.entries };
+            part.insert_unique(hash, entry, hasher);
+        }
+        self.entries = kept;
+        high.aside.dead = self.aside.dead.extract_if(.., |d| d.group.0 >= at).collect();
+        high
     }
 }
 

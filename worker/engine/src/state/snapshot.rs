@@ -2,6 +2,7 @@
 //! at a barrier, while it drains, and at a restore. Pure.
 
 use super::delta::{DeltaWriter, StateSchema};
+use super::kept::Kept;
 use super::reader::Block;
 use crate::data::{Res, Ts};
 use millrace_protocol::ids::CheckpointId;
@@ -97,9 +98,23 @@ pub trait StateTable {
     /// The checkpoint is given up: its changes belong to the next. Stops a drain.
     fn aborted(&mut self, checkpoint: CheckpointId);
 
-    /// At a restore, before anything is loaded: about so many entries of a namespace come.
-    /// Makes room for them at once, instead of bit by bit.
-    fn expect(&mut self, _namespace: i64, _entries: u64) {}
+    /// Takes all rows out, if they are just those of a checkpoint whose snapshot is drained:
+    /// to be called when nothing is written any more, as the last thing. `None`: they are
+    /// not, or not all of them are in memory.
+    fn keep(&mut self, _checkpoint: CheckpointId) -> Option<Box<dyn Kept>> {
+        None
+    }
+
+    /// At a restore, before anything is loaded: takes over rows that were kept of the very
+    /// checkpoint that is restored. They are of this table's groups, and of none that is
+    /// adopted or loaded besides. Fails, and takes nothing, if they are of another type.
+    fn adopt(&mut self, _kept: Box<dyn Kept>) -> Res {
+        Err("this state takes over no rows from memory".into())
+    }
+
+    /// At a restore, before some groups are loaded: about so many of their entries of a
+    /// namespace come. Makes room for them at once, instead of bit by bit.
+    fn expect(&mut self, _namespace: i64, _groups: KeyGroupRange, _entries: u64) {}
 
     /// At a restore: applies a block of a file. Files come oldest first.
     fn load(&mut self, block: &Block<'_>) -> Res;

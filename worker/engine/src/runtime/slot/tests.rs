@@ -90,6 +90,7 @@ fn slot(signal: &Arc<Signal>, control: Receiver<Control>, heard: Sender<Checkpoi
         ended_told: false,
         overtaking: None,
         blocked: vec![false],
+        closed: vec![None],
         last_sizes: Instant::now(),
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::state::budget::Budget;
 use crate::state::delta::DeltaWriter;
+use crate::state::kept::{Kept, take, without};
 use crate::state::restore::{Restore, RestoreFile};
 use crate::state::tier::TierFactory;
 use crate::state::{SnapshotSpec, StateTable};
@@ -82,13 +83,23 @@ pub(super) struct Job<T: Subject> {
     next: u64,
     pending: Option<Pending<T::Key>>,
     tiers: Arc<dyn TierFactory>,
+    pub roomy: bool,
     /// Checkpoints that completed.
     pub completed: u64,
+    /// Rows that rescales left in memory.
+    pub kept: u64,
 }
 
 impl<T: Subject> Job<T> {
-    pub fn new(max: MaxParallelism, parallelism: u16, tiers: Arc<dyn TierFactory>) -> Self {
-        let budget = Budget::new(u64::from(parallelism) * 6_000);
+    /// `roomy`: nothing need leave for the tier.
+    pub fn new(
+        max: MaxParallelism,
+        parallelism: u16,
+        tiers: Arc<dyn TierFactory>,
+        roomy: bool,
+    ) -> Self {
+        let each = if roomy { 10_000_000 } else { 6_000 };
+        let budget = Budget::new(u64::from(parallelism) * each);
         let open = |i| T::open(max, max.range(i, parallelism), tiers.as_ref(), &budget);
         Self {
             max,
@@ -100,7 +111,9 @@ impl<T: Subject> Job<T> {
             next: 1,
             pending: None,
             tiers,
+            roomy,
             completed: 0,
+            kept: 0,
         }
     }
 
@@ -182,10 +195,39 @@ impl<T: Subject> Job<T> {
         same(&found, &self.model, when);
     }
 
+    /// A rescale: a checkpoint behind which nothing is written, from which what the tables
+    /// have in memory is taken over, unless a part of them is in the tier.
+    pub fn rescaled(mut self, rng: &mut Rng, parallelism: u16) -> Self {
+        if let Some(pending) = self.pending.take() {
+            self.tables.iter_mut().for_each(|t| t.aborted(pending.spec.checkpoint));
+        }
+        self.begin(rng);
+        let mut pending = self.pending.take().unwrap();
+        for (table, output) in self.tables.iter_mut().zip(&mut pending.outputs) {
+            output.section(table);
+            while !table.drain(&mut output.writer, rng.usize(1..20_000)).unwrap() {}
+        }
+        let checkpoint = pending.spec.checkpoint;
+        self.complete(pending);
+        let mut kept: Vec<_> =
+            self.tables.iter_mut().filter_map(|table| table.keep(checkpoint)).collect();
+        self.kept += kept.iter().map(|rows| rows.rows()).sum::<u64>();
+        self.restored_with(rng, parallelism, &mut kept).unwrap()
+    }
+
     /// A job from the complete checkpoint of this one.
     pub fn restored(&self, rng: &mut Rng, parallelism: u16) -> Option<Self> {
+        self.restored_with(rng, parallelism, &mut Vec::new())
+    }
+
+    fn restored_with(
+        &self,
+        rng: &mut Rng,
+        parallelism: u16,
+        kept: &mut Vec<Box<dyn Kept>>,
+    ) -> Option<Self> {
         let (checkpoint, model) = self.complete.as_ref()?;
-        let mut job = Self::new(self.max, parallelism, Arc::clone(&self.tiers));
+        let mut job = Self::new(self.max, parallelism, Arc::clone(&self.tiers), self.roomy);
         let open = |(i, f): (usize, &File)| RestoreFile {
             name: format!("file {i}"),
             groups: f.groups,
@@ -195,10 +237,17 @@ impl<T: Subject> Job<T> {
         let files = self.manifest.iter().enumerate().map(open).collect();
         let restore = Restore::open(files, self.max).unwrap();
         // As from a savepoint: nothing may build on it.
-        job.knows = rng.u8(..3) > 0;
+        job.knows = !kept.is_empty() || rng.u8(..3) > 0;
         for (i, table) in job.tables.iter_mut().enumerate() {
             let range = self.max.range(i as u16, parallelism);
-            restore.load(&Uid::from("op"), "s", range, table).unwrap();
+            let mut adopted = Vec::new();
+            for rows in take(kept, range) {
+                adopted.push(rows.groups());
+                table.adopt(rows).unwrap();
+            }
+            for range in without(range, &adopted) {
+                restore.load(&Uid::from("op"), "s", range, table).unwrap();
+            }
             table.restored(job.knows.then_some(*checkpoint));
         }
         job.model = model.clone();
@@ -207,6 +256,7 @@ impl<T: Subject> Job<T> {
         job.complete = self.complete.clone();
         job.next = self.next;
         job.completed = self.completed;
+        job.kept = self.kept;
         Some(job)
     }
 

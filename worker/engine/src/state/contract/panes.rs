@@ -174,16 +174,17 @@ impl Job<Panes> {
     }
 }
 
-/// Runs a random history over tiers of some kind; answers (checkpoints, bytes spilled).
+/// Runs a random history over tiers of some kind; answers checkpoints, bytes spilled, and
+/// rows that rescales left in memory.
 pub(super) fn history(
     rng: &mut Rng,
     max: u32,
     steps: usize,
-    tiers: Arc<dyn TierFactory>,
-) -> (u64, u64) {
+    (tiers, roomy): (Arc<dyn TierFactory>, bool),
+) -> [u64; 3] {
     let max = MaxParallelism::new(max).unwrap();
     let parallelism = |rng: &mut Rng| rng.u16(1..4).min(max.get());
-    let mut job = Job::<Panes>::new(max, parallelism(rng), tiers);
+    let mut job = Job::<Panes>::new(max, parallelism(rng), tiers, roomy);
     let (mut spilled, mut now) = (0, 0);
     for _ in 0..steps {
         match rng.u8(..100) {
@@ -195,8 +196,8 @@ pub(super) fn history(
                 let batch: Vec<_> = (0..rng.usize(..120)).map(|_| id(rng)).collect();
                 job.batch(rng, &batch);
             }
-            45..53 => job.evict(rng),
-            53..63 => job.begin(rng),
+            45..53 if !job.roomy => job.evict(rng),
+            45..63 => job.begin(rng),
             63..88 => job.turn(rng),
             88..91 => {
                 now += 1;
@@ -207,7 +208,9 @@ pub(super) fn history(
             94..96 => job.compare("the panes and the tier together"),
             _ => {
                 let p = parallelism(rng);
-                if let Some(restored) = job.restored(rng, p)
+                if rng.u8(..3) == 0 {
+                    job = job.rescaled(rng, p);
+                } else if let Some(restored) = job.restored(rng, p)
                     && rng.bool()
                 {
                     job = restored;
@@ -217,5 +220,5 @@ pub(super) fn history(
         spilled = spilled.max(job.spilled());
     }
     job.compare("at the end");
-    (job.completed, spilled)
+    [job.completed, spilled, job.kept]
 }

@@ -120,7 +120,7 @@ fn how_many_entries_come_is_known_before_they_are_read() {
 #[test]
 fn a_table_with_room_made_for_it_does_not_grow() {
     let mut table = Names::new(MAX, MAX.all());
-    table.make_room(20_000);
+    table.make_room(MAX.all(), 20_000);
     let size =
         |table: &Names| table.segments.iter().map(|s| s.entries.num_buckets()).sum::<usize>();
     let (segments, buckets) = (table.segments(), size(&table));

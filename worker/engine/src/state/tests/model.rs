@@ -1,6 +1,7 @@
 //! Random histories.
 
 use super::{Output, rng};
+use crate::state::kept::{Kept, take, without};
 use crate::state::restore::{Restore, RestoreFile};
 use crate::state::{Change, PaneTables, Plain, SnapshotSpec, StateTable};
 use millrace_protocol::ids::{CheckpointId, Uid};
@@ -228,8 +229,32 @@ impl<K: Key + Ord + std::fmt::Debug> Job<K> {
         self.complete = Some((spec.checkpoint, model));
     }
 
+    /// A rescale: a checkpoint behind which nothing is written, from which what the tables
+    /// have in memory is taken over, some of it or all.
+    fn rescaled(mut self, rng: &mut fastrand::Rng, parallelism: u16) -> Self {
+        if let Some(pending) = self.pending.take() {
+            self.abort(pending.spec.checkpoint);
+        }
+        self.begin(rng);
+        let mut pending = self.pending.take().unwrap();
+        for (table, output) in self.tables.iter_mut().zip(&mut pending.outputs) {
+            let output = output.as_mut().unwrap();
+            output.section("panes", table);
+            while !table.drain(&mut output.writer, rng.usize(1..200_000)).unwrap() {}
+        }
+        let checkpoint = pending.spec.checkpoint;
+        self.complete(pending);
+        let kept = self.tables.iter_mut().map(|table| table.keep(checkpoint).unwrap());
+        let mut kept: Vec<_> = kept.filter(|_| rng.u8(..4) > 0).collect();
+        self.restored_with(parallelism, &mut kept).unwrap()
+    }
+
     /// Restores the last complete checkpoint at another parallelism, and compares.
     fn restored(&self, parallelism: u16) -> Option<Self> {
+        self.restored_with(parallelism, &mut Vec::new())
+    }
+
+    fn restored_with(&self, parallelism: u16, kept: &mut Vec<Box<dyn Kept>>) -> Option<Self> {
         let (checkpoint, model) = self.complete.as_ref()?;
         let mut job = Self::new(self.max, parallelism);
         let open = |f: &File| RestoreFile {
@@ -242,7 +267,11 @@ impl<K: Key + Ord + std::fmt::Debug> Job<K> {
         let mut found = Model::new();
         for (i, table) in job.tables.iter_mut().enumerate() {
             let range = self.max.range(i as u16, parallelism);
-            restore.load(&Uid::from("op"), "panes", range, table).unwrap();
+            let (kept, adopted) = take_part(kept, range);
+            kept.into_iter().for_each(|kept| table.adopt(kept).unwrap());
+            for range in without(range, &adopted) {
+                restore.load(&Uid::from("op"), "panes", range, table).unwrap();
+            }
             table.restored(Some(*checkpoint));
             for namespace in table.namespaces().collect::<Vec<_>>() {
                 table.get(namespace).unwrap().for_each(|k, r, hash| {
@@ -271,6 +300,16 @@ impl<K: Key + Ord + std::fmt::Debug> Job<K> {
         job.next = self.next;
         Some(job)
     }
+}
+
+/// What of `range` was kept, and which groups these are.
+fn take_part(
+    kept: &mut Vec<Box<dyn Kept>>,
+    range: KeyGroupRange,
+) -> (Vec<Box<dyn Kept>>, Vec<KeyGroupRange>) {
+    let taken = take(kept, range);
+    let groups = taken.iter().map(|piece| piece.groups()).collect();
+    (taken, groups)
 }
 
 /// Runs a random history; answers how many checkpoints completed.
@@ -309,7 +348,9 @@ fn history<K: Key + Ord + std::fmt::Debug>(
             }
             _ => {
                 let p = parallelism(rng);
-                if let Some(restored) = job.restored(p)
+                if rng.u8(..3) == 0 {
+                    job = job.rescaled(rng, p);
+                } else if let Some(restored) = job.restored(p)
                     && rng.bool()
                 {
                     job = restored;
